@@ -1,0 +1,348 @@
+"""Recipes: typed settings, where each value came from, and what is wrong with the ones that are not.
+
+A setting is documented here, where it is declared; `--help`, `--dry-run` and the manual print that text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from groundrec.core.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Recipe", "Section", "load_recipe", "settings"]
+
+
+class Section(BaseModel):
+    """A group of settings. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Where the raw interactions come from."""
+
+    source: str = Field("movielens-100k", description="Name of a data source: `groundrec sources` lists them.")
+    path: Path | None = Field(
+        None,
+        description="File or folder of the raw data; not needed for a named source that downloads itself.",
+    )
+    items: Path | None = Field(
+        None,
+        description="Table of item titles, for the `table` source when titles are not in the interactions.",
+    )
+    columns: dict[str, str] = Field({}, description='Your column names for the `table` source, e.g. {item = "asin"}.')
+
+
+class Prepare(Section):
+    """How raw interactions become train, validation and test queries."""
+
+    protocol: str = Field(
+        "global-time",
+        description="`global-time` splits by one point in time for everyone (leaks nothing); `leave-one-out` keeps each user's last two moments and warns what that leaks.",
+    )
+    k_core: int = Field(
+        5,
+        ge=0,
+        description="Keep only users and items with at least this many interactions, repeated until stable; 0 keeps all.",
+    )
+    min_rating: float | None = Field(None, description="Drop interactions rated lower than this.")
+    valid_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of interactions, by time, used for validation (`global-time`)."
+    )
+    test_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of interactions, the latest, used for testing (`global-time`)."
+    )
+    max_history: int = Field(200, ge=1, description="Most recent items kept as a query's history.")
+
+
+class Scratch(Section):
+    """The small decoder trained from random weights when `model.base_model = \"scratch\"`."""
+
+    vocabulary: int = Field(4096, ge=300, description="Size of the byte-level BPE vocabulary learned from the titles.")
+    hidden: int = Field(128, ge=8, description="Width of the network.")
+    layers: int = Field(2, ge=1, description="Number of transformer layers.")
+    heads: int = Field(4, ge=1, description="Attention heads per layer.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside attention while training.")
+
+
+class Model(Section):
+    """The language model and the words it is shown."""
+
+    base_model: str = Field(
+        "scratch", description="`scratch`, or the folder of any transformers causal language model."
+    )
+    template: str = Field(
+        "list", description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file."
+    )
+    scratch: Scratch = Scratch()
+
+
+class Train(Section):
+    """Fine-tuning of the language model."""
+
+    method: Literal["full", "lora"] = Field("full", description="Train every weight, or low-rank adapters (LoRA).")
+    epochs: float = Field(3, gt=0, description="Passes over the training examples.")
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    batch_size: int = Field(128, ge=1, description="Sequences per optimiser step, over all processes.")
+    micro_batch_size: int = Field(
+        4,
+        ge=1,
+        description="Sequences per forward pass on one device; the rest of the batch is accumulated. Lower it when memory runs out: results stay the same.",
+    )
+    cutoff_len: int = Field(
+        512,
+        ge=16,
+        description="Longest sequence in tokens. The oldest history is dropped first; never the answer or the instruction.",
+    )
+    train_on_inputs: bool = Field(
+        False,
+        description="Also learn to predict the prompt, not only the answer (templates with an instruction).",
+    )
+    max_examples: int | None = Field(
+        None, ge=1, description="Train on a random sample of this many examples; all when unset."
+    )
+    patience: int = Field(
+        3,
+        ge=0,
+        description="Stop after this many epochs without a better validation loss; 0 never stops early.",
+    )
+    lora_r: int = Field(8, ge=1, description="Rank of the LoRA matrices.")
+    lora_alpha: int = Field(16, ge=1, description="LoRA scale: updates are multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    lora_target_modules: list[str] | Literal["all-linear"] = Field(
+        ["q_proj", "v_proj"], description="Names of the layers that get LoRA matrices, or `all-linear`."
+    )
+
+
+class Sequential(Section):
+    """The text-free sequential model (SASRec)."""
+
+    hidden: int = Field(64, ge=4, description="Width of the item embeddings.")
+    layers: int = Field(2, ge=1, description="Self-attention layers.")
+    heads: int = Field(2, ge=1, description="Attention heads per layer.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout while training.")
+    max_length: int = Field(50, ge=2, description="Most recent items the model sees.")
+    epochs: int = Field(60, ge=1, description="Most passes over the training sequences.")
+    batch_size: int = Field(128, ge=1, description="Sequences per optimiser step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate.")
+    patience: int = Field(
+        5,
+        ge=0,
+        description="Stop after this many evaluations without a better validation NDCG@10; 0 never stops early.",
+    )
+
+
+class Recommend(Section):
+    """How the language model's ranking is found among the items of the catalogue."""
+
+    mode: Literal["beam", "all"] = Field(
+        "beam",
+        description="`beam` keeps the best `beams` hypotheses at each token; `all` scores every item of the catalogue.",
+    )
+    score: Literal["full", "renormalised"] = Field(
+        "full",
+        description="Log-probability over the whole vocabulary, or over the tokens that continue a catalogue title.",
+    )
+    k: int = Field(50, ge=1, description="Places in a slate.")
+    beams: int = Field(50, ge=1, description="Hypotheses kept in `beam` mode; at least `k`.")
+    batch_size: int = Field(8, ge=1, description="Queries per forward pass. Changes speed and memory, never a ranking.")
+    exclude_seen: bool = Field(True, description="Never recommend an item of the query's history.")
+    valid_queries: int | None = Field(
+        1000, ge=1, description="Validation queries, sampled with the recipe's seed; all when unset."
+    )
+    test_queries: int | None = Field(
+        None, ge=1, description="Test queries, sampled with the recipe's seed; all when unset."
+    )
+
+
+class Fuse(Section):
+    """Mixing the language model with collaborative signals: alpha · log p_LM + (1 - alpha) · log p_signal."""
+
+    signals: list[str] = Field(["sasrec", "co-occurrence"], description="Signals to fuse with, each in turn.")
+    metric: str = Field("ndcg@10", description="Metric that chooses alpha, on validation.")
+    grid: int = Field(21, ge=2, description="Number of values of alpha tried between 0 and 1.")
+
+
+class Evaluate(Section):
+    """What is measured."""
+
+    ks: list[int] = Field([1, 3, 5, 10, 20, 50], description="Cut-offs of the metrics; none may exceed `recommend.k`.")
+    bootstrap: int = Field(1000, ge=0, description="Bootstrap samples behind each 95% interval; 0 gives none.")
+    people: int = Field(10, ge=0, description="Example people shown in the report.")
+
+
+class Recipe(Section):
+    """One experiment: everything that decides its result."""
+
+    name: str = Field("run", description="Name of the run; its directory is `runs/<name>` unless told otherwise.")
+    seed: int = Field(0, ge=0, description="Seed of every source of randomness.")
+    data: Data = Data()
+    prepare: Prepare = Prepare()
+    model: Model = Model()
+    train: Train = Train()
+    signals: list[str] = Field(
+        ["popularity", "item-knn", "co-occurrence", "sasrec"],
+        description="Collaborative signals to fit and compare.",
+    )
+    sequential: Sequential = Sequential()
+    recommend: Recommend = Recommend()
+    fuse: Fuse = Fuse()
+    evaluate: Evaluate = Evaluate()
+
+    def model_post_init(self, _: Any) -> None:
+        """Check what concerns more than one section."""
+        if max(self.evaluate.ks, default=0) > self.recommend.k:
+            raise ConfigError(
+                "evaluate.ks asks for more places than a slate has",
+                value=max(self.evaluate.ks),
+                accepted=f"at most recommend.k = {self.recommend.k}",
+                next_step="--set recommend.k=…",
+            )
+        if self.recommend.mode == "beam" and self.recommend.beams < self.recommend.k:
+            raise ConfigError(
+                "fewer beams than places in the slate",
+                value=self.recommend.beams,
+                accepted=f"recommend.beams ≥ recommend.k = {self.recommend.k}",
+                next_step="--set recommend.beams=…",
+            )
+        if missing := [s for s in self.fuse.signals if s not in self.signals]:
+            raise ConfigError(
+                "fuse.signals names a signal that is not fitted",
+                value=", ".join(missing),
+                accepted=", ".join(self.signals),
+                next_step="add it to `signals`",
+            )
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe of a TOML file with `a.b=value` overrides, and where each setting came from.
+
+    The second value maps `section.setting` to `default`, the file's name, or `--set`.
+    """
+    given = _read_toml(path) if path else {}
+    origin = {key: path.name if path else "" for key, _ in _leaves(given)}
+    for text in overrides:
+        key, value = _parse_override(text)
+        _assign(given, key, value)
+        origin[key] = "--set"
+    try:
+        recipe = Recipe.model_validate(given)
+    except ValidationError as error:
+        raise _readable(error) from None
+    return recipe, {key: _origin_of(key, origin) for key, *_ in settings(recipe)}
+
+
+def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield `(section.setting, value, description)` for every setting, in the order they are declared."""
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, info.description or ""
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(p.as_posix() for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            "no such recipe",
+            value=path,
+            accepted=", ".join(near) or "the path of a TOML file",
+            next_step="groundrec run recipes/demo.toml --dry-run",
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML", value=error, accepted="lines like `k_core = 5` under a [section]"
+        ) from None
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            "--set does not look like a setting",
+            value=text,
+            accepted="section.setting=value, for example train.epochs=3",
+        )
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    return key.strip(), value
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for name in sections:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError("not a section", value=name, accepted="section.setting=value")
+    tree[last] = value
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _origin_of(key: str, origin: dict[str, str]) -> str:
+    return next((o for k, o in origin.items() if k == key or k.startswith(f"{key}.")), "default")
+
+
+def _readable(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    place = [str(p) for p in first["loc"]]
+    if first["type"] != "extra_forbidden":
+        return ConfigError(
+            f"bad value for {'.'.join(place)}",
+            value=json.dumps(first["input"], default=str),
+            accepted=first["msg"],
+            next_step="groundrec settings",
+        )
+    known = {key for key, *_ in settings(Recipe())}
+    siblings = _siblings(place[:-1])
+    near = difflib.get_close_matches(place[-1], siblings, n=1, cutoff=0.5)
+    if near:
+        hint = f" (did you mean '{'.'.join([*place[:-1], near[0]])}'?)"
+    else:
+        elsewhere = [k for k in sorted(known) if k.split(".")[-1] == place[-1]]
+        hint = f" (did you mean '{elsewhere[0]}'?)" if elsewhere else ""
+    return ConfigError(
+        f"unknown setting{hint}",
+        value=".".join(place),
+        accepted=", ".join(siblings),
+        next_step="groundrec settings",
+    )
+
+
+def _siblings(place: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for name in place:
+        annotation = section.model_fields[name].annotation
+        section = next(
+            a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+        )
+    return list(section.model_fields)

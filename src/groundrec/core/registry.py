@@ -1,0 +1,64 @@
+"""Names to implementations: `name → "module:attribute"`, imported on first use.
+
+Built-ins are literal dicts; another package adds its own through the entry-point group `groundrec.<seam>`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from groundrec.core.errors import ConfigError, closest
+
+__all__ = ["BUILT_IN", "names", "resolve"]
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "sources": {
+        "movielens": "groundrec.data.sources:MovieLens",
+        "movielens-100k": "groundrec.data.sources:MovieLens100K",
+        "table": "groundrec.data.sources:Table",
+    },
+    "protocols": {
+        "global-time": "groundrec.data.prepare:global_time",
+        "leave-one-out": "groundrec.data.prepare:leave_one_out",
+    },
+    "base_models": {
+        "scratch": "groundrec.models.language:scratch",
+        "folder": "groundrec.models.language:folder",
+    },
+    "signals": {
+        "popularity": "groundrec.rank.signals:Popularity",
+        "item-knn": "groundrec.rank.signals:ItemKNN",
+        "co-occurrence": "groundrec.rank.signals:CoOccurrence",
+        "sasrec": "groundrec.rank.signals:Sequential",
+    },
+    "metrics": {
+        "hr": "groundrec.evaluate.metrics:hit_rate",
+        "ndcg": "groundrec.evaluate.metrics:ndcg",
+        "mrr": "groundrec.evaluate.metrics:mrr",
+    },
+}
+
+
+def _table(seam: str) -> dict[str, str]:
+    strangers = {e.name: e.value for e in entry_points(group=f"groundrec.{seam}")}
+    return {**strangers, **BUILT_IN[seam]}
+
+
+def names(seam: str) -> list[str]:
+    """Return every name known at `seam`, sorted."""
+    return sorted(_table(seam))
+
+
+def resolve(seam: str, name: str) -> Any:
+    """Return the object registered as `name` at `seam`, or raise `ConfigError` with the names there are."""
+    table = _table(seam)
+    if name not in table:
+        raise ConfigError(
+            f"unknown {seam.rstrip('s').replace('_', ' ')}{closest(name, table)}",
+            value=name,
+            accepted=", ".join(sorted(table)),
+        )
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,216 @@
+"""Run directories: what was asked, what was done, and which of it is still true.
+
+    runs/<name>/
+      recipe.toml · config.json · status.json · log.txt · metrics.jsonl
+      <stage>/manifest.json     written last and atomically: without it the stage's output is not an output
+
+A stage is finished when its manifest holds the same inputs as today's. It is resumed when `inputs.json`, written
+before any work, holds them. Otherwise its directory is emptied first. Knows nothing about what stages do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from groundrec import __version__
+from groundrec.core.config import Recipe
+from groundrec.core.errors import ArtifactError
+from groundrec.core.track import log
+
+__all__ = ["IfExists", "Run", "atomic_write", "digest", "read_json", "write_json"]
+
+IfExists = Literal["resume", "new", "fail"]
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; move it over `path` only if the block ends well."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value of a file, or None where there is no such file or it was cut short."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def digest(*values: Any) -> str:
+    """Return 16 hexadecimal digits that identify the values."""
+    text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, recipe: Recipe, recipe_file: Path | None, if_exists: IfExists) -> Run:
+        """Create the directory, or reuse it if the user said so; never silently."""
+        if (path / "config.json").exists():
+            if if_exists == "fail":
+                raise ArtifactError(
+                    "this run directory is in use",
+                    value=path,
+                    accepted="a new --run-dir, or --if-exists resume|new",
+                    next_step="add --if-exists resume to go on where it stopped",
+                )
+            if if_exists == "new":
+                path = _free_name(path)
+        elif path.exists() and any(path.iterdir()):
+            raise ArtifactError(
+                "not a run directory, and not empty",
+                value=path,
+                accepted="an empty or new directory",
+                next_step="choose another --run-dir",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        if recipe_file:
+            shutil.copyfile(recipe_file, path / "recipe.toml")
+        write_json(path / "config.json", recipe.model_dump(mode="json"))
+        return run
+
+    def stage(self, name: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any] | None]) -> Path:
+        """Run `work(directory)` unless it was done with the same inputs; say which, and why. Return the directory.
+
+        `inputs` must name everything that decides the output. `work` may find its own earlier partial output.
+        Whatever `work` returns goes into the manifest as `result`.
+        """
+        folder = self.path / name
+        inputs = json.loads(json.dumps(inputs, default=str))
+        manifest = read_json(folder / "manifest.json")
+        if manifest and manifest["inputs"] == inputs:
+            log.info(f"▪ {name}: skipped, finished before with the same inputs ({manifest['fingerprint']})")
+            return folder
+        self._begin(name, folder, inputs, manifest)
+        started = time.time()
+        self.status(stage=name, state="running")
+        try:
+            result = work(folder)
+        except BaseException as error:
+            self.status(stage=name, state="failed", error=f"{type(error).__name__}: {error}")
+            raise
+        seconds = round(time.time() - started, 1)
+        write_json(
+            folder / "manifest.json",
+            {
+                "stage": name,
+                "fingerprint": digest(name, inputs),
+                "inputs": inputs,
+                "result": result or {},
+                "seconds": seconds,
+                **environment(),
+            },
+        )
+        self.status(stage=name, state="finished")
+        log.info(f"  {name} finished in {seconds:.1f} s")
+        return folder
+
+    def _begin(self, name: str, folder: Path, inputs: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+        before = read_json(folder / "inputs.json")
+        if manifest:
+            log.info(f"▸ {name}: redone, because {_difference(manifest['inputs'], inputs)}")
+        elif before == inputs:
+            log.info(f"▸ {name}: resumed, it had begun with the same inputs")
+            return
+        elif before:
+            log.info(f"▸ {name}: begun anew, because {_difference(before, inputs)}")
+        else:
+            log.info(f"▸ {name}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / "inputs.json", inputs)
+
+    def fingerprint(self, stage: str) -> str:
+        """Return the fingerprint of a finished stage, or raise `ArtifactError`."""
+        manifest = read_json(self.path / stage / "manifest.json")
+        if not manifest:
+            raise ArtifactError(
+                "this run has no finished stage",
+                value=self.path / stage,
+                accepted="a run whose stages are finished",
+                next_step="groundrec run RECIPE.toml --if-exists resume",
+            )
+        return manifest["fingerprint"]
+
+    def status(self, **values: Any) -> None:
+        """Merge values into `status.json`."""
+        file = self.path / "status.json"
+        write_json(file, {**(read_json(file) or {}), "pid": os.getpid(), "updated": int(time.time()), **values})
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, platform, git revision and command line: what a result may depend on besides its inputs."""
+    packages = {}
+    for name in ("torch", "transformers", "tokenizers", "peft", "numpy", "duckdb"):
+        with contextlib.suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return {
+        "groundrec": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "git": _git_revision(),
+        "argv": sys.argv,
+        "finished": int(time.time()),
+    }
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    out = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return out.stdout.strip() or None
+
+
+def _free_name(path: Path) -> Path:
+    number = 2
+    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    for key in [*new, *(k for k in old if k not in new)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and a != b:
+            return _difference(a, b, f"{prefix}{key}.")
+        if a != b:
+            return f"{prefix}{key} was {a} and is {b}"
+    return "nothing changed"

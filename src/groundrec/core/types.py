@@ -1,0 +1,194 @@
+"""The nouns every stage shares: catalogue, queries, slates, scores.
+
+An *item* is always its number, 0 … I-1; an *item_id* is the raw id. Nothing here reads or writes files, and
+nothing here knows what a model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NO_ITEM", "Catalogue", "PreparedDataset", "Queries", "Query", "Ragged", "Scores", "Slates"]
+
+NO_ITEM = -1
+"""Fills the end of a slate that has fewer items than places."""
+
+Scores = NDArray[np.float32]
+"""One signal's score of every item for a batch of queries, higher is better. Shape: [q, I]."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in two arrays: row `i` is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[int] | NDArray[np.integer]]) -> Ragged:
+        """Return the given rows as one ragged array."""
+        arrays = [np.asarray(row, dtype=np.int32) for row in rows]
+        offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays])]).astype(np.int64)
+        values = np.concatenate(arrays) if arrays else np.empty(0, np.int32)
+        return cls(values.astype(np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> NDArray[np.int32]:
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[np.int32]]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of values in each row. Shape: [rows]."""
+        return np.diff(self.offsets)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row number of each value. Shape: [values]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def take(self, index: NDArray[np.integer]) -> Ragged:
+        """Return the rows of `index`, in that order."""
+        return Ragged.of(self[int(i)] for i in index)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items that can be recommended. Titles may repeat; item numbers and ids may not."""
+
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One moment at which something is to be recommended to `user`."""
+
+    id: int
+    user: str
+    time: int
+    """Integer seconds, UTC."""
+    history: NDArray[np.int32]
+    """Item numbers strictly before `time`, oldest first."""
+    targets: NDArray[np.int32]
+    """Item numbers the user took at `time`: one, or several where one second holds several events."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Many `Query` rows, column by column. All columns have the same length."""
+
+    ids: NDArray[np.int64]
+    users: NDArray[np.str_]
+    times: NDArray[np.int64]
+    history: Ragged
+    targets: Ragged
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Query:
+        return Query(int(self.ids[i]), str(self.users[i]), int(self.times[i]), self.history[i], self.targets[i])
+
+    def __iter__(self) -> Iterator[Query]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self, index: NDArray[np.integer]) -> Queries:
+        """Return the queries at the positions `index`, in that order."""
+        return Queries(
+            self.ids[index],
+            self.users[index],
+            self.times[index],
+            self.history.take(index),
+            self.targets.take(index),
+        )
+
+    def sample(self, size: int | None, seed: int) -> Queries:
+        """Return `size` queries drawn without replacement, in their old order; all where `size` is None."""
+        if size is None or size >= len(self):
+            return self
+        chosen = np.random.default_rng(seed).choice(len(self), size, replace=False)
+        return self.take(np.sort(chosen))
+
+    def sequences(self) -> Ragged:
+        """Return each user's items as one sequence: the first query's history, then all targets by time.
+
+        Users come in order of first appearance. Nothing after the last query of this split is in it.
+        """
+        rows: dict[str, list[NDArray[np.int32]]] = {}
+        for i in np.argsort(self.times, kind="stable"):
+            user = str(self.users[i])
+            if user not in rows:
+                rows[user] = [self.history[i]]
+            rows[user].append(self.targets[i])
+        return Ragged.of(np.concatenate(parts) for parts in rows.values())
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A catalogue and three splits of queries. `fingerprint` is a digest of its contents."""
+
+    catalogue: Catalogue
+    train: Queries
+    valid: Queries
+    test: Queries
+    fingerprint: str
+    card: dict[str, object] = field(default_factory=dict)
+    """Counts before and after each filter, split times, what leaks; see `data.prepare`."""
+
+    def split(self, name: str) -> Queries:
+        """Return the queries of `train`, `valid` or `test`."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Return how often each item occurs in the training sequences. Shape: [I]."""
+        return np.bincount(self.train.sequences().values, minlength=len(self.catalogue))
+
+
+@dataclass(frozen=True)
+class Slates:
+    """Ranked items for queries: `items` int32 [Q, K] (-1 = none) and `scores` float32 [Q, K], descending."""
+
+    query_ids: NDArray[np.int64]
+    items: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    @property
+    def k(self) -> int:
+        """Number of places in each slate."""
+        return self.items.shape[1]
+
+    @classmethod
+    def from_scores(cls, query_ids: NDArray[np.int64], scores: Scores, k: int) -> Slates:
+        """Return the `k` best items of each row of `scores` [q, I]; ties go to the smaller item number.
+
+        An item whose score is -inf is never in a slate.
+        """
+        k = min(k, scores.shape[1])
+        items = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
+        best = np.take_along_axis(scores, items, axis=1).astype(np.float32)
+        items[np.isneginf(best)] = NO_ITEM
+        return cls(query_ids, items, best)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Slates]) -> Slates:
+        """Return slates of the same width as one."""
+        return cls(
+            np.concatenate([p.query_ids for p in parts]),
+            np.concatenate([p.items for p in parts]),
+            np.concatenate([p.scores for p in parts]),
+        )
