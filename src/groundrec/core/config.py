@@ -65,6 +65,20 @@ class Prepare(Section):
         0.1, gt=0, lt=1, description="Share of interactions, the latest, used for testing (`global-time`)."
     )
     max_history: int = Field(200, ge=1, description="Most recent items kept as a query's history.")
+    bad_rows: Literal["fail", "quarantine"] = Field(
+        "fail",
+        description="What to do with rows that cannot be used: stop at the first, or set them aside in `quarantine.parquet` and count them.",
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        """Check that something is left to train on."""
+        if self.valid_share + self.test_share >= 1:
+            raise ConfigError(
+                "prepare.valid_share and prepare.test_share leave nothing to train on",
+                value=f"{self.valid_share} + {self.test_share}",
+                accepted="a sum below 1",
+                next_step="--set prepare.test_share=0.1",
+            )
 
 
 class Scratch(Section):
@@ -74,6 +88,7 @@ class Scratch(Section):
     hidden: int = Field(128, ge=8, description="Width of the network.")
     layers: int = Field(2, ge=1, description="Number of transformer layers.")
     heads: int = Field(4, ge=1, description="Attention heads per layer.")
+    feed_forward: int = Field(2, ge=1, description="Width of the feed-forward layers, as a multiple of `hidden`.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside attention while training.")
 
 
@@ -131,6 +146,37 @@ class Train(Section):
     )
 
 
+class Neighbours(Section):
+    """The `item-knn` signal: cosine similarity of items by who took them."""
+
+    last: int = Field(5, ge=1, description="Most recent items of a history whose neighbours count.")
+    decay: float = Field(
+        0.8, gt=0, le=1, description="Weight of each of these items, relative to the next more recent one."
+    )
+    smoothing: float = Field(
+        0.001, gt=0, lt=1, description="Share of the distribution that is popularity, so that no item is impossible."
+    )
+
+
+class CoOccurrence(Section):
+    """The `co-occurrence` signal: which items follow which, nearer ones counting more."""
+
+    window: int = Field(
+        10, ge=1, description="Items that follow at most this many places later count, as 1 / distance."
+    )
+    last: int = Field(10, ge=1, description="Most recent items of a history that vote, each as 1 / sqrt(its rank).")
+    source_power: float = Field(
+        0.5, ge=0, description="Votes of an item are divided by its damped count to this power."
+    )
+    target_power: float = Field(
+        0.3, ge=0, description="Votes for an item are divided by its damped count to this power."
+    )
+    damping: float = Field(20, gt=0, description="Added to an item's count before it divides votes.")
+    smoothing: float = Field(
+        0.01, gt=0, lt=1, description="Share of the distribution that is popularity, so that no item is impossible."
+    )
+
+
 class Sequential(Section):
     """The text-free sequential model (SASRec)."""
 
@@ -141,11 +187,12 @@ class Sequential(Section):
     max_length: int = Field(50, ge=2, description="Most recent items the model sees.")
     epochs: int = Field(60, ge=1, description="Most passes over the training sequences.")
     batch_size: int = Field(128, ge=1, description="Sequences per optimiser step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate.")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate; it falls to 0 over `epochs`.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
     patience: int = Field(
         5,
         ge=0,
-        description="Stop after this many evaluations without a better validation NDCG@10; 0 never stops early.",
+        description="Stop after this many epochs without a better validation NDCG@10; 0 never stops early.",
     )
 
 
@@ -201,6 +248,8 @@ class Recipe(Section):
         ["popularity", "item-knn", "co-occurrence", "sasrec"],
         description="Collaborative signals to fit and compare.",
     )
+    neighbours: Neighbours = Neighbours()
+    co_occurrence: CoOccurrence = CoOccurrence()
     sequential: Sequential = Sequential()
     recommend: Recommend = Recommend()
     fuse: Fuse = Fuse()

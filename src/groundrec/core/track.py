@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Metrics", "console", "log", "log_to", "progress"]
+__all__ = ["Metrics", "console", "log", "log_to", "progress", "progress_bar"]
 
 T = TypeVar("T")
 log = logging.getLogger("groundrec")
@@ -51,10 +51,8 @@ def log_to(file: Path | None = None, *, quiet: bool = False) -> None:
         log.addHandler(handler)
 
 
-def progress(steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield `steps` behind a progress bar with the time that remains; silent when not on a terminal."""
-    if total is None and isinstance(steps, Sized):
-        total = len(steps)
+def progress_bar() -> Progress:
+    """Return a progress bar with the time that remains; silent when not on a terminal."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -63,8 +61,13 @@ def progress(steps: Iterable[T], what: str, total: int | None = None) -> Iterato
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        yield from bar.track(steps, total=total, description=what)
+    return Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
+
+
+def progress(steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yield `steps` behind a progress bar."""
+    with progress_bar() as bar:
+        yield from bar.track(steps, total=len(steps) if isinstance(steps, Sized) else total, description=what)
 
 
 class Metrics:

@@ -1,0 +1,143 @@
+"""Language models: from random weights or from a folder, and back to disk as safetensors.
+
+Knows nothing about catalogues or prompts. Never runs code that came with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundrec.core import config
+from groundrec.core.errors import ConfigError
+from groundrec.core.registry import resolve
+from groundrec.text.tokens import train_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["LanguageModel", "default_device", "folder", "load", "logits_only", "open_base", "scratch"]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model and the tokenizer it was trained with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def save(self, path: Path) -> None:
+        """Write weights (safetensors), configuration and tokenizer into the folder `path`."""
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+
+
+def default_device() -> torch.device:
+    """Return the accelerator where there is one, else the CPU."""
+    import torch
+
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+@contextlib.contextmanager
+def logits_only(model: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None]:
+    """Within the block, forward passes return logits [n, V] of the n positions `wanted` [Q, T], row by row.
+
+    The output layer is most of the work of a small model; what nobody reads is not computed.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][wanted],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def open_base(section: config.Model, texts: Iterable[str], seed: int) -> LanguageModel:
+    """Return the model a recipe starts from. `texts` are what a new tokenizer learns its words from."""
+    import transformers
+
+    transformers.set_seed(seed)
+    name = "scratch" if section.base_model == "scratch" else "folder"
+    return resolve("base_models", name)(section, texts)
+
+
+def scratch(section: config.Model, texts: Iterable[str]) -> LanguageModel:
+    """Return a small Llama with random weights and a byte-level BPE tokenizer learned from `texts`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    s = section.scratch
+    if s.hidden % (2 * s.heads):
+        raise ConfigError(
+            "model.scratch.hidden does not divide into heads", value=s.hidden, accepted=f"a multiple of {2 * s.heads}"
+        )
+    tokenizer = train_tokenizer(texts, s.vocabulary)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=s.hidden,
+        intermediate_size=s.feed_forward * s.hidden,
+        num_hidden_layers=s.layers,
+        num_attention_heads=s.heads,
+        num_key_value_heads=s.heads,
+        max_position_embeddings=4096,
+        attention_dropout=s.dropout,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LanguageModel(LlamaForCausalLM(shape), tokenizer)
+
+
+def folder(section: config.Model, _: Iterable[str] = ()) -> LanguageModel:
+    """Return the model in the folder `section.base_model`."""
+    return load(Path(section.base_model))
+
+
+def load(path: Path) -> LanguageModel:
+    """Return the model and tokenizer of a folder in transformers' layout, or of LoRA adapters with their base.
+
+    Raises `ConfigError` where the folder is missing, or has no model or no tokenizer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapters = (path / "adapter_config.json").is_file()
+    _require(path, ["adapter_config.json" if adapters else "config.json"], "model")
+    _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    if adapters:
+        return LanguageModel(_with_adapters(path), tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype="auto")
+    return LanguageModel(model, tokenizer)
+
+
+def _with_adapters(path: Path) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError:
+        from groundrec.core.errors import MissingDependency
+
+        raise MissingDependency("peft", "lora") from None
+    base = Path(PeftConfig.from_pretrained(str(path)).base_model_name_or_path or "")
+    _require(base, ["config.json"], "base model")
+    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype="auto")
+    return PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # type: ignore[no-any-return]
+
+
+def _require(path: Path, any_of: list[str], what: str) -> None:
+    if not path.is_dir():
+        raise ConfigError(
+            f"no such {what} folder",
+            value=path,
+            accepted="`scratch`, or a folder with config.json, tokenizer.json and *.safetensors",
+            next_step="--set model.base_model=scratch",
+        )
+    if not any((path / name).is_file() for name in any_of):
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        raise ConfigError(f"the folder holds no {what}", value=path, accepted=f"{' or '.join(any_of)}; found {there}")

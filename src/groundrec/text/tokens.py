@@ -1,0 +1,182 @@
+"""Histories and titles to token ids, for one tokenizer, template and catalogue.
+
+Every part of a prompt is tokenised in its context and joined by ids, so training, search and prompts agree to the
+token, and a title has one spelling. What is too long loses its oldest items; never the instruction or the answer.
+Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundrec.core.errors import ConfigError, DataError
+from groundrec.core.types import Ragged
+from groundrec.text.prompts import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["IGNORED", "Encoder", "Example", "train_tokenizer"]
+
+IGNORED = -100
+"""Label of a token that is read but not learned."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row: `labels[i]` is token `i` itself where it is learned, else -100."""
+
+    input_ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+    """Return a byte-level BPE tokenizer learned from `texts`; it spells any text, and decoding gives it back.
+
+    Merges may cross blanks, so a frequent title becomes few tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@dataclass
+class Encoder:
+    """Turns histories into prompts, and titles into answers.
+
+    `answers[i]` are the tokens the model writes for item `i`. `cutoff_len` bounds prompt and answer together, in
+    tokens; `trimmed` counts the prompts that lost history to it.
+    """
+
+    template: Template
+    tokenizer: PreTrainedTokenizerBase
+    titles: Sequence[str]
+    cutoff_len: int
+    answers: Ragged = field(init=False)
+    trimmed: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        t = self.template
+        start = self._start()
+        self._head = start + self._ids(t.head)
+        self._tail = self._after(t.head or t.separator, [t.tail])[0] if t.tail else []
+        answers = self._after(t.tail or t.item.split("{title}")[1], [t.answer_text(x) for x in self.titles])
+        self.answers = Ragged.of([[*ids, *self._end()] for ids in answers])
+        if t.running:
+            self._first = self._later = self.answers
+        else:
+            self._first = Ragged.of(self._after(t.head, [t.item_text(x, first=True) for x in self.titles]))
+            self._later = Ragged.of(
+                self._after(t.item.split("{title}")[1], [t.item_text(x, first=False) for x in self.titles])
+            )
+        longest = int(self.answers.lengths.max())
+        self._room = self.cutoff_len - len(self._head) - len(self._tail) - longest
+        if self._room < 0:
+            raise ConfigError(
+                "the longest answer does not fit behind the instruction",
+                value=f"cutoff_len = {self.cutoff_len}",
+                accepted=f"at least {self.cutoff_len - self._room}",
+                next_step=f"--set train.cutoff_len={self.cutoff_len - self._room}",
+            )
+
+    def prompt(self, history: NDArray[np.integer] | Sequence[int]) -> list[int]:
+        """Return the tokens of the prompt for a history of item numbers, oldest first.
+
+        The oldest items that do not fit `cutoff_len` beside the longest answer are left out.
+        """
+        kept: list[NDArray[np.int32]] = []
+        room = self._room
+        for item in reversed(history):
+            # Whichever comes first in the prompt has no separator before it; room is kept for the longer form.
+            room -= max(len(self._first[item]), len(self._later[item]))
+            if room < 0:
+                self.trimmed += 1
+                break
+            kept.append(self._later[item])
+        if kept:
+            kept[-1] = self._first[history[-len(kept)]]
+        return [*self._head, *(int(t) for ids in reversed(kept) for t in ids), *self._tail]
+
+    def example(self, history: NDArray[np.integer], target: int, *, train_on_inputs: bool = False) -> Example:
+        """Return one row that teaches to answer `target` after `history`."""
+        prompt = self.prompt(history)
+        ids = np.concatenate([np.array(prompt, np.int32), self.answers[target]])
+        labels = ids.copy()
+        if not train_on_inputs:
+            labels[: len(prompt)] = IGNORED
+        return Example(ids, labels)
+
+    def running(self, sequence: NDArray[np.integer]) -> Iterator[Example]:
+        """Yield rows of at most `cutoff_len` tokens in which each item of `sequence` is learned once."""
+        head = np.array(self._head, np.int32)
+        parts, length = [head], len(head)
+        for item in sequence:
+            ids = self.answers[item]
+            if length + len(ids) > self.cutoff_len:
+                yield self._row(parts)
+                parts, length = [head], len(head)
+            parts.append(ids)
+            length += len(ids)
+        if len(parts) > 1:
+            yield self._row(parts)
+
+    def _row(self, parts: list[NDArray[np.int32]]) -> Example:
+        ids = np.concatenate(parts)
+        labels = ids.copy()
+        labels[: len(self._head)] = IGNORED
+        return Example(ids, labels)
+
+    def _start(self) -> list[int]:
+        """Return the tokens every prompt begins with: the tokenizer's own start token, or its end token."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return [token]
+        raise DataError("the tokenizer has neither a start nor an end token", value=self.tokenizer.name_or_path)
+
+    def _end(self) -> list[int]:
+        if not self.template.end:
+            return []
+        token = self.tokenizer.eos_token_id
+        if not isinstance(token, int):
+            raise DataError(
+                "the template ends answers with an end token, and the tokenizer has none",
+                value=self.tokenizer.name_or_path,
+            )
+        return [token]
+
+    def _ids(self, text: str) -> list[int]:
+        return self._batch([text])[0] if text else []
+
+    def _batch(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+
+    def _after(self, context: str, texts: list[str]) -> list[list[int]]:
+        """Return the tokens of each text as it follows `context`; alone, where the two would share a token."""
+        before = self._ids(context)
+        together = self._batch([context + text for text in texts])
+        alone = self._batch(texts)
+        seamless = (ids[: len(before)] == before for ids in together)
+        return [a[len(before) :] if ok else b for a, b, ok in zip(together, alone, seamless, strict=True)]

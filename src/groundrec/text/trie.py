@@ -1,0 +1,195 @@
+"""The catalogue as a prefix tree over token sequences, compiled once to flat arrays.
+
+Chains without a choice are compressed: an edge holds one or more tokens, of which only the first was chosen. Items
+below a node are a contiguous range of `item_order`. Knows nothing about users, prompts or models; only sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundrec.core.errors import DataError
+from groundrec.core.runs import atomic_write
+from groundrec.core.types import Ragged
+
+__all__ = ["ROOT", "Trie"]
+
+ROOT = 0
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Trie:
+    """A compressed prefix tree of N nodes over I items. Nodes are numbered depth first, the root is 0.
+
+    Node `n` is reached from `parent[n]` by the tokens `edge(n)`, ends `depth[n]` tokens below the root, has the
+    children `children[child_start[n]:child_start[n + 1]]`, and the items `item_order[item_lo[n]:item_hi[n]]` below it.
+    A node without children is a leaf: one token sequence, and every item that is written so.
+    """
+
+    parent: Ints
+    depth: Ints
+    edge_start: NDArray[np.int64]
+    edge_tokens: Ints
+    child_start: Ints
+    children: Ints
+    item_lo: Ints
+    item_hi: Ints
+    item_order: Ints
+
+    @classmethod
+    def compile(cls, sequences: Ragged, priority: NDArray[np.integer] | None = None) -> Trie:
+        """Return the tree of item `i`'s tokens `sequences[i]`.
+
+        Items with equal tokens share a leaf, ordered by `priority` (higher first, e.g. popularity), then by number.
+        Raises `DataError` for an empty sequence, and where one sequence continues another: end every one with an
+        end token that occurs nowhere else in it.
+        """
+        if len(sequences) == 0 or not sequences.lengths.all():
+            empty = np.flatnonzero(sequences.lengths == 0)
+            raise DataError("an item without tokens", value=empty[:5].tolist(), accepted="at least one token per item")
+        table = _padded(sequences)
+        keys = [-priority if priority is not None else np.zeros(len(sequences)), *table.T[::-1]]
+        order = np.lexsort(keys).astype(np.int32)
+        table = table[order]
+        same = np.append(False, (table[1:] == table[:-1]).all(axis=1)) if len(table) else np.zeros(0, bool)
+        first = np.flatnonzero(~same)
+        return _compile(table[first], sequences.lengths[order][first], np.append(first, len(order)), order)
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    @property
+    def edge_lengths(self) -> Ints:
+        """Tokens on the edge into each node; 0 at the root. Shape: [N]."""
+        return np.diff(self.edge_start).astype(np.int32)
+
+    @property
+    def child_counts(self) -> Ints:
+        """Children of each node; 0 at a leaf. Shape: [N]."""
+        return np.diff(self.child_start)
+
+    @property
+    def level(self) -> Ints:
+        """Number of nodes above each node; 0 at the root. Shape: [N]."""
+        level, above = np.zeros(len(self), np.int32), self.parent
+        while (below_root := above >= 0).any():
+            level += below_root
+            above = np.where(below_root, self.parent[above], -1)
+        return level
+
+    @property
+    def first_tokens(self) -> Ints:
+        """The token chosen to enter each node; -1 at the root. Shape: [N]."""
+        tokens = self.edge_tokens[self.edge_start[:-1].clip(max=len(self.edge_tokens) - 1)]
+        return np.where(self.edge_lengths > 0, tokens, -1).astype(np.int32)
+
+    def edge(self, node: int) -> Ints:
+        """Return the tokens from the parent to `node`."""
+        return self.edge_tokens[self.edge_start[node] : self.edge_start[node + 1]]
+
+    def items(self, node: int) -> Ints:
+        """Return the items below `node`, depth first."""
+        return self.item_order[self.item_lo[node] : self.item_hi[node]]
+
+    def path(self, node: int) -> list[int]:
+        """Return the tokens from the root to `node`."""
+        tokens: list[int] = []
+        while node != ROOT:
+            tokens[:0] = self.edge(node).tolist()
+            node = int(self.parent[node])
+        return tokens
+
+    def save(self, path: Path) -> None:
+        """Write the arrays to an `.npz` file, atomically."""
+        with atomic_write(path) as part, part.open("wb") as file:
+            np.savez(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Trie:
+        """Return the tree saved at `path`."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+
+def _padded(sequences: Ragged) -> Ints:
+    table = np.full((len(sequences), int(sequences.lengths.max())), -1, np.int32)
+    column = np.arange(len(sequences.values)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
+    table[sequences.rows, column] = sequences.values
+    return table
+
+
+def _compile(table: Ints, lengths: NDArray[np.int64], item_bounds: NDArray[np.int64], item_order: Ints) -> Trie:
+    """Return the tree of the sorted, distinct rows of `table`; items of row r: `item_bounds[r]:item_bounds[r + 1]`."""
+    common = _common_prefix(table, lengths)
+    lo, hi, depth, parent, leaf_parent = _branching_nodes(common)
+    rows = np.arange(len(table))
+    lo, hi = np.concatenate([lo, rows]), np.concatenate([hi, rows + 1])
+    depth, parent = np.concatenate([depth, lengths]), np.concatenate([parent, leaf_parent])
+    # Depth-first numbers: by first row, then the shallower (larger) node first.
+    order = np.lexsort([depth, lo])
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order))
+    lo, hi, depth = lo[order], hi[order], depth[order].astype(np.int32)
+    parent = np.where(parent[order] < 0, -1, number[parent[order]]).astype(np.int32)
+    above = np.where(parent < 0, 0, depth[parent])
+    edge_start = np.concatenate([[0], np.cumsum(depth - above)])
+    edges = Ragged(np.empty(int(edge_start[-1]), np.int32), edge_start)
+    column = np.arange(len(edges.values)) - np.repeat(edge_start[:-1] - above, edges.lengths)
+    children = np.argsort(parent, kind="stable")[1:].astype(np.int32)
+    child_start = np.concatenate([[0], np.cumsum(np.bincount(parent[1:], minlength=len(parent)))]).astype(np.int32)
+    return Trie(
+        parent=parent,
+        depth=depth,
+        edge_start=edge_start,
+        edge_tokens=table[lo[edges.rows], column],
+        child_start=child_start,
+        children=children,
+        item_lo=item_bounds[lo].astype(np.int32),
+        item_hi=item_bounds[hi].astype(np.int32),
+        item_order=item_order,
+    )
+
+
+def _common_prefix(table: Ints, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many tokens each row shares with the row before it; -1 for the first row."""
+    differs = table[1:] != table[:-1]
+    common = np.concatenate([[-1], differs.argmax(axis=1)]) if len(table) > 1 else np.array([-1])
+    shorter = np.minimum(lengths, np.concatenate([[0], lengths[:-1]]))
+    if len(clash := np.flatnonzero(common[1:] >= shorter[1:])):
+        raise DataError(
+            "a token sequence continues another",
+            value=table[clash[0]].tolist(),
+            accepted="every title ends with an end token",
+        )
+    return common
+
+
+def _branching_nodes(common: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Return where rows part: (first row, row after the last, depth, parent) per node, root first; owner per row.
+
+    The owner of a row is the deepest such node above it.
+    """
+    found = [(np.array([0]), np.array([len(common)]), np.array([0]), np.array([-1]))]
+    owner = np.zeros(len(common), np.int64)
+    count, depth = 1, 1
+    rows = np.arange(len(common))
+    while len(rows):
+        opens = (common[rows] < depth) | np.append(True, np.diff(rows) > 1)
+        start = np.flatnonzero(opens)
+        size = np.diff(np.append(start, len(rows)))
+        inner = np.where(opens, np.iinfo(np.int64).max, common[rows])
+        parts = (size > 1) & (np.minimum.reduceat(inner, start) == depth)
+        lo, hi = rows[start[parts]], rows[start[parts]] + size[parts]
+        if len(lo):
+            found.append((lo, hi, np.full(len(lo), depth), owner[lo]))
+            members = np.repeat(parts, size)
+            owner[rows[members]] = np.repeat(np.arange(count, count + len(lo)), size[parts])
+            count += len(lo)
+        rows = rows[np.repeat(size > 1, size)]
+        depth += 1
+    return (*(np.concatenate(column) for column in zip(*found, strict=True)), owner)

@@ -1,0 +1,217 @@
+"""The page a run ends with: valid, whole in itself, escaped, the same for the same report."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from groundrec.core.errors import ConfigError
+from groundrec.evaluate.compare import Comparison, Interval
+from groundrec.evaluate.report import (
+    Curve,
+    FusionCurve,
+    Method,
+    Person,
+    Pick,
+    Report,
+    Series,
+    console_table,
+    headline,
+    picture,
+    write_report,
+)
+
+VOID = {"meta", "input", "br", "hr", "img", "link"}
+NASTY = '<script>alert("x")</script> & Söhne $x_1$'
+BEYOND = {"coverage": 0.5, "gini": 0.25, "novelty": 7.0, "popularity_lift": -0.5, "repeat_rate": 0.0, "invalid": 0.03}
+
+
+class Page(HTMLParser):
+    """Collects what a test asks of a page: unbalanced tags, ids, references, and the text of each tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.text: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append((self.open[-1] if self.open else "", data.strip()))
+
+    def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def inside(self, tag: str) -> list[str]:
+        return [text for name, text in self.text if name == tag and text]
+
+
+def method(name: str, kind: str, ndcg: float, comparison: Comparison | None = None) -> Method:
+    metrics = {f"{metric}@{k}": Interval(ndcg, ndcg - 0.01, ndcg + 0.01) for metric in ("hr", "ndcg") for k in (5, 10)}
+    slices = {"head": Interval(ndcg, ndcg - 0.02, ndcg + 0.02), "tail": Interval(0.0, 0.0, 0.0)}
+    return Method(name, kind, metrics, BEYOND, slices, (0.7, 0.3), comparison)  # pyright: ignore[reportArgumentType]
+
+
+def report() -> Report:
+    curve = Curve("Loss", "epoch", (Series("train", (1, 2), (3.0, 2.0)), Series("validation", (1, 2), (3.1, 2.5))), 2)
+    return Report(
+        title=f"A run of {NASTY}",
+        dataset="a small shop",
+        data=(("items", 1682), ("split", "global-time")),
+        warnings=("This split leaks the future.",),
+        methods=(
+            method("popularity", "signal", 0.1, Comparison(-0.1, 0.001, 0.002)),
+            method("co-occurrence", "signal", 0.2),
+            method("LM + co-occurrence", "fused", 0.25, Comparison(0.05, 0.0001, 0.0004)),
+        ),
+        reference="co-occurrence",
+        queries=1000,
+        users=400,
+        curves=(curve,),
+        fusion=(FusionCurve("co-occurrence", "NDCG@10", (0, 0.5, 1), (0.1, 0.2, 0.15), (0.01, 0.01, 0.01), 0.5),),
+        people=(Person("Person 7", ("Old", NASTY), {"popularity": (Pick("Miss"), Pick(NASTY, True))}, (NASTY,)),),
+        recipe="name = 'run'\n# <b>",
+        environment=(("torch", "2.13"),),
+        taken=(0.5, 0.5),
+    )
+
+
+def written(folder: Path, what: Report) -> str:
+    write_report(folder / "report.html", what)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_balanced_html_with_unique_ids(tmp_path: Path) -> None:
+    text = written(tmp_path, report())
+    page = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert page.wrong == []
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("svg") == 4
+
+
+def test_the_page_refers_only_to_itself(tmp_path: Path) -> None:
+    text = written(tmp_path, report())
+    page = Page(text)
+    assert page.references
+    assert all(reference.startswith("#") and reference[1:] in page.ids for reference in page.references)
+    assert all(target[1:] in page.ids for target in re.findall(r"url\(([^)]*)\)", text))
+    assert "http" not in text
+    assert "@import" not in text
+
+
+def test_titles_are_text_never_markup(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, report()))
+    assert page.tags.count("script") == 1
+    assert page.inside("mark") == ["found", NASTY]
+    assert page.inside("title") == [f"A run of {NASTY}"]
+    assert NASTY in page.inside("li")
+    assert "# <b>" in page.inside("pre")[0]
+
+
+def test_names_in_pictures_are_text_never_markup_nor_formulas(tmp_path: Path) -> None:
+    strange = replace(report(), methods=(*report().methods, method(NASTY, "language", 0.05)))
+    assert NASTY in Page(written(tmp_path, strange)).inside("text")
+
+
+def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert written(tmp_path, report()) == written(tmp_path, report())
+    for name in ("a.png", "a.svg"):
+        picture(tmp_path / name, report())
+        first = (tmp_path / name).read_bytes()
+        picture(tmp_path / name, report())
+        assert (tmp_path / name).read_bytes() == first
+
+
+def test_pictures_take_their_colours_from_the_page(tmp_path: Path) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", written(tmp_path, report()), re.DOTALL)
+    assert all("var(--ink)" in drawing for drawing in drawings)
+    assert not [colour for drawing in drawings for colour in re.findall(r"(?<!url\()#[0-9a-f]{6}\b", drawing)]
+
+
+def test_methods_are_ranked_and_the_best_of_a_column_is_bold(tmp_path: Path) -> None:
+    text = written(tmp_path, report())
+    names = re.findall(r'<th scope="row" class="dot \w+">([^<]*)</th>', text)
+    assert names[:3] == ["LM + co-occurrence", "co-occurrence", "popularity"]
+    assert re.findall(r'class="n best[^"]*"[^>]*>([\d.]+)', text) == ["0.250"] * 4
+
+
+def test_differences_are_marked_only_where_significant(tmp_path: Path) -> None:
+    text = written(tmp_path, report())
+    assert "+25% (p &lt; 0.001) ▲" in text
+    assert "−50% (p = 0.002) ▼" in text
+    unsure = replace(
+        report(), methods=(report().methods[1], method("LM", "language", 0.21, Comparison(0.01, 0.2, 0.4)))
+    )
+    assert "+5% (p = 0.400)</td>" in written(tmp_path, unsure)
+
+
+def test_the_headline_says_how_far_and_how_sure() -> None:
+    start = "On a small shop, LM + co-occurrence reaches NDCG@10 = 0.250"
+    assert headline(report()) == f"{start}, 25% above co-occurrence (0.200), p < 0.001."
+    unsure = method("LM", "language", 0.21, Comparison(0.01, 0.2, 0.4))
+    assert headline(replace(report(), methods=(report().methods[1], unsure))).endswith("chance alone could do that.")
+    alone = replace(report(), methods=report().methods[:2])
+    assert headline(alone).endswith("co-occurrence reaches NDCG@10 = 0.200; none of the other 1 methods does better.")
+
+
+def test_what_was_not_measured_leaves_no_section_and_no_number(tmp_path: Path) -> None:
+    unknown = float("nan")
+    methods = [
+        replace(m, metrics={"ndcg@10": Interval(m.metrics["ndcg@10"].mean, unknown, unknown)}, beyond={"gini": unknown})
+        for m in report().methods
+    ]
+    text = written(tmp_path, replace(report(), methods=tuple(methods), curves=(), fusion=(), people=(), bootstrap=0))
+    assert "nan" not in Page(text).inside("td")
+    assert "nan" not in Page(text).inside("small")
+    assert "bootstrap samples" not in text
+    assert Page(text).inside("h2") == [
+        "Every method, same queries",
+        "The data",
+        "Popular and rare",
+        "Beyond accuracy",
+        "How it was made",
+    ]
+
+
+def test_the_terminal_shows_the_same_table() -> None:
+    console = Console(width=160, record=True, quiet=True)
+    console.print(console_table(report()))
+    lines = console.export_text().splitlines()
+    row = next(line for line in lines if "LM + co-occurrence" in line)
+    assert "0.250 0.240–0.260" in row
+    assert "+25% (p < 0.001) ▲" in row
+    assert "NDCG@5" not in "".join(lines)
+
+
+def test_a_report_whose_names_do_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="reference is not a method"):
+        replace(report(), reference="nobody")
+    with pytest.raises(ConfigError, match="without mrr@10"):
+        replace(report(), main_metric="mrr@10")
+    with pytest.raises(ConfigError, match=r"\.png or \.svg"):
+        picture(tmp_path / "a.bmp", report())
