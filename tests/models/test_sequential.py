@@ -29,8 +29,13 @@ def test_padding_on_either_side_changes_no_score(model: SASRec, side: str) -> No
     for history in HISTORIES:
         padding = [NO_ITEM] * (6 - len(history))
         padded = padding + history if side == "left" else history + padding
-        bare = model(torch.tensor([history + [NO_ITEM]]))
+        bare = model(torch.tensor([[*history, NO_ITEM]]))
         torch.testing.assert_close(model(torch.tensor([padded])), bare, rtol=1e-5, atol=1e-6)
+
+
+def test_a_history_of_no_width_is_an_empty_one(model: SASRec) -> None:
+    nothing, padding = model(torch.empty(1, 0, dtype=torch.long)), model(torch.full((1, 3), NO_ITEM))
+    torch.testing.assert_close(nothing, padding)
 
 
 def test_a_batch_scores_like_its_rows(model: SASRec) -> None:

@@ -40,7 +40,9 @@ def test_log_softmax_is_over_the_mask(scores: Scores, mask: np.ndarray) -> None:
 
 @given(tables, tables, st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
-def test_mix_is_the_weighted_sum_of_log_probabilities_over_what_both_allow(lm: Scores, cf: Scores, alpha: float) -> None:
+def test_mix_is_the_weighted_sum_of_log_probabilities_over_what_both_allow(
+    lm: Scores, cf: Scores, alpha: float
+) -> None:
     mixed = mix(lm, cf, alpha)
     for q in range(3):
         both = [i for i in range(5) if lm[q, i] > -math.inf and cf[q, i] > -math.inf]
@@ -123,7 +125,9 @@ def test_choose_alpha_passes_slates_of_the_given_queries_without_excluded_items(
         return np.zeros(len(slates))
 
     lm = exclude(np.array([[3, 2, 1]], np.float32), Ragged.of([[0]]))
-    alpha, _ = choose_alpha(lm, np.zeros((1, 3), np.float32), [0.0, 0.4, 0.6, 1.0], measure, query_ids=np.array([9]), k=3)
+    alpha, _ = choose_alpha(
+        lm, np.zeros((1, 3), np.float32), [0.0, 0.4, 0.6, 1.0], measure, query_ids=np.array([9]), k=3
+    )
     assert alpha == 0.4, "of two equally near ones, the smaller"
     assert all(slates.query_ids.tolist() == [9] for slates in seen)
     assert all(slates.items[0].tolist() == [1, 2, NO_ITEM] for slates in seen)

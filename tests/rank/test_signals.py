@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError
 from groundrec.core.types import Catalogue, PreparedDataset, Queries
-from groundrec.rank.signals import CoOccurrence, ItemKNN, Popularity, Sequential, moments
+from groundrec.rank.signals import CoOccurrence, ItemKNN, Popularity, Sequential
 from tests.shops import planted_shop, queries_of
 
 ITEMS = 6
 walks = st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=9), min_size=1, max_size=5)
 histories = st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=6), min_size=1, max_size=4)
+DEFAULTS = Recipe.model_validate({})
 FEW = Recipe.model_validate(
     {"neighbours": {"last": 3, "smoothing": 0.1}, "co_occurrence": {"window": 2, "last": 3, "smoothing": 0.1}}
 )
@@ -35,7 +36,7 @@ def asked(rows: list[list[int]]) -> Queries:
 
 
 def blend(votes: np.ndarray, sequences: list[list[int]], smoothing: float) -> np.ndarray:
-    counts = np.bincount(sum(sequences, []), minlength=ITEMS) + 1.0
+    counts = np.bincount(np.concatenate(sequences), minlength=ITEMS) + 1.0
     popularity = counts / counts.sum()
     if not votes.sum():
         return np.log(popularity)
@@ -43,7 +44,7 @@ def blend(votes: np.ndarray, sequences: list[list[int]], smoothing: float) -> np
 
 
 def test_popularity_is_the_log_of_counts_plus_one() -> None:
-    signal = Popularity(Recipe())
+    signal = Popularity(DEFAULTS)
     signal.fit(shop_of([[0, 1, 1], [1, 5]]), Path())
     expected = np.log(np.array([2, 4, 1, 1, 1, 2]) / 11)
     np.testing.assert_allclose(signal.scores(asked([[3], []])), np.stack([expected, expected]), rtol=1e-5)
@@ -74,7 +75,7 @@ def test_co_occurrence_counts_what_follows(sequences: list[list[int]], rows: lis
         for a in range(len(seq)):
             for b in range(a + 1, min(a + 3, len(seq))):
                 follows[seq[a], seq[b]] += 1 / (b - a)
-    damped = np.bincount(sum(sequences, []), minlength=ITEMS) + 20.0
+    damped = np.bincount(np.concatenate(sequences), minlength=ITEMS) + 20.0
     for row, scores in zip(rows, signal.scores(asked(rows)), strict=True):
         votes = np.zeros(ITEMS)
         for age, i in enumerate(row[::-1][:3]):
@@ -89,7 +90,7 @@ def test_a_hundred_thousand_items_need_no_square_table() -> None:
     names = tuple(map(str, range(items)))
     shop = PreparedDataset(Catalogue(names, names), queries_of(rows), queries_of([]), queries_of([]), "large")
     for kind in (ItemKNN, CoOccurrence):
-        signal = kind(Recipe())
+        signal = kind(DEFAULTS)
         signal.fit(shop, Path())
         assert signal.table.nnz <= 2
         assert signal.scores(asked([[7]])).argmax() == 99_999
@@ -98,7 +99,7 @@ def test_a_hundred_thousand_items_need_no_square_table() -> None:
 def test_moments_number_what_happened_at_once() -> None:
     queries = queries_of([("a", 5, [8, 9], [1, 2]), ("b", 6, [], [3]), ("a", 7, [8, 9, 1, 2], [4, 5, 6])])
     assert list(map(list, queries.sequences())) == [[8, 9, 1, 2, 4, 5, 6], [3]]
-    numbers = moments(queries)
+    numbers = queries.moments()
     together = (numbers[1:] == numbers[:-1]).tolist()
     assert together == [False, False, True, False, True, True, False]
 
@@ -119,6 +120,6 @@ def test_sasrec_finds_the_planted_item_and_resumes_instead_of_training_again(tmp
 
 def test_sasrec_says_when_it_was_not_fitted(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not fitted"):
-        Sequential(Recipe()).scores(asked([[1]]))
+        Sequential(DEFAULTS).scores(asked([[1]]))
     with pytest.raises(ArtifactError, match="not fitted"):
-        Sequential(Recipe()).save(tmp_path)
+        Sequential(DEFAULTS).save(tmp_path)

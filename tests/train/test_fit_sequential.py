@@ -21,7 +21,9 @@ from groundrec.train import fit_sequential
 from groundrec.train.fit_sequential import fit, mean_ndcg, ndcg, validator, windows
 from tests.shops import planted_shop, queries_of
 
-SECTION = config.Sequential(hidden=16, layers=1, heads=2, max_length=6, epochs=4, batch_size=8, patience=0)
+SECTION = config.Sequential.model_validate(
+    {"hidden": 16, "layers": 1, "max_length": 6, "epochs": 4, "batch_size": 8, "learning_rate": 0.001, "patience": 0}
+)
 SEQUENCES = Ragged.of([[0, 1, 2, 3, 4, 5, 0, 1], [3, 4, 5], [2, 3, 4, 5, 0], [5, 0], [1]])
 MOMENTS = np.array([0, 0, 1, 2, 2, 2, 3, 4, 0, 0, 1, 0, 1, 1, 2, 3, 0, 1, 0])
 

@@ -33,40 +33,42 @@ class Section(BaseModel):
 class Data(Section):
     """Where the raw interactions come from."""
 
-    source: str = Field("movielens-100k", description="Name of a data source: `groundrec sources` lists them.")
+    source: str = Field(default="movielens-100k", description="Name of a data source: `groundrec sources` lists them.")
     path: Path | None = Field(
-        None,
+        default=None,
         description="File or folder of the raw data; not needed for a named source that downloads itself.",
     )
     items: Path | None = Field(
-        None,
+        default=None,
         description="Table of item titles, for the `table` source when titles are not in the interactions.",
     )
-    columns: dict[str, str] = Field({}, description='Your column names for the `table` source, e.g. {item = "asin"}.')
+    columns: dict[str, str] = Field(
+        default={}, description='Your column names for the `table` source, e.g. {item = "asin"}.'
+    )
 
 
 class Prepare(Section):
     """How raw interactions become train, validation and test queries."""
 
     protocol: str = Field(
-        "global-time",
+        default="global-time",
         description="`global-time` splits by one point in time for everyone (leaks nothing); `leave-one-out` keeps each user's last two moments and warns what that leaks.",
     )
     k_core: int = Field(
-        5,
+        default=5,
         ge=0,
         description="Keep only users and items with at least this many interactions, repeated until stable; 0 keeps all.",
     )
-    min_rating: float | None = Field(None, description="Drop interactions rated lower than this.")
+    min_rating: float | None = Field(default=None, description="Drop interactions rated lower than this.")
     valid_share: float = Field(
-        0.1, gt=0, lt=1, description="Share of interactions, by time, used for validation (`global-time`)."
+        default=0.1, gt=0, lt=1, description="Share of interactions, by time, used for validation (`global-time`)."
     )
     test_share: float = Field(
-        0.1, gt=0, lt=1, description="Share of interactions, the latest, used for testing (`global-time`)."
+        default=0.1, gt=0, lt=1, description="Share of interactions, the latest, used for testing (`global-time`)."
     )
-    max_history: int = Field(200, ge=1, description="Most recent items kept as a query's history.")
+    max_history: int = Field(default=200, ge=1, description="Most recent items kept as a query's history.")
     bad_rows: Literal["fail", "quarantine"] = Field(
-        "fail",
+        default="fail",
         description="What to do with rows that cannot be used: stop at the first, or set them aside in `quarantine.parquet` and count them.",
     )
 
@@ -84,22 +86,26 @@ class Prepare(Section):
 class Scratch(Section):
     """The small decoder trained from random weights when `model.base_model = \"scratch\"`."""
 
-    vocabulary: int = Field(4096, ge=300, description="Size of the byte-level BPE vocabulary learned from the titles.")
-    hidden: int = Field(128, ge=8, description="Width of the network.")
-    layers: int = Field(2, ge=1, description="Number of transformer layers.")
-    heads: int = Field(4, ge=1, description="Attention heads per layer.")
-    feed_forward: int = Field(2, ge=1, description="Width of the feed-forward layers, as a multiple of `hidden`.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside attention while training.")
+    vocabulary: int = Field(
+        default=4096, ge=300, description="Size of the byte-level BPE vocabulary learned from the titles."
+    )
+    hidden: int = Field(default=128, ge=8, description="Width of the network.")
+    layers: int = Field(default=2, ge=1, description="Number of transformer layers.")
+    heads: int = Field(default=4, ge=1, description="Attention heads per layer.")
+    feed_forward: int = Field(
+        default=2, ge=1, description="Width of the feed-forward layers, as a multiple of `hidden`."
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout inside attention while training.")
 
 
 class Model(Section):
     """The language model and the words it is shown."""
 
     base_model: str = Field(
-        "scratch", description="`scratch`, or the folder of any transformers causal language model."
+        default="scratch", description="`scratch`, or the folder of any transformers causal language model."
     )
     template: str = Field(
-        "list", description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file."
+        default="list", description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file."
     )
     scratch: Scratch = Scratch()
 
@@ -107,54 +113,63 @@ class Model(Section):
 class Train(Section):
     """Fine-tuning of the language model."""
 
-    method: Literal["full", "lora"] = Field("full", description="Train every weight, or low-rank adapters (LoRA).")
-    epochs: float = Field(3, gt=0, description="Passes over the training examples.")
-    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the learning rate falls after the warm-up."
+    method: Literal["full", "lora"] = Field(
+        default="full", description="Train every weight, or low-rank adapters (LoRA)."
     )
-    warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises from 0.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
-    batch_size: int = Field(128, ge=1, description="Sequences per optimiser step, over all processes.")
+    epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_steps: int = Field(default=20, ge=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    batch_size: int = Field(default=128, ge=1, description="Sequences per optimiser step, over all processes.")
     micro_batch_size: int = Field(
-        4,
+        default=4,
         ge=1,
         description="Sequences per forward pass on one device; the rest of the batch is accumulated. Lower it when memory runs out: results stay the same.",
     )
     cutoff_len: int = Field(
-        512,
+        default=512,
         ge=16,
         description="Longest sequence in tokens. The oldest history is dropped first; never the answer or the instruction.",
     )
+    learn: Literal["answer", "choices"] = Field(
+        default="answer",
+        description="Learn every token of an answer, or only those where the catalogue leaves a choice: enough for `renormalised` scores, where a forced token costs nothing, and several times faster for small models.",
+    )
     train_on_inputs: bool = Field(
-        False,
+        default=False,
         description="Also learn to predict the prompt, not only the answer (templates with an instruction).",
     )
     max_examples: int | None = Field(
-        None, ge=1, description="Train on a random sample of this many examples; all when unset."
+        default=None, ge=1, description="Train on a random sample of this many examples; all when unset."
     )
     patience: int = Field(
-        3,
+        default=3,
         ge=0,
         description="Stop after this many epochs without a better validation loss; 0 never stops early.",
     )
-    lora_r: int = Field(8, ge=1, description="Rank of the LoRA matrices.")
-    lora_alpha: int = Field(16, ge=1, description="LoRA scale: updates are multiplied by lora_alpha / lora_r.")
-    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    lora_r: int = Field(default=8, ge=1, description="Rank of the LoRA matrices.")
+    lora_alpha: int = Field(default=16, ge=1, description="LoRA scale: updates are multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
     lora_target_modules: list[str] | Literal["all-linear"] = Field(
-        ["q_proj", "v_proj"], description="Names of the layers that get LoRA matrices, or `all-linear`."
+        default=["q_proj", "v_proj"], description="Names of the layers that get LoRA matrices, or `all-linear`."
     )
 
 
 class Neighbours(Section):
     """The `item-knn` signal: cosine similarity of items by who took them."""
 
-    last: int = Field(5, ge=1, description="Most recent items of a history whose neighbours count.")
+    last: int = Field(default=5, ge=1, description="Most recent items of a history whose neighbours count.")
     decay: float = Field(
-        0.8, gt=0, le=1, description="Weight of each of these items, relative to the next more recent one."
+        default=0.8, gt=0, le=1, description="Weight of each of these items, relative to the next more recent one."
     )
     smoothing: float = Field(
-        0.001, gt=0, lt=1, description="Share of the distribution that is popularity, so that no item is impossible."
+        default=0.001,
+        gt=0,
+        lt=1,
+        description="Share of the distribution that is popularity, so that no item is impossible.",
     )
 
 
@@ -162,35 +177,42 @@ class CoOccurrence(Section):
     """The `co-occurrence` signal: which items follow which, nearer ones counting more."""
 
     window: int = Field(
-        10, ge=1, description="Items that follow at most this many places later count, as 1 / distance."
+        default=10, ge=1, description="Items that follow at most this many places later count, as 1 / distance."
     )
-    last: int = Field(10, ge=1, description="Most recent items of a history that vote, each as 1 / sqrt(its rank).")
+    last: int = Field(
+        default=10, ge=1, description="Most recent items of a history that vote, each as 1 / sqrt(its rank)."
+    )
     source_power: float = Field(
-        0.5, ge=0, description="Votes of an item are divided by its damped count to this power."
+        default=0.5, ge=0, description="Votes of an item are divided by its damped count to this power."
     )
     target_power: float = Field(
-        0.3, ge=0, description="Votes for an item are divided by its damped count to this power."
+        default=0.3, ge=0, description="Votes for an item are divided by its damped count to this power."
     )
-    damping: float = Field(20, gt=0, description="Added to an item's count before it divides votes.")
+    damping: float = Field(default=20, gt=0, description="Added to an item's count before it divides votes.")
     smoothing: float = Field(
-        0.01, gt=0, lt=1, description="Share of the distribution that is popularity, so that no item is impossible."
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Share of the distribution that is popularity, so that no item is impossible.",
     )
 
 
 class Sequential(Section):
     """The text-free sequential model (SASRec)."""
 
-    hidden: int = Field(64, ge=4, description="Width of the item embeddings.")
-    layers: int = Field(2, ge=1, description="Self-attention layers.")
-    heads: int = Field(2, ge=1, description="Attention heads per layer.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout while training.")
-    max_length: int = Field(50, ge=2, description="Most recent items the model sees.")
-    epochs: int = Field(60, ge=1, description="Most passes over the training sequences.")
-    batch_size: int = Field(128, ge=1, description="Sequences per optimiser step.")
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate; it falls to 0 over `epochs`.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
+    hidden: int = Field(default=64, ge=4, description="Width of the item embeddings.")
+    layers: int = Field(default=2, ge=1, description="Self-attention layers.")
+    heads: int = Field(default=2, ge=1, description="Attention heads per layer.")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout while training.")
+    max_length: int = Field(default=50, ge=2, description="Most recent items the model sees.")
+    epochs: int = Field(default=60, ge=1, description="Most passes over the training sequences.")
+    batch_size: int = Field(default=128, ge=1, description="Sequences per optimiser step.")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="AdamW's peak learning rate; it falls to 0 over `epochs`."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
     patience: int = Field(
-        5,
+        default=5,
         ge=0,
         description="Stop after this many epochs without a better validation NDCG@10; 0 never stops early.",
     )
@@ -200,52 +222,59 @@ class Recommend(Section):
     """How the language model's ranking is found among the items of the catalogue."""
 
     mode: Literal["beam", "all"] = Field(
-        "beam",
+        default="beam",
         description="`beam` keeps the best `beams` hypotheses at each token; `all` scores every item of the catalogue.",
     )
     score: Literal["full", "renormalised"] = Field(
-        "full",
+        default="full",
         description="Log-probability over the whole vocabulary, or over the tokens that continue a catalogue title.",
     )
-    k: int = Field(50, ge=1, description="Places in a slate.")
-    beams: int = Field(50, ge=1, description="Hypotheses kept in `beam` mode; at least `k`.")
-    batch_size: int = Field(8, ge=1, description="Queries per forward pass. Changes speed and memory, never a ranking.")
-    exclude_seen: bool = Field(True, description="Never recommend an item of the query's history.")
+    k: int = Field(default=50, ge=1, description="Places in a slate.")
+    beams: int = Field(default=50, ge=1, description="Hypotheses kept in `beam` mode; at least `k`.")
+    batch_size: int = Field(
+        default=8, ge=1, description="Queries per forward pass. Changes speed and memory, never a ranking."
+    )
+    exclude_seen: bool = Field(default=True, description="Never recommend an item of the query's history.")
     valid_queries: int | None = Field(
-        1000, ge=1, description="Validation queries, sampled with the recipe's seed; all when unset."
+        default=1000, ge=1, description="Validation queries, sampled with the recipe's seed; all when unset."
     )
     test_queries: int | None = Field(
-        None, ge=1, description="Test queries, sampled with the recipe's seed; all when unset."
+        default=None, ge=1, description="Test queries, sampled with the recipe's seed; all when unset."
     )
 
 
 class Fuse(Section):
     """Mixing the language model with collaborative signals: alpha · log p_LM + (1 - alpha) · log p_signal."""
 
-    signals: list[str] = Field(["sasrec", "co-occurrence"], description="Signals to fuse with, each in turn.")
-    metric: str = Field("ndcg@10", description="Metric that chooses alpha, on validation.")
-    grid: int = Field(21, ge=2, description="Number of values of alpha tried between 0 and 1.")
+    signals: list[str] = Field(default=["sasrec", "co-occurrence"], description="Signals to fuse with, each in turn.")
+    metric: str = Field(default="ndcg@10", description="Metric that chooses alpha, on validation.")
+    grid: int = Field(default=21, ge=2, description="Number of values of alpha tried between 0 and 1.")
 
 
 class Evaluate(Section):
     """What is measured."""
 
-    ks: list[int] = Field([1, 3, 5, 10, 20, 50], description="Cut-offs of the metrics; none may exceed `recommend.k`.")
-    bootstrap: int = Field(1000, ge=0, description="Bootstrap samples behind each 95% interval; 0 gives none.")
-    people: int = Field(10, ge=0, description="Example people shown in the report.")
+    ks: list[int] = Field(
+        default=[1, 3, 5, 10, 20, 50], description="Cut-offs of the metrics; none may exceed `recommend.k`."
+    )
+    bootstrap: int = Field(default=1000, ge=0, description="Bootstrap samples behind each 95% interval; 0 gives none.")
+    people: int = Field(default=10, ge=0, description="Example people shown in the report.")
 
 
 class Recipe(Section):
     """One experiment: everything that decides its result."""
 
-    name: str = Field("run", description="Name of the run; its directory is `runs/<name>` unless told otherwise.")
-    seed: int = Field(0, ge=0, description="Seed of every source of randomness.")
+    name: str = Field(
+        default="run", description="Name of the run; its directory is `runs/<name>` unless told otherwise."
+    )
+    about: str = Field(default="", description="What the run does and how long it takes; shown before it begins.")
+    seed: int = Field(default=0, ge=0, description="Seed of every source of randomness.")
     data: Data = Data()
     prepare: Prepare = Prepare()
     model: Model = Model()
     train: Train = Train()
     signals: list[str] = Field(
-        ["popularity", "item-knn", "co-occurrence", "sasrec"],
+        default=["popularity", "item-knn", "co-occurrence", "sasrec"],
         description="Collaborative signals to fit and compare.",
     )
     neighbours: Neighbours = Neighbours()

@@ -87,6 +87,7 @@ class Run:
                 )
             if if_exists == "new":
                 path = _free_name(path)
+            _refuse_other_data(path, recipe)
         elif path.exists() and any(path.iterdir()):
             raise ArtifactError(
                 "not a run directory, and not empty",
@@ -168,6 +169,20 @@ class Run:
         """Merge values into `status.json`."""
         file = self.path / "status.json"
         write_json(file, {**(read_json(file) or {}), "pid": os.getpid(), "updated": int(time.time()), **values})
+
+
+def _refuse_other_data(path: Path, recipe: Recipe) -> None:
+    """Raise `ArtifactError` where the run in `path` is about another data set: its work would be thrown away."""
+    before, now = read_json(path / "config.json") or {}, recipe.model_dump(mode="json")
+    for section in ("data", "prepare"):
+        if path.exists() and before and before.get(section) != now[section]:
+            difference = _difference(before[section], now[section], f"{section}.")
+            raise ArtifactError(
+                f"this run directory holds another data set: {difference}",
+                value=path,
+                accepted="the same [data] and [prepare] sections, or another directory",
+                next_step="--run-dir runs/OTHER, or --if-exists new",
+            )
 
 
 def environment() -> dict[str, Any]:

@@ -33,7 +33,7 @@ console = Console(stderr=True, highlight=False)
 class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        console.print(self.format(record), style=style, markup=False)
+        console.print(self.format(record), style=style, markup=False, soft_wrap=True)
 
 
 def log_to(file: Path | None = None, *, quiet: bool = False) -> None:

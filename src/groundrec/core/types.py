@@ -7,7 +7,7 @@ nothing here knows what a model is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,12 @@ class Queries:
                 rows[user] = [self.history[i]]
             rows[user].append(self.targets[i])
         return Ragged.of(np.concatenate(parts) for parts in rows.values())
+
+    def moments(self) -> NDArray[np.int32]:
+        """Return one number per value of `sequences()`: neighbours with the same number happened at once."""
+        before = Ragged((-1 - np.arange(len(self.history.values)) % 2).astype(np.int32), self.history.offsets)
+        at_once = Ragged(self.targets.rows.astype(np.int32), self.targets.offsets)
+        return replace(self, history=before, targets=at_once).sequences().values
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def _empty(column: Column) -> Column:
 
 def _checked_items(items: ir.Table) -> ir.Table:
     """Return the items with clean titles and `problem`, null for a good row."""
-    items = items.mutate(title=_clean_titles(items.title))
+    items = items.mutate(title=_clean_titles(items.title), title_text=items.title)
     first = items.title.first().over(ibis.window(group_by="item_id", order_by=["row", "title"]))
     problem = ibis.cases(
         (_empty(items.item_id), "item"), (_empty(items.title), "title"), (items.title != first, "other title")
@@ -155,7 +155,7 @@ def _set_aside(events: ir.Table, items: ir.Table, rows: dict[str, int], section:
     if not total:
         file.unlink(missing_ok=True)
         return
-    bad = _bad_rows(events, items).order_by("file", "line", "column")
+    bad = _bad_rows(events, items)
     if section.bad_rows == "fail":
         raise _bad_row(bad.limit(1).to_pyarrow().to_pylist()[0], total)
     with atomic_write(file) as part:
@@ -164,18 +164,18 @@ def _set_aside(events: ir.Table, items: ir.Table, rows: dict[str, int], section:
 
 
 def _bad_rows(events: ir.Table, items: ir.Table) -> ir.Table:
-    """Return file, line, column, reason and the values as text of every bad row of either table."""
-    text = {"time": "time_text", "rating": "rating_text", "user": "user"}
+    """Return file, line, column, reason and the values as text of every bad row: items first, they spoil events."""
     none = ibis.null("string")
     parts = [
-        events.filter(events.problem.notnull()).mutate(title=none),
-        items.filter(items.problem.notnull()).mutate(user=none, time_text=none, rating_text=none),
+        items.filter(items.problem.notnull()).mutate(user=none, time_text=none, rating_text=none, part=ibis.literal(0)),
+        events.filter(events.problem.notnull()).mutate(title_text=none, part=ibis.literal(1)),
     ]
-    wanted = {"file": "file", "line": "row", "problem": "problem", "item": "item_id", "title": "title", **text}
-    bad = ibis.union(*(part.select(**wanted) for part in parts))
-    reason = ibis.cases(*((bad.problem == name, why) for name, why in REASONS.items()))
-    column = _column(bad, "problem").replace("other title", "title")
-    return bad.mutate(column=column, reason=reason).drop("problem")
+    texts = {"user": "user", "item": "item_id", "time": "time_text", "rating": "rating_text", "title": "title_text"}
+    bad = ibis.union(*(p.select("part", "problem", "file", line="row", **texts) for p in parts))
+    problem = _column(bad, "problem")
+    reason = ibis.cases(*((problem == name, why) for name, why in REASONS.items()))
+    bad = bad.mutate(column=problem.replace("other title", "title"), reason=reason)
+    return bad.order_by("part", "file", "line").select("file", "line", "column", "reason", *texts)
 
 
 def _bad_row(row: dict[str, Any], total: int) -> DataError:

@@ -30,7 +30,7 @@ Column: TypeAlias = Any
 ROW, FILE = "__row__", "__file__"
 DELIMITERS = (",", "\t", ";", "|")
 FORMATS = ".csv, .tsv, .parquet, .json, .jsonl; the text formats also as .gz"
-UNREADABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException)
+UNREADABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException, duckdb.Error)
 
 
 @contextlib.contextmanager
@@ -43,7 +43,9 @@ def engine(folder: Path) -> Iterator[Backend]:
         connection.raw_sql("SET TimeZone = 'UTC'")
         try:
             yield connection
-        except UNREADABLE as error:
+        except duckdb.Error as error:
+            if type(error) not in UNREADABLE:
+                raise
             raise DataError(
                 "a raw file cannot be read",
                 value="; ".join(str(error).splitlines()[:3]),

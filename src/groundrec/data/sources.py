@@ -15,7 +15,7 @@ import ibis
 import ibis.expr.types as ir
 
 from groundrec.core.config import Data
-from groundrec.core.errors import DataError, closest
+from groundrec.core.errors import ConfigError, DataError, closest
 from groundrec.core.track import log
 from groundrec.data.download import movielens_100k
 from groundrec.data.files import FILE, ROW, Backend, Column, existing, read_delimited, read_table
@@ -39,6 +39,9 @@ ITEMS = {"item_id": "string", "title": "string", "row": "int64", "file": "string
 
 MILLISECONDS = 1e11
 """A time above this many seconds (the year 5138) is taken as milliseconds."""
+
+LARGEST = 1e18
+"""Numbers beyond this do not fit int64 and are no times."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,13 @@ class MovieLens:
     """A MovieLens folder in the layout of 100K, 1M, 10M, 20M, 25M or latest, or in RecBole's atomic files."""
 
     def __init__(self, data: Data) -> None:
+        if data.items or data.columns:
+            raise ConfigError(
+                "MovieLens files have fixed names and columns",
+                value="data.items" if data.items else "data.columns",
+                accepted="only data.path",
+                next_step='--set data.source="table" for files of your own',
+            )
         self._folder = existing(data.path, "data.path")
 
     def read(self, connection: Backend) -> Raw:
@@ -183,6 +193,7 @@ class Table:
         return pairs.group_by("item_id", "title").agg(row=pairs.row.min(), file=pairs.file.min())
 
     def _either(self, table: ir.Table, name: str) -> Column:
+        """Return the renamed column, or the one with our own name where only that is there."""
         theirs = self._columns[name]
         assert self._items_file is not None
         return _column(
@@ -210,8 +221,9 @@ def _seconds(column: Column) -> Column:
     if column.type().is_temporal():
         return column.cast("timestamp('UTC')").epoch_seconds().cast("int64")
     number = column.try_cast("float64")
+    number = (number.abs() < LARGEST).ifelse(number, None)
     number = (number > MILLISECONDS).ifelse(number / 1000, number)
-    whole = number.floor().try_cast("int64")
+    whole = number.floor().cast("int64")
     if not column.type().is_string():
         return whole
     return ibis.coalesce(whole, column.try_cast("timestamp('UTC')").epoch_seconds().cast("int64"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from groundrec.core.errors import ArtifactError, ConfigError
 __all__ = ["Comparison", "Interval", "compare", "holm", "intervals", "paired_p", "standard_error"]
 
 Values = NDArray[np.float64]
-Users = NDArray[np.str_] | NDArray[np.integer]
+Users = NDArray[Any]
 
 _CELLS = 4_000_000
 """Most numbers drawn at once, to bound memory."""

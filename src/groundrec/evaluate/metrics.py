@@ -49,7 +49,7 @@ SLICES = ("head", "middle", "tail")
 
 def hit_rate(hits: Hits, relevant: Counts, k: int) -> Values:
     """Return 1 where any of the first `k` places holds a target, else 0. Shape: [Q]."""
-    return hits[:, :k].any(axis=1).astype(np.float64)
+    return np.where(hits[:, :k].any(axis=1), 1.0, 0.0)
 
 
 def ndcg(hits: Hits, relevant: Counts, k: int) -> Values:
@@ -60,8 +60,8 @@ def ndcg(hits: Hits, relevant: Counts, k: int) -> Values:
     """
     discount = 1 / np.log2(np.arange(2, k + 2))
     gained = np.cumsum(hits[:, :k] * discount[: hits.shape[1]], axis=1)[:, -1]
-    ideal = np.concatenate([[np.inf], np.cumsum(discount)])
-    return np.divide(gained, ideal[np.minimum(relevant, k)])
+    ideal = np.concatenate([[np.inf], np.cumsum(discount)])[np.minimum(relevant, k)]
+    return gained / ideal
 
 
 def mrr(hits: Hits, relevant: Counts, k: int) -> Values:

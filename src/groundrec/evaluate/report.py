@@ -89,7 +89,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows. `reference` names the method that the others are compared with."""
+    """Everything a report shows; `reference` names the best method that is not fused, which the others meet."""
 
     title: str
     dataset: str
@@ -133,7 +133,7 @@ def headline(report: Report) -> str:
     metric, value = _label(report.main_metric), best.metrics[report.main_metric].mean
     start = f"On {report.dataset}, {best.name} reaches {metric} = {value:.3f}"
     if best.name == reference.name:
-        return f"{start}; none of the other {len(report.methods) - 1} methods does better."
+        return f"{start}; no other method does better."
     other = reference.metrics[report.main_metric].mean
     gain = f"{value / other - 1:.0%} above" if other else "above"
     return f"{start}, {gain} {reference.name} ({other:.3f}){_how_sure(best.comparison)}."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from groundrec.core import config
 from groundrec.core.errors import ConfigError
 from groundrec.core.registry import resolve
-from groundrec.text.tokens import train_tokenizer
+from groundrec.text.tokens import END, PAD, START, train_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -86,9 +86,9 @@ def scratch(section: config.Model, texts: Iterable[str]) -> LanguageModel:
         max_position_embeddings=4096,
         attention_dropout=s.dropout,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=PAD,
+        bos_token_id=START,
+        eos_token_id=END,
     )
     return LanguageModel(LlamaForCausalLM(shape), tokenizer)
 

@@ -79,7 +79,7 @@ class SASRec(nn.Module):
         Padding on the left is moved to the right first, so a row's states begin in column 0.
         """
         items = items.gather(1, (items == NO_ITEM).to(torch.uint8).argsort(dim=1, stable=True))
-        items = torch.cat([torch.full_like(items[:, :1], self.item_count), items], dim=1)
+        items = F.pad(items, (1, 0), value=self.item_count)
         states = self.dropout(self.items(items.clamp(min=0)))
         columns = torch.arange(items.shape[1], device=items.device)
         for block in self.blocks:

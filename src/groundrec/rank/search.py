@@ -175,7 +175,7 @@ class Search:
 
     def _chunks(self, q: int) -> list[Tensor]:
         """Return the nodes to read, a pass at a time, each set closed under ancestors."""
-        vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        vocabulary = int(self._model.config.vocab_size)
         limit = max(64, LOGITS_AT_ONCE // (q * vocabulary))
         every = torch.arange(len(self._trie), device=self._model.device)
         length = self.tokens_to_read(every)

@@ -8,7 +8,6 @@ models, slates or metrics of a report.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,7 +25,7 @@ from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores
 from groundrec.models.sequential import SASRec
 from groundrec.train.fit_sequential import build, fit, validator
 
-__all__ = ["CoOccurrence", "ItemKNN", "Popularity", "Sequential", "Signal", "moments"]
+__all__ = ["CoOccurrence", "ItemKNN", "Popularity", "Sequential", "Signal"]
 
 S = TypeVar("S", bound="Signal")
 T = TypeVar("T", bound="_Table")
@@ -175,7 +174,7 @@ class Sequential:
             folder,
             validator(dataset.valid, self.recipe.seed),
             "cuda" if torch.cuda.is_available() else "cpu",
-            moments=moments(dataset.train),
+            moments=dataset.train.moments(),
             metrics=Metrics(folder / "metrics.jsonl", "sasrec"),
         )
 
@@ -201,13 +200,6 @@ class Sequential:
         signal.model = build(len(weights["bias"]), recipe.sequential).eval()
         signal.model.load_state_dict(weights)
         return signal
-
-
-def moments(queries: Queries) -> NDArray[np.int32]:
-    """Return one number per value of `queries.sequences()`: neighbours with the same number happened at once."""
-    before = Ragged((-1 - np.arange(len(queries.history.values)) % 2).astype(np.int32), queries.history.offsets)
-    at_once = Ragged(queries.targets.rows.astype(np.int32), queries.targets.offsets)
-    return replace(queries, history=before, targets=at_once).sequences().values
 
 
 def _recent(histories: Ragged, weights: NDArray[np.float32], item_count: int) -> sparse.csr_array:

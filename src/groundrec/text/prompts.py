@@ -23,18 +23,21 @@ else:
 __all__ = ["Template", "load_template", "template_names"]
 
 
+_FOLDER = files("groundrec.text") / "templates"
+
+
 class Template(Section):
     """The words of a prompt: head, items joined by the separator, tail; then the answer."""
 
-    description: str = Field("", description="One line for people.")
-    head: str = Field("", description="Fixed text before the history: the instruction.")
+    description: str = Field(default="", description="One line for people.")
+    head: str = Field(default="", description="Fixed text before the history: the instruction.")
     item: str = Field(description="One item of the history.")
-    separator: str = Field("", description="Text between two items of the history.")
-    tail: str = Field("", description="Fixed text between the history and the answer.")
+    separator: str = Field(default="", description="Text between two items of the history.")
+    tail: str = Field(default="", description="Fixed text between the history and the answer.")
     answer: str = Field(description="The text the model learns to write for an item.")
-    end: bool = Field(False, description="Close the answer with the tokenizer's end token.")
+    end: bool = Field(default=False, description="Close the answer with the tokenizer's end token.")
     running: bool = Field(
-        False, description="Train on every item of a sequence at once; needs `item` equal to `answer`."
+        default=False, description="Train on every item of a sequence at once; needs `item` equal to `answer`."
     )
 
     @field_validator("item", "answer")
@@ -67,13 +70,13 @@ class Template(Section):
 
 def template_names() -> list[str]:
     """Return the names of the templates that come with the package."""
-    return sorted(f.name.removesuffix(".toml") for f in files(__package__).joinpath("templates").iterdir())
+    return sorted(f.name.removesuffix(".toml") for f in _FOLDER.iterdir())
 
 
 def load_template(name: str) -> Template:
     """Return the template of that name, or of the TOML file at that path. Raises `ConfigError`."""
     if name in template_names():
-        text = files(__package__).joinpath("templates", f"{name}.toml").read_text(encoding="utf-8")
+        text = _FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8")
     elif Path(name).is_file():
         text = Path(name).read_text(encoding="utf-8")
     else:

@@ -7,7 +7,7 @@ Knows nothing about models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,13 @@ from groundrec.text.prompts import Template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Encoder", "Example", "train_tokenizer"]
+__all__ = ["END", "IGNORED", "PAD", "START", "Encoder", "Example", "train_tokenizer"]
 
 IGNORED = -100
 """Label of a token that is read but not learned."""
+
+PAD, START, END = 0, 1, 2
+"""Ids of the special tokens of a tokenizer made by `train_tokenizer`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>"]
+    special = ["<pad>", "<s>", "</s>"]  # PAD, START, END
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=special,
@@ -75,6 +78,8 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     titles: Sequence[str]
     cutoff_len: int
+    learned: Ragged | None = None
+    """1 where a token of an answer is learned, 0 where not; rows as `answers`. All are learned when None."""
     answers: Ragged = field(init=False)
     trimmed: int = field(init=False, default=0)
 
@@ -122,32 +127,31 @@ class Encoder:
 
     def example(self, history: NDArray[np.integer], target: int, *, train_on_inputs: bool = False) -> Example:
         """Return one row that teaches to answer `target` after `history`."""
-        prompt = self.prompt(history)
-        ids = np.concatenate([np.array(prompt, np.int32), self.answers[target]])
-        labels = ids.copy()
-        if not train_on_inputs:
-            labels[: len(prompt)] = IGNORED
-        return Example(ids, labels)
+        prompt = np.array(self.prompt(history), np.int32)
+        before = prompt if train_on_inputs else np.full_like(prompt, IGNORED)
+        ids, labels = self.answers[target], self._labels(target)
+        return Example(np.concatenate([prompt, ids]), np.concatenate([before, labels]))
 
-    def running(self, sequence: NDArray[np.integer]) -> Iterator[Example]:
-        """Yield rows of at most `cutoff_len` tokens in which each item of `sequence` is learned once."""
+    def running(self, items: NDArray[np.integer]) -> Example:
+        """Return one row in which each of `items` is learned after those before it."""
         head = np.array(self._head, np.int32)
-        parts, length = [head], len(head)
-        for item in sequence:
-            ids = self.answers[item]
-            if length + len(ids) > self.cutoff_len:
-                yield self._row(parts)
-                parts, length = [head], len(head)
-            parts.append(ids)
-            length += len(ids)
-        if len(parts) > 1:
-            yield self._row(parts)
+        ids = np.concatenate([head, *(self.answers[i] for i in items)])
+        return Example(ids, np.concatenate([np.full_like(head, IGNORED), *(self._labels(i) for i in items)]))
 
-    def _row(self, parts: list[NDArray[np.int32]]) -> Example:
-        ids = np.concatenate(parts)
-        labels = ids.copy()
-        labels[: len(self._head)] = IGNORED
-        return Example(ids, labels)
+    def cuts(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return where to cut a long sequence so that each piece fits `cutoff_len` as a running list; ends included."""
+        room = self.cutoff_len - len(self._head)
+        cuts, used = [0], 0
+        for place, length in enumerate(self.answers.lengths[items]):
+            used += length
+            if used > room:
+                cuts.append(place)
+                used = length
+        return np.array([*cuts, len(items)])
+
+    def _labels(self, item: int) -> NDArray[np.int32]:
+        ids = self.answers[item]
+        return ids if self.learned is None else np.where(self.learned[item] == 1, ids, IGNORED)
 
     def _start(self) -> list[int]:
         """Return the tokens every prompt begins with: the tokenizer's own start token, or its end token."""

@@ -104,6 +104,20 @@ class Trie:
             node = int(self.parent[node])
         return tokens
 
+    def choices(self, sequences: Ragged) -> Ragged:
+        """Return 1 where a token of item `i`'s sequence was one of several, 0 where it was forced; rows as given."""
+        choice = np.zeros(len(sequences.values), np.int32)
+        leaf_of = np.empty(len(sequences), np.int32)
+        leaves = np.flatnonzero(self.child_counts == 0)
+        leaf_of[self.item_order] = np.repeat(leaves, self.item_hi[leaves] - self.item_lo[leaves])
+        node = leaf_of
+        while (inside := self.parent[node] >= 0).any():
+            above = self.parent[node]
+            several = inside & (self.child_counts[above] > 1)
+            choice[(sequences.offsets[:-1] + self.depth[above])[several]] = 1
+            node = np.where(inside, above, node)
+        return Ragged(choice, sequences.offsets)
+
     def save(self, path: Path) -> None:
         """Write the arrays to an `.npz` file, atomically."""
         with atomic_write(path) as part, part.open("wb") as file:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,52 +27,95 @@ from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset, Queries
 from groundrec.models.language import LanguageModel, logits_only
 from groundrec.text.tokens import IGNORED, Encoder, Example
+from groundrec.text.trie import Trie
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["Rows", "explain_batch", "finetune", "last_whole_checkpoint", "training_rows"]
 
+T = TypeVar("T")
 VALIDATION_ROWS = 500
 """Validation queries behind the validation loss of each epoch."""
 
 
-class Rows(Dataset[dict[str, torch.Tensor]]):
-    """Training rows as the Trainer reads them."""
+Row = dict[str, torch.Tensor]
 
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._examples = examples
+
+class Rows(Dataset[Row]):
+    """Training rows as the Trainer reads them. Row `i` of epoch `e` is always the same."""
+
+    def __init__(self, length: int, example: Callable[[int, int], Example]) -> None:
+        self._length, self._example, self._epoch = length, example, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move on to an epoch; called by the data loader, on resume too."""
+        self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return self._length
 
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        row = self._examples[i]
+    def __getitem__(self, i: int) -> Row:
+        row = self._example(i, self._epoch)
         return {"input_ids": torch.from_numpy(row.input_ids).long(), "labels": torch.from_numpy(row.labels).long()}
 
 
-def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config.Train, seed: int) -> list[Example]:
+def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config.Train, seed: int) -> Rows:
     """Return the rows of the training split: whole sequences for a running template, else one row per target."""
     if encoder.template.running:
-        sequences = dataset.train.sequences()
-        rows = [row for sequence in sequences for row in encoder.running(sequence)]
+        rows = _running_rows(dataset.train, encoder, section.max_examples, seed)
     else:
-        rows = [
-            encoder.example(query.history, target, train_on_inputs=section.train_on_inputs)
-            for query, target in _targets(dataset.train, section.max_examples, seed)
-        ]
-    if section.max_examples and len(rows) > section.max_examples:
-        chosen = np.random.default_rng(seed).choice(len(rows), section.max_examples, replace=False)
-        rows = [rows[i] for i in np.sort(chosen)]
-    if not rows:
+        examples = _examples(dataset.train, encoder, section.max_examples, seed, section.train_on_inputs)
+        rows = Rows(len(examples), lambda i, _: examples[i])
+    if not len(rows):
         raise TrainingError("no training examples", accepted="a data set with training queries that have a history")
     return rows
+
+
+def _running_rows(queries: Queries, encoder: Encoder, limit: int | None, seed: int) -> Rows:
+    """Return rows that hold each user's items once, cut at `cutoff_len`.
+
+    Items of one moment have no order of their own, so each epoch draws a new one.
+    """
+    sequences = queries.sequences()
+    moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
+    pieces = [
+        (start + a, start + b)
+        for start, items in zip(sequences.offsets, sequences, strict=False)
+        for a, b in pairwise(encoder.cuts(items))
+    ]
+    pieces = _sample(pieces, limit, seed)
+
+    def example(i: int, epoch: int) -> Example:
+        a, b = pieces[i]
+        order = np.lexsort([np.random.default_rng([seed, epoch, i]).random(b - a), moments[a:b]])
+        return encoder.running(sequences.values[a:b][order])
+
+    return Rows(len(pieces), example)
+
+
+def _examples(
+    queries: Queries, encoder: Encoder, limit: int | None, seed: int, train_on_inputs: bool = False
+) -> list[Example]:
+    """Return one row per target of the queries that have a history; a random `limit` of rows where given."""
+    some = queries.take(np.flatnonzero(queries.history.lengths > 0))
+    pairs = [(query.history, int(target)) for query in some for target in query.targets]
+    chosen = _sample(pairs, limit, seed)
+    return [encoder.example(history, target, train_on_inputs=train_on_inputs) for history, target in chosen]
+
+
+def _sample(rows: list[T], limit: int | None, seed: int) -> list[T]:
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), limit, replace=False)
+    return [rows[i] for i in np.sort(chosen)]
 
 
 def finetune(
     language_model: LanguageModel,
     dataset: PreparedDataset,
     encoder: Encoder,
+    trie: Trie,
     section: config.Train,
     seed: int,
     folder: Path,
@@ -80,12 +125,15 @@ def finetune(
 
     Given the same inputs, an interrupted and resumed training ends with the same weights on one CPU process.
     """
+    if section.learn == "choices":
+        encoder = replace(encoder, learned=trie.choices(encoder.answers))
     model = _with_lora(language_model.model, section) if section.method == "lora" else language_model.model
+    validation = _examples(dataset.valid, encoder, VALIDATION_ROWS, seed)
     trainer = _GroundedTrainer(
         model=model,
         args=_arguments(section, seed, folder),
-        train_dataset=Rows(training_rows(dataset, encoder, section, seed)),
-        eval_dataset=Rows(_validation_rows(dataset, encoder, seed)),
+        train_dataset=training_rows(dataset, encoder, section, seed),
+        eval_dataset=Rows(len(validation), lambda i, _: validation[i]),
         data_collator=_collate,
         callbacks=[_Reporter(metrics), *([EarlyStoppingCallback(section.patience)] if section.patience else [])],
     )
@@ -235,16 +283,6 @@ def _with_lora(model: PreTrainedModel, section: config.Train) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)
-
-
-def _targets(queries: Queries, limit: int | None, seed: int) -> Iterator[tuple[Any, int]]:
-    """Yield (query, target) of the queries that have a history; a random `limit` of queries where given."""
-    some = queries.take(np.flatnonzero(queries.history.lengths > 0)).sample(limit, seed)
-    return ((query, int(target)) for query in some for target in query.targets)
-
-
-def _validation_rows(dataset: PreparedDataset, encoder: Encoder, seed: int) -> list[Example]:
-    return [encoder.example(q.history, t) for q, t in _targets(dataset.valid, VALIDATION_ROWS, seed)]
 
 
 def _collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,239 @@
+"""The stages of a run, each a function of artefacts, chained by `run_recipe`.
+
+    prepare → signals → train → recommend → fuse → evaluate
+
+A stage reads what earlier ones wrote and writes its own directory; `core.runs` decides whether it has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundrec.core.config import Recipe
+from groundrec.core.registry import resolve
+from groundrec.core.runs import Run, write_json
+from groundrec.core.track import Metrics, log
+from groundrec.core.types import PreparedDataset, Queries, Scores, Slates
+from groundrec.data import dataset as datasets
+from groundrec.data.prepare import prepare
+
+__all__ = ["STAGES", "Experiment", "fused_name", "run_recipe"]
+
+LM = "language model"
+TRIE = "trie.npz"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One recipe in one run directory. Artefacts are loaded when first asked for."""
+
+    recipe: Recipe
+    run: Run
+
+    @cached_property
+    def dataset(self) -> PreparedDataset:
+        """The prepared data set."""
+        return datasets.load(self.run.path / "dataset")
+
+    def queries(self, split: str) -> Queries:
+        """Return the queries of `valid` or `test` that are ranked: the recipe's sample."""
+        size = getattr(self.recipe.recommend, f"{split}_queries")
+        return self.dataset.split(split).sample(size, self.recipe.seed)
+
+    def signal(self, name: str) -> Any:
+        """Return a fitted signal."""
+        return resolve("signals", name).load(self.run.path / "signals" / name, self.recipe)
+
+    def recommender(self) -> Any:
+        """Return the trained language model, its words and its trie, ready to answer."""
+        from groundrec.models import language
+        from groundrec.rank.recommend import Recommender
+        from groundrec.rank.search import Search
+        from groundrec.text.trie import Trie
+
+        folder = self.run.path / "model"
+        lm = language.load(folder)
+        lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
+        search = Search(lm.model, Trie.load(folder / TRIE), self.recipe.recommend.score)
+        return Recommender(search, self.encoder(lm.tokenizer), self.recipe.recommend)
+
+    def encoder(self, tokenizer: Any) -> Any:
+        """Return what turns this data set's histories and titles into tokens."""
+        from groundrec.text.prompts import load_template
+        from groundrec.text.tokens import Encoder
+
+        template = load_template(self.recipe.model.template)
+        return Encoder(template, tokenizer, self.dataset.catalogue.titles, self.recipe.train.cutoff_len)
+
+    def section(self, *names: str) -> dict[str, Any]:
+        """Return sections of the recipe, and the seed, as stage inputs."""
+        whole = self.recipe.model_dump(mode="json")
+        return {"seed": self.recipe.seed, **{name: whole[name] for name in names}}
+
+
+def run_recipe(recipe: Recipe, run: Run, until: str | None = None) -> Experiment:
+    """Run every stage in order, skipping what is finished; stop behind the stage `until`."""
+    experiment = Experiment(recipe, run)
+    for name, stage in STAGES.items():
+        stage(experiment)
+        if name == until:
+            break
+    run.status(stage="", state="finished")
+    return experiment
+
+
+def prepare_stage(x: Experiment) -> None:
+    """Raw interactions to a data set."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        card = prepare(x.recipe.data, x.recipe.prepare, x.recipe.seed, folder)
+        return {"dataset": datasets.load(folder).fingerprint, "card": card}
+
+    x.run.stage("dataset", {**x.section("data", "prepare"), "files": _files(x.recipe.data.path)}, work)
+
+
+def signals_stage(x: Experiment) -> None:
+    """Fit every collaborative signal."""
+    for name in x.recipe.signals:
+
+        def work(folder: Path, name: str = name) -> None:
+            signal = resolve("signals", name)(x.recipe)
+            signal.fit(x.dataset, folder)
+            signal.save(folder)
+
+        inputs = {"dataset": x.dataset.fingerprint, **x.section("sequential", "neighbours", "co_occurrence")}
+        x.run.stage(f"signals/{name}", inputs, work)
+
+
+def train_stage(x: Experiment) -> None:
+    """Fine-tune the language model, and compile the catalogue's trie for it."""
+
+    def work(folder: Path) -> None:
+        from groundrec.models import language
+        from groundrec.text.trie import Trie
+        from groundrec.train.finetune import finetune
+
+        popularity = x.dataset.popularity()
+        titles = x.dataset.catalogue.titles
+        seen = (title for title, count in zip(titles, popularity, strict=True) for _ in range(max(1, count)))
+        lm = language.open_base(x.recipe.model, seen, x.recipe.seed)
+        encoder = x.encoder(lm.tokenizer)
+        trie = Trie.compile(encoder.answers, popularity)
+        metrics = Metrics(x.run.path / "metrics.jsonl", "model")
+        lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, folder / "checkpoints", metrics)
+        trie.save(folder / TRIE)
+        lm.save(folder)
+
+    x.run.stage("model", {"dataset": x.dataset.fingerprint, **x.section("model", "train")}, work)
+
+
+def recommend_stage(x: Experiment) -> None:
+    """Search the catalogue for every query, on validation and on test."""
+    for split in ("valid", "test"):
+
+        def work(folder: Path, split: str = split) -> dict[str, Any]:
+            from groundrec.rank.recommend import recommend
+
+            recommender = x.recommender()
+            slates = recommend(recommender, x.queries(split), folder)
+            return {"queries": len(slates), **vars(recommender.search.work)}
+
+        inputs = {"model": x.run.fingerprint("model"), "cutoff_len": x.recipe.train.cutoff_len}
+        x.run.stage(f"slates/{split}", {**inputs, **x.section("recommend")}, work)
+
+
+def fuse_stage(x: Experiment) -> None:
+    """Choose one weight per signal on validation, then mix on test."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        from groundrec.evaluate.metrics import measure
+        from groundrec.rank.fuse import choose_alpha, mix
+        from groundrec.rank.recommend import save_slates
+
+        valid, test = x.queries("valid"), x.queries("test")
+        lm = {split: language_scores(x, split) for split in ("valid", "test")}
+        value_of, chosen = measure(x.recipe.fuse.metric), {}
+        for name in x.recipe.fuse.signals:
+            grid = np.linspace(0, 1, x.recipe.fuse.grid)
+            alpha, curve = choose_alpha(
+                lm["valid"],
+                signal_scores(x, name, valid),
+                grid,
+                lambda slates: value_of(slates, valid),
+                query_ids=valid.ids,
+                k=x.recipe.recommend.k,
+            )
+            mixed = mix(lm["test"], signal_scores(x, name, test), alpha)
+            save_slates(Slates.from_scores(test.ids, mixed, x.recipe.recommend.k), folder / f"{name}.parquet")
+            chosen[name] = {"alpha": alpha, "curve": [point._asdict() for point in curve]}
+            log.info(f"  {fused_name(name)}: alpha = {alpha:.2f}, {x.recipe.fuse.metric} on validation")
+        write_json(folder / "weights.json", chosen)
+        return {name: value["alpha"] for name, value in chosen.items()}
+
+    x.run.stage("fusion", {**_ranked(x), **x.section("fuse", "recommend")}, work)
+
+
+def evaluate_stage(x: Experiment) -> None:
+    """Measure every method on test, and write the page."""
+
+    def work(folder: Path) -> None:
+        from groundrec.app.results import evaluate_run
+
+        evaluate_run(x, folder)
+
+    x.run.stage("eval", {"fusion": x.run.fingerprint("fusion"), **_ranked(x), **x.section("evaluate", "signals")}, work)
+
+
+STAGES: dict[str, Callable[[Experiment], None]] = {
+    "prepare": prepare_stage,
+    "signals": signals_stage,
+    "train": train_stage,
+    "recommend": recommend_stage,
+    "fuse": fuse_stage,
+    "evaluate": evaluate_stage,
+}
+
+
+def fused_name(signal: str) -> str:
+    """Return the name under which the language model fused with a signal is reported."""
+    return f"LM + {signal}"
+
+
+def language_scores(x: Experiment, split: str) -> Scores:
+    """Return the language model's scores of every item that may be recommended, from its slates. Shape: [Q, I]."""
+    from groundrec.rank.fuse import dense
+    from groundrec.rank.recommend import load_slates
+
+    slates = load_slates(x.run.path / "slates" / split)
+    return _unseen(x, dense(slates, len(x.dataset.catalogue)), x.queries(split))
+
+
+def signal_scores(x: Experiment, name: str, queries: Queries) -> Scores:
+    """Return a signal's scores of every item that may be recommended. Shape: [Q, I]."""
+    return _unseen(x, x.signal(name).scores(queries), queries)
+
+
+def _unseen(x: Experiment, scores: Scores, queries: Queries) -> Scores:
+    from groundrec.rank.fuse import exclude
+
+    return exclude(scores, queries.history) if x.recipe.recommend.exclude_seen else scores
+
+
+def _ranked(x: Experiment) -> dict[str, Any]:
+    """Return fingerprints of everything that ranks."""
+    stages = [f"slates/{split}" for split in ("valid", "test")] + [f"signals/{name}" for name in x.recipe.signals]
+    return {stage: x.run.fingerprint(stage) for stage in stages}
+
+
+def _files(path: Path | None) -> list[list[Any]]:
+    """Return name, size and time of the raw files, so that a changed file is noticed."""
+    if path is None or not path.exists():
+        return []
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
