@@ -6,6 +6,7 @@ Knows nothing about catalogues or prompts. Never runs code that came with a chec
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def open_base(section: config.Model, texts: Iterable[str], seed: int) -> Languag
     """Return the model a recipe starts from. `texts` are what a new tokenizer learns its words from."""
     import transformers
 
+    _hush()
     transformers.set_seed(seed)
     name = "scratch" if section.base_model == "scratch" else "folder"
     return resolve("base_models", name)(section, texts)
@@ -105,6 +107,7 @@ def load(path: Path) -> LanguageModel:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _hush()
     adapters = (path / "adapter_config.json").is_file()
     _require(path, ["adapter_config.json" if adapters else "config.json"], "model")
     _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
@@ -127,7 +130,17 @@ def _with_adapters(path: Path) -> PreTrainedModel:
     base = Path(PeftConfig.from_pretrained(str(path)).base_model_name_or_path or "")
     _require(base, ["config.json"], "base model")
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype="auto")
-    return PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # type: ignore[no-any-return]
+    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # type: ignore[no-any-return]
+
+
+def _hush() -> None:
+    """Leave progress bars and notices to groundrec; transformers' errors still come through."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _require(path: Path, any_of: list[str], what: str) -> None:

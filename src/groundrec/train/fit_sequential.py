@@ -69,6 +69,13 @@ def fit(
             break
         with _seeded(seed, epoch, device):
             loss = _epoch(model, optimizer, sequences, moments, section, np.random.default_rng([seed, epoch]), epoch)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                "the sequential model's loss is no longer a number",
+                value=f"{loss} in epoch {epoch}",
+                accepted="a smaller learning rate",
+                next_step=f"--set sequential.learning_rate={section.learning_rate / 3:.1g}",
+            )
         standing.epoch = epoch
         score = validate(model) if validate else None
         if score is None or score > standing.best:

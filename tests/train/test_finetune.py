@@ -1,0 +1,213 @@
+"""Fine-tuning: what is learned, what is not, and that an interrupted training ends where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from groundrec.core import config
+from groundrec.core.errors import ConfigError, TrainingError
+from groundrec.core.track import Metrics
+from groundrec.core.types import PreparedDataset, Queries, Ragged
+from groundrec.models.language import LanguageModel, load, open_base
+from groundrec.rank.search import Search
+from groundrec.text.prompts import load_template
+from groundrec.text.tokens import IGNORED, Encoder
+from groundrec.text.trie import Trie
+from groundrec.train import finetune as module
+from groundrec.train.finetune import explain_batch, finetune, last_whole_checkpoint, training_rows
+from tests.shops import planted_shop
+
+TINY = config.Model(scratch=config.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1))
+WIDER = config.Model(scratch=config.Scratch(vocabulary=300, hidden=64, layers=2, heads=2, dropout=0.0))
+QUICK = config.Train(
+    epochs=4, learning_rate=5e-3, warmup_steps=2, batch_size=4, micro_batch_size=4, cutoff_len=96, patience=0
+)
+
+
+class Crash(Exception):
+    """Stands for the power going off."""
+
+
+def training(
+    dataset: PreparedDataset,
+    folder: Path,
+    section: config.Train = QUICK,
+    template: str = "list",
+    model: config.Model = TINY,
+) -> LanguageModel:
+    lm = open_base(model, dataset.catalogue.titles, seed=3)
+    encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, section.cutoff_len)
+    trie = Trie.compile(encoder.answers)
+    folder.mkdir(parents=True, exist_ok=True)
+    return finetune(
+        lm, dataset, encoder, trie, section, 3, folder / "checkpoints", Metrics(folder / "m.jsonl", "model")
+    )
+
+
+def weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in lm.model.state_dict().items()}
+
+
+def share_right(lm: LanguageModel, shop: PreparedDataset, queries: Queries, template: str, cutoff_len: int) -> float:
+    """Return the share of queries whose target is ranked first among all items."""
+    encoder = Encoder(load_template(template), lm.tokenizer, shop.catalogue.titles, cutoff_len)
+    scores = Search(lm.model, Trie.compile(encoder.answers)).all([encoder.prompt(row) for row in queries.history])
+    return float(np.mean([row.argmax() in targets for row, targets in zip(scores, queries.targets, strict=True)]))
+
+
+def test_a_running_list_learns_the_planted_next_item(tmp_path: Path) -> None:
+    shop = planted_shop()
+    section = QUICK.model_copy(update={"epochs": 80, "schedule": "linear"})
+    lm = training(shop, tmp_path, section, model=WIDER)
+    assert share_right(lm, shop, shop.test, "list", section.cutoff_len) > 0.8
+
+
+OWN = """
+head = "Liked: "
+item = "<{title}>"
+separator = ", "
+tail = "\\nNext: "
+answer = "<{title}>"
+end = true
+"""
+
+
+def test_a_template_of_ones_own_learns_the_planted_next_item(tmp_path: Path) -> None:
+    shop = planted_shop()
+    (tmp_path / "own.toml").write_text(OWN)
+    settings = {"epochs": 25, "learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "schedule": "linear"}
+    section = QUICK.model_copy(update=settings)
+    lm = training(shop, tmp_path, section, str(tmp_path / "own.toml"), WIDER)
+    assert share_right(lm, shop, shop.test, str(tmp_path / "own.toml"), section.cutoff_len) > 0.8
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = planted_shop()
+    whole = weights(training(shop, tmp_path / "whole"))
+    steps = iter(range(10_000))
+
+    def fail_at(self, *args, **kwargs):
+        if next(steps) in (7, 23, 41):
+            raise Crash
+        return original(self, *args, **kwargs)
+
+    original = module._GroundedTrainer.compute_loss
+    for _ in range(3):
+        monkeypatch.setattr(module._GroundedTrainer, "compute_loss", fail_at)
+        with pytest.raises(Crash):
+            training(shop, tmp_path / "broken")
+    monkeypatch.setattr(module._GroundedTrainer, "compute_loss", original)
+    resumed = weights(training(shop, tmp_path / "broken"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_half_written_checkpoint_is_left_out_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-10" / "whole.json").write_text("{}")
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert not (tmp_path / "checkpoint-20").exists()
+    shutil.rmtree(tmp_path / "checkpoint-10")
+    assert last_whole_checkpoint(tmp_path) is None
+
+
+def test_micro_batches_change_nothing_but_memory(tmp_path: Path) -> None:
+    shop = planted_shop()
+    still = TINY.model_copy(update={"scratch": TINY.scratch.model_copy(update={"dropout": 0.0})})
+    section = QUICK.model_copy(update={"epochs": 1})
+    found = []
+    for micro in (2, 8):
+        lm = open_base(still, shop.catalogue.titles, seed=3)
+        encoder = Encoder(load_template("list"), lm.tokenizer, shop.catalogue.titles, 96)
+        one = section.model_copy(update={"batch_size": 8, "micro_batch_size": micro})
+        folder = tmp_path / str(micro)
+        folder.mkdir()
+        found.append(
+            weights(
+                finetune(
+                    lm, shop, encoder, Trie.compile(encoder.answers), one, 3, folder, Metrics(folder / "m", "model")
+                )
+            )
+        )
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=2e-3, rtol=0)
+
+
+def test_lora_trains_adapters_and_is_loaded_with_its_base(tmp_path: Path) -> None:
+    shop = planted_shop()
+    open_base(TINY, shop.catalogue.titles, seed=3).save(tmp_path / "base")
+    base = load(tmp_path / "base")
+    before = weights(base)
+    encoder = Encoder(load_template("list"), base.tokenizer, shop.catalogue.titles, 96)
+    section = QUICK.model_copy(update={"method": "lora", "epochs": 2})
+    tuned = finetune(
+        base, shop, encoder, Trie.compile(encoder.answers), section, 3, tmp_path / "c", Metrics(tmp_path / "m", "model")
+    )
+    tuned.save(tmp_path / "tuned")
+    assert (tmp_path / "tuned" / "adapter_model.safetensors").exists()
+    again = load(tmp_path / "tuned")
+    ids = torch.tensor([[1, 5, 9, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(ids).logits, tuned.model(ids).logits, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(again.model(ids).logits, load(tmp_path / "base").model(ids).logits)
+    assert all(torch.equal(value, load(tmp_path / "base").model.state_dict()[name]) for name, value in before.items())
+
+
+def test_running_rows_hold_every_item_once_and_shuffle_only_within_a_moment() -> None:
+    shop = planted_shop()
+    lm = open_base(TINY, shop.catalogue.titles, seed=3)
+    encoder = Encoder(load_template("list"), lm.tokenizer, shop.catalogue.titles, 96)
+    queries = Queries(
+        np.arange(3), np.array(["a", "a", "a"]), np.array([1, 2, 3]),
+        Ragged.of([[], [0], [0, 1, 2, 3]]), Ragged.of([[0], [1, 2, 3], [4]]),
+    )  # fmt: skip
+    rows = training_rows(replace(shop, train=queries), encoder, QUICK, seed=0)
+    texts = set()
+    for epoch in range(12):
+        rows.set_epoch(epoch)
+        texts.add("".join(lm.tokenizer.decode(rows[i]["input_ids"][1:]) for i in range(len(rows))))
+    titles = shop.catalogue.titles
+    for text in texts:
+        lines = text.splitlines()
+        assert lines[0] == titles[0]
+        assert lines[4] == titles[4]
+        assert sorted(lines[1:4]) == sorted(titles[1:4])
+    assert len(texts) > 2
+
+
+def test_learning_choices_leaves_out_forced_tokens() -> None:
+    shop = planted_shop()
+    lm = open_base(TINY, shop.catalogue.titles, seed=3)
+    encoder = Encoder(load_template("list"), lm.tokenizer, shop.catalogue.titles, 96)
+    trie = Trie.compile(encoder.answers)
+    row = replace(encoder, learned=trie.choices(encoder.answers)).running(np.array([2]))
+    learned = row.labels[row.labels != IGNORED].tolist()
+    node, expected = 0, []
+    for place, token in enumerate(encoder.answers[2].tolist()):
+        options = {a[place] for a in encoder.answers if a[:place].tolist() == encoder.answers[2][:place].tolist()}
+        expected += [token] if len(options) > 1 else []
+    assert node == 0
+    assert learned == expected
+
+
+def test_batches_are_explained_or_refused() -> None:
+    section = config.Train(batch_size=128, micro_batch_size=4)
+    assert explain_batch(section, 2) == "batch 128 = 4 per step × 16 accumulation × 2 processes"
+    with pytest.raises(ConfigError, match="does not divide"):
+        explain_batch(config.Train(batch_size=10, micro_batch_size=4))
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    shop = planted_shop()
+    empty = shop.train.take(np.array([], np.int64))
+    with pytest.raises(TrainingError, match="no training examples"):
+        training(replace(shop, train=empty), tmp_path)
+    with pytest.raises(ConfigError, match="none of the layers"):
+        training(shop, tmp_path, QUICK.model_copy(update={"method": "lora", "lora_target_modules": ["query"]}))
