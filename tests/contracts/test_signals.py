@@ -51,6 +51,10 @@ def test_scores_are_finite_floats_one_per_item_even_without_a_history(signal: Si
     assert np.isfinite(scores).all()
 
 
+def test_no_queries_have_no_scores(signal: Signal) -> None:
+    assert signal.scores(SHOP.test.take(np.arange(0))).shape == (0, 12)
+
+
 def test_the_planted_next_item_is_found(name: str, signal: Signal) -> None:
     scores = signal.scores(SHOP.test)
     for query, row in zip(SHOP.test, scores, strict=True):

@@ -71,3 +71,14 @@ def test_saved_and_loaded_trees_are_equal(tmp_path) -> None:
     again = Trie.load(tmp_path / "trie.npz")
     assert again.path(3) == trie.path(3)
     assert np.array_equal(again.item_order, trie.item_order)
+
+
+@given(titles)
+@settings(max_examples=300, deadline=None)
+def test_a_choice_is_where_the_catalogue_goes_on_in_more_than_one_way(rows: list[list[int]]) -> None:
+    trie, sequences = compiled(rows)
+    expected = [
+        [int(len({other[j] for other in sequences if other[:j] == s[:j]}) > 1) for j in range(len(s))]
+        for s in sequences
+    ]
+    assert [row.tolist() for row in trie.choices(Ragged.of(sequences))] == expected

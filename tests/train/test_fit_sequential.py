@@ -163,6 +163,11 @@ def test_validation_without_queries_is_none_and_seen_items_are_not_ranked() -> N
     assert mean_ndcg(model, queries_of([("a", 1, [0], [1])])) == pytest.approx(1.0)
 
 
+def test_a_run_that_diverges_stops_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"no longer a number(.|\n)*sequential\.learning_rate"):
+        fit(SEQUENCES, 6, SECTION.model_copy(update={"learning_rate": 1e30}), 0, tmp_path, None)
+
+
 def test_nothing_to_train_on_and_an_impossible_width_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training sequences"):
         fit(Ragged.of([]), 6, SECTION, 0, tmp_path, None)

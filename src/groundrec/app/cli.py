@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from groundrec import __version__
+from groundrec.app.checks import check_names, check_paths
 from groundrec.core.config import Recipe, load_recipe, settings
 from groundrec.core.errors import ConfigError, GroundrecError, closest
 from groundrec.core.registry import BUILT_IN, names
 from groundrec.core.runs import IfExists, Run
-from groundrec.core.track import console, log, log_to
+from groundrec.core.track import log, log_to
 
 __all__ = ["app", "main"]
 
@@ -41,9 +43,6 @@ def main() -> None:
     except GroundrecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: the same command with --if-exists resume goes on from here", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.command()
@@ -55,8 +54,10 @@ def run(
         str, typer.Option(help="When the directory holds a run: resume it, begin a new one beside it, or fail.")
     ] = "fail",
     until: Annotated[Optional[str], typer.Option(help=f"Stop behind a stage: {', '.join(STAGE_NAMES)}.")] = None,  # noqa: UP045
-    dry_run: Annotated[bool, typer.Option(help="Print every setting and where it came from; do nothing.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Print only errors; the log file has the rest.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every setting and where it came from; do nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors; the log file has the rest.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe from raw data to report, skipping what is finished."""
@@ -64,10 +65,16 @@ def run(
     _one_of("--if-exists", if_exists, ("resume", "new", "fail"))
     if until:
         _one_of("--until", until, STAGE_NAMES)
+    check_names(resolved)
     if dry_run:
         _print_settings(resolved, origin, as_json)
         return
-    _run(resolved, recipe, run_dir or Path("runs") / resolved.name, if_exists, until, quiet, as_json)  # type: ignore[arg-type]
+    check_paths(resolved)
+    try:
+        _run(resolved, recipe, run_dir or Path("runs") / resolved.name, if_exists, until, quiet, as_json)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        print("interrupted: the same command with --if-exists resume goes on from here", file=sys.stderr)
+        raise
 
 
 def _run(
@@ -83,7 +90,8 @@ def _run(
     if until in (None, "evaluate"):
         from groundrec.app.results import show
 
-        show(experiment, as_json=as_json)
+        if as_json or not quiet:
+            show(experiment, as_json=as_json)
         _farewell(experiment)
 
 
@@ -138,7 +146,7 @@ def settings_command(
     table = Table("setting", "default", "meaning", show_lines=False)
     for key, value, text in rows:
         table.add_row(key, _plain(value), text)
-    _stdout().print(table)
+    _print(table)
 
 
 @app.command("list")
@@ -174,13 +182,12 @@ def _print_settings(recipe: Recipe, origin: dict[str, str], as_json: bool) -> No
     for key, value, _ in settings(recipe):
         given = origin[key] != "default"
         table.add_row(key, _plain(value), origin[key], style="bold" if given else "dim")
-    _stdout().print(table)
+    _print(table)
 
 
 def _plain(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False) if value is not None else "–"
 
 
-def _stdout() -> Any:
-    console.file = sys.stdout
-    return console
+def _print(table: Table) -> None:
+    Console(highlight=False).print(table)

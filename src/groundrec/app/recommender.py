@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundrec.app.stages import Experiment
+from groundrec.app.stages import Experiment, model_inputs
 from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError, DataError, closest
 from groundrec.core.runs import Run, read_json
@@ -39,7 +39,10 @@ class Recommender:
 
     @classmethod
     def load(cls, run: str | Path) -> Recommender:
-        """Return the recommender of a run directory; raise `ArtifactError` unless its training has finished."""
+        """Return the recommender of a run directory; raise `ArtifactError` unless its training has finished.
+
+        A run whose settings changed since its model was trained is refused too.
+        """
         path = Path(run)
         recipe = read_json(path / "config.json")
         if recipe is None:
@@ -50,7 +53,7 @@ class Recommender:
                 next_step="groundrec run recipes/demo.toml",
             )
         experiment = Experiment(Recipe.model_validate(recipe), Run(path))
-        experiment.run.fingerprint("model")
+        experiment.run.require("model", model_inputs(experiment))
         return cls(experiment)
 
     def recommend(self, history: Sequence[str], k: int = 10) -> list[Recommendation]:

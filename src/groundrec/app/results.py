@@ -6,6 +6,7 @@ Writes `eval/test.json` (means, intervals, tests), `eval/per_query.parquet`, `re
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from groundrec.app.stages import LM, fused_name, signal_scores
+from groundrec.core.registry import names
 from groundrec.core.runs import atomic_write, environment, read_json, write_json
 from groundrec.core.track import Metrics, console, progress
 from groundrec.core.types import NO_ITEM, Queries, Slates
@@ -40,7 +42,7 @@ def evaluate_run(x: Experiment, folder: Path) -> None:
     columns = {f"{method} {name}": column for method, row in values.items() for name, column in row.items()}
     with atomic_write(folder / "per_query.parquet") as part:
         pq.write_table(pa.table({"query_id": queries.ids, "user": queries.users.tolist(), **columns}), part)
-    write_json(folder / "test.json", _summary(report))
+    write_json(folder / "test.json", _defined(_summary(report)))
     picture(x.run.path / "report.png", report)
     write_report(x.run.path / "report.html", report)
 
@@ -49,7 +51,8 @@ def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.flo
     """Return the report of a run, and each method's metrics per test query."""
     main, ks = x.recipe.fuse.metric, sorted(x.recipe.evaluate.ks)
     queries, slates = x.queries("test"), slates_of(x)
-    values = {name: metrics.per_query(s, queries, ks) for name, s in progress(slates.items(), "measuring")}
+    measured = names("metrics")
+    values = {name: metrics.per_query(s, queries, ks, measured) for name, s in progress(slates.items(), "measuring")}
     single = [name for name in slates if _kind(name) != "fused"]
     reference = max(single, key=lambda name: values[name][main].mean())
     versus = compare({name: v[main] for name, v in values.items()}, reference, queries.users, seed=x.recipe.seed)
@@ -128,7 +131,7 @@ def _data_rows(x: Experiment, queries: Queries) -> tuple[tuple[str, object], ...
     sample = "all of them" if len(queries) == len(data.test) else f"a random sample, seed {x.recipe.seed}"
     rows.append(("test queries ranked", f"{len(queries):,}: {sample}"))
     leakage = data.card.get("leakage", {})
-    rows += [(str(name).replace("_", " "), value) for name, value in leakage.items()]  # type: ignore[attr-defined]
+    rows += [(str(name).replace("_", " "), f"{share:.1%}") for name, share in leakage.items()]  # type: ignore[attr-defined]
     return tuple(rows)
 
 
@@ -200,6 +203,13 @@ def _summary(report: Report) -> dict[str, Any]:
             for m in report.ranked
         },
     }
+
+
+def _defined(value: Any) -> Any:
+    """Return `value` with None for numbers that are not defined, such as a mean over nobody: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _defined(v) for name, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show(x: Experiment, *, as_json: bool = False) -> None:

@@ -7,13 +7,15 @@ A stage reads what earlier ones wrote and writes its own directory; `core.runs` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groundrec.core.config import Recipe
 from groundrec.core.registry import resolve
@@ -22,8 +24,9 @@ from groundrec.core.track import Metrics, log
 from groundrec.core.types import PreparedDataset, Queries, Scores, Slates
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
+from groundrec.text.prompts import load_template
 
-__all__ = ["STAGES", "Experiment", "fused_name", "run_recipe"]
+__all__ = ["LM", "STAGES", "Experiment", "fused_name", "model_inputs", "run_recipe", "signal_scores"]
 
 LM = "language model"
 TRIE = "trie.npz"
@@ -65,7 +68,6 @@ class Experiment:
 
     def encoder(self, tokenizer: Any) -> Any:
         """Return what turns this data set's histories and titles into tokens."""
-        from groundrec.text.prompts import load_template
         from groundrec.text.tokens import Encoder
 
         template = load_template(self.recipe.model.template)
@@ -95,7 +97,8 @@ def prepare_stage(x: Experiment) -> None:
         card = prepare(x.recipe.data, x.recipe.prepare, x.recipe.seed, folder)
         return {"dataset": datasets.load(folder).fingerprint, "card": card}
 
-    x.run.stage("dataset", {**x.section("data", "prepare"), "files": _files(x.recipe.data.path)}, work)
+    files = [*_files(x.recipe.data.path), *_files(x.recipe.data.items)]
+    x.run.stage("dataset", {**x.section("data", "prepare"), "files": files}, work)
 
 
 def signals_stage(x: Experiment) -> None:
@@ -120,9 +123,7 @@ def train_stage(x: Experiment) -> None:
         from groundrec.train.finetune import finetune
 
         popularity = x.dataset.popularity()
-        titles = x.dataset.catalogue.titles
-        seen = (title for title, count in zip(titles, popularity, strict=True) for _ in range(max(1, count)))
-        lm = language.open_base(x.recipe.model, seen, x.recipe.seed)
+        lm = language.open_base(x.recipe.model, _answers_by_popularity(x, popularity), x.recipe.seed)
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
@@ -130,7 +131,14 @@ def train_stage(x: Experiment) -> None:
         trie.save(folder / TRIE)
         lm.save(folder)
 
-    x.run.stage("model", {"dataset": x.dataset.fingerprint, **x.section("model", "train")}, work)
+    base = Path(x.recipe.model.base_model)
+    x.run.stage("model", {**model_inputs(x), "base": _files(base) if base.is_dir() else []}, work)
+
+
+def model_inputs(x: Experiment) -> dict[str, Any]:
+    """Return what the trained model depends on, besides the files of its base model."""
+    template = load_template(x.recipe.model.template).model_dump()
+    return {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
 
 
 def recommend_stage(x: Experiment) -> None:
@@ -170,7 +178,8 @@ def fuse_stage(x: Experiment) -> None:
                 k=x.recipe.recommend.k,
             )
             mixed = mix(lm["test"], signal_scores(x, name, test), alpha)
-            save_slates(Slates.from_scores(test.ids, mixed, x.recipe.recommend.k), folder / f"{name}.parquet")
+            (folder / name).mkdir(exist_ok=True)
+            save_slates(Slates.from_scores(test.ids, mixed, x.recipe.recommend.k), folder / name / "test.parquet")
             chosen[name] = {"alpha": alpha, "curve": [point._asdict() for point in curve]}
             log.info(f"  {fused_name(name)}: alpha = {alpha:.2f}, {x.recipe.fuse.metric} on validation")
         write_json(folder / "weights.json", chosen)
@@ -229,6 +238,13 @@ def _ranked(x: Experiment) -> dict[str, Any]:
     """Return fingerprints of everything that ranks."""
     stages = [f"slates/{split}" for split in ("valid", "test")] + [f"signals/{name}" for name in x.recipe.signals]
     return {stage: x.run.fingerprint(stage) for stage in stages}
+
+
+def _answers_by_popularity(x: Experiment, popularity: NDArray[np.int64]) -> Iterator[str]:
+    """Yield each item's answer as often as it was taken: what a new tokenizer learns its words from."""
+    template = load_template(x.recipe.model.template)
+    for title, count in zip(x.dataset.catalogue.titles, popularity, strict=True):
+        yield from repeat(template.answer_text(title), max(1, int(count)))
 
 
 def _files(path: Path | None) -> list[list[Any]]:

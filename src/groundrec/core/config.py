@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from groundrec.core.errors import ConfigError
 
@@ -21,7 +21,23 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Recipe", "Section", "load_recipe", "settings"]
+__all__ = [
+    "CoOccurrence",
+    "Data",
+    "Evaluate",
+    "Fuse",
+    "Model",
+    "Neighbours",
+    "Prepare",
+    "Recipe",
+    "Recommend",
+    "Scratch",
+    "Section",
+    "Sequential",
+    "Train",
+    "load_recipe",
+    "settings",
+]
 
 
 class Section(BaseModel):
@@ -33,7 +49,9 @@ class Section(BaseModel):
 class Data(Section):
     """Where the raw interactions come from."""
 
-    source: str = Field(default="movielens-100k", description="Name of a data source: `groundrec sources` lists them.")
+    source: str = Field(
+        default="movielens-100k", description="Name of a data source: `groundrec list sources` shows them."
+    )
     path: Path | None = Field(
         default=None,
         description="File or folder of the raw data; not needed for a named source that downloads itself.",
@@ -138,6 +156,12 @@ class Train(Section):
         default="answer",
         description="Learn every token of an answer, or only those where the catalogue leaves a choice: enough for `renormalised` scores, where a forced token costs nothing, and several times faster for small models.",
     )
+    drop_items: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the items of a running list left out at random, anew in each epoch: keeps a small model from learning histories by heart.",
+    )
     train_on_inputs: bool = Field(
         default=False,
         description="Also learn to predict the prompt, not only the answer (templates with an instruction).",
@@ -204,11 +228,13 @@ class Sequential(Section):
     layers: int = Field(default=2, ge=1, description="Self-attention layers.")
     heads: int = Field(default=2, ge=1, description="Attention heads per layer.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout while training.")
-    max_length: int = Field(default=50, ge=2, description="Most recent items the model sees.")
-    epochs: int = Field(default=60, ge=1, description="Most passes over the training sequences.")
-    batch_size: int = Field(default=128, ge=1, description="Sequences per optimiser step.")
+    max_length: int = Field(default=20, ge=2, description="Most recent items the model sees.")
+    epochs: int = Field(default=15, ge=1, description="Most passes over the training sequences.")
+    batch_size: int = Field(
+        default=32, ge=1, description="Pieces of sequences, of `max_length` + 1 items, per optimiser step."
+    )
     learning_rate: float = Field(
-        default=1e-3, gt=0, description="AdamW's peak learning rate; it falls to 0 over `epochs`."
+        default=3e-3, gt=0, description="AdamW's peak learning rate; it falls to 0 over `epochs`."
     )
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
     patience: int = Field(
@@ -254,8 +280,10 @@ class Fuse(Section):
 class Evaluate(Section):
     """What is measured."""
 
-    ks: list[int] = Field(
-        default=[1, 3, 5, 10, 20, 50], description="Cut-offs of the metrics; none may exceed `recommend.k`."
+    ks: list[PositiveInt] = Field(
+        default=[1, 3, 5, 10, 20, 50],
+        min_length=1,
+        description="Cut-offs of the metrics; none may exceed `recommend.k`.",
     )
     bootstrap: int = Field(default=1000, ge=0, description="Bootstrap samples behind each 95% interval; 0 gives none.")
     people: int = Field(default=10, ge=0, description="Example people shown in the report.")
@@ -319,7 +347,8 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recip
     for text in overrides:
         key, value = _parse_override(text)
         _assign(given, key, value)
-        origin[key] = "--set"
+        origin = {k: o for k, o in origin.items() if not k.startswith(f"{key}.")}
+        origin |= dict.fromkeys([key, *(k for k, _ in _leaves({key: value}))], "--set")
     try:
         recipe = Recipe.model_validate(given)
     except ValidationError as error:
@@ -387,7 +416,8 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _origin_of(key: str, origin: dict[str, str]) -> str:
-    return next((o for k, o in origin.items() if k == key or k.startswith(f"{key}.")), "default")
+    found = [o for k, o in origin.items() if k == key or k.startswith(f"{key}.")]
+    return "--set" if "--set" in found else (found or ["default"])[0]
 
 
 def _readable(error: ValidationError) -> ConfigError:
@@ -400,16 +430,12 @@ def _readable(error: ValidationError) -> ConfigError:
             accepted=first["msg"],
             next_step="groundrec settings",
         )
-    known = {key for key, *_ in settings(Recipe())}
     siblings = _siblings(place[:-1])
+    elsewhere = [key for key, *_ in settings(Recipe()) if key.split(".")[-1] == place[-1]]
     near = difflib.get_close_matches(place[-1], siblings, n=1, cutoff=0.5)
-    if near:
-        hint = f" (did you mean '{'.'.join([*place[:-1], near[0]])}'?)"
-    else:
-        elsewhere = [k for k in sorted(known) if k.split(".")[-1] == place[-1]]
-        hint = f" (did you mean '{elsewhere[0]}'?)" if elsewhere else ""
+    meant = elsewhere or [".".join([*place[:-1], name]) for name in near]
     return ConfigError(
-        f"unknown setting{hint}",
+        "unknown setting" + (f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""),
         value=".".join(place),
         accepted=", ".join(siblings),
         next_step="groundrec settings",

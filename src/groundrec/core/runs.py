@@ -30,7 +30,7 @@ from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError
 from groundrec.core.track import log
 
-__all__ = ["IfExists", "Run", "atomic_write", "digest", "read_json", "write_json"]
+__all__ = ["IfExists", "Run", "atomic_write", "digest", "environment", "read_json", "write_json"]
 
 IfExists = Literal["resume", "new", "fail"]
 
@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
     """Return the JSON value of a file, or None where there is no such file or it was cut short."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
@@ -88,7 +88,7 @@ class Run:
             if if_exists == "new":
                 path = _free_name(path)
             _refuse_other_data(path, recipe)
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and (path.is_file() or any(path.iterdir())):
             raise ArtifactError(
                 "not a run directory, and not empty",
                 value=path,
@@ -97,7 +97,7 @@ class Run:
             )
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        if recipe_file:
+        if recipe_file and recipe_file.resolve() != (path / "recipe.toml").resolve():
             shutil.copyfile(recipe_file, path / "recipe.toml")
         write_json(path / "config.json", recipe.model_dump(mode="json"))
         return run
@@ -149,8 +149,10 @@ class Run:
             log.info(f"▸ {name}: begun anew, because {_difference(before, inputs)}")
         else:
             log.info(f"▸ {name}")
+        for name in ("manifest.json", "inputs.json"):  # first: a removal cut short must not look finished
+            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "inputs.json", inputs)
 
     def fingerprint(self, stage: str) -> str:
@@ -165,18 +167,32 @@ class Run:
             )
         return manifest["fingerprint"]
 
+    def require(self, stage: str, inputs: dict[str, Any]) -> None:
+        """Raise `ArtifactError` unless the stage is finished, and was made from these inputs among others."""
+        self.fingerprint(stage)
+        inputs = json.loads(json.dumps(inputs, default=str))
+        before = read_json(self.path / stage / "manifest.json")["inputs"]
+        before = {key: value for key, value in before.items() if key in inputs}
+        if before != inputs:
+            raise ArtifactError(
+                f"this run's {stage} was made from other settings: {_difference(before, inputs)}",
+                value=self.path,
+                accepted="a run that was finished after its settings changed",
+                next_step="groundrec run RECIPE.toml --if-exists resume",
+            )
+
     def status(self, **values: Any) -> None:
-        """Merge values into `status.json`."""
-        file = self.path / "status.json"
-        write_json(file, {**(read_json(file) or {}), "pid": os.getpid(), "updated": int(time.time()), **values})
+        """Write `status.json`: what the run is doing now."""
+        write_json(self.path / "status.json", {"pid": os.getpid(), "updated": int(time.time()), **values})
 
 
 def _refuse_other_data(path: Path, recipe: Recipe) -> None:
-    """Raise `ArtifactError` where the run in `path` is about another data set: its work would be thrown away."""
-    before, now = read_json(path / "config.json") or {}, recipe.model_dump(mode="json")
+    """Raise `ArtifactError` where the run in `path` has prepared another data set: its work would be thrown away."""
+    before, now = read_json(path / "dataset" / "inputs.json") or {}, recipe.model_dump(mode="json")
+    prepared = (path / "dataset" / "manifest.json").exists()
     for section in ("data", "prepare"):
-        if path.exists() and before and before.get(section) != now[section]:
-            difference = _difference(before[section], now[section], f"{section}.")
+        if prepared and before.get(section) != now[section]:
+            difference = _difference(before.get(section, {}), now[section], f"{section}.")
             raise ArtifactError(
                 f"this run directory holds another data set: {difference}",
                 value=path,

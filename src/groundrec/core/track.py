@@ -75,12 +75,14 @@ class Metrics:
 
     def __init__(self, path: Path, stage: str) -> None:
         self._path, self._stage = path, stage
+        self._torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
 
     def write(self, **values: Any) -> None:
-        """Append one line."""
+        """Append one line, behind what a crash may have left of another."""
         line = json.dumps({"stage": self._stage, "time": round(time.time(), 3), **values})
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write("\n" * self._torn + line + "\n")
+        self._torn = False
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

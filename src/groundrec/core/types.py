@@ -182,13 +182,17 @@ class Slates:
     def from_scores(cls, query_ids: NDArray[np.int64], scores: Scores, k: int) -> Slates:
         """Return the `k` best items of each row of `scores` [q, I]; ties go to the smaller item number.
 
-        An item whose score is -inf is never in a slate.
+        An item whose score is -inf is never in a slate; places that no item fills stay empty, with score -inf.
         """
-        k = min(k, scores.shape[1])
         items = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
         best = np.take_along_axis(scores, items, axis=1).astype(np.float32)
         items[np.isneginf(best)] = NO_ITEM
-        return cls(query_ids, items, best)
+        places = ((0, 0), (0, k - items.shape[1]))
+        return cls(
+            query_ids,
+            np.pad(items, places, constant_values=NO_ITEM),
+            np.pad(best, places, constant_values=-np.inf),
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Slates]) -> Slates:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from groundrec.core import config
 from groundrec.core.errors import ConfigError
-from groundrec.core.registry import resolve
+from groundrec.core.registry import names, resolve
 from groundrec.text.tokens import END, PAD, START, train_tokenizer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def open_base(section: config.Model, texts: Iterable[str], seed: int) -> Languag
 
     _hush()
     transformers.set_seed(seed)
-    name = "scratch" if section.base_model == "scratch" else "folder"
+    name = section.base_model if section.base_model in names("base_models") else "folder"
     return resolve("base_models", name)(section, texts)
 
 

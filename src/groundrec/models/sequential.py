@@ -49,7 +49,8 @@ class _Block(nn.Module):
 
     def _attend(self, states: Tensor, distance: Tensor) -> Tensor:
         batch, length, hidden = states.shape
-        query, key, value = self.qkv(states).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        heads = (batch, length, 3, self.heads, hidden // self.heads)
+        query, key, value = self.qkv(states).view(heads).permute(2, 0, 3, 1, 4)
         bias = self.distance_bias[:, distance.clamp(min=0)].masked_fill(distance < 0, -torch.inf)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))

@@ -32,6 +32,8 @@ ScoreKind = Literal["full", "renormalised"]
 NEVER = float("-inf")
 LOGITS_AT_ONCE = 2**27
 """Most logits one pass of `all` may hold (512 MiB in fp32)."""
+TOKENS_AT_ONCE = 1024
+"""Most tree tokens one pass of `all` reads per query: attention among them costs their square."""
 
 
 @dataclass
@@ -176,7 +178,7 @@ class Search:
     def _chunks(self, q: int) -> list[Tensor]:
         """Return the nodes to read, a pass at a time, each set closed under ancestors."""
         vocabulary = int(self._model.config.vocab_size)
-        limit = max(64, LOGITS_AT_ONCE // (q * vocabulary))
+        limit = min(TOKENS_AT_ONCE, max(64, LOGITS_AT_ONCE // (q * vocabulary)))
         every = torch.arange(len(self._trie), device=self._model.device)
         length = self.tokens_to_read(every)
         needed = every[(length > 0) | (every == ROOT)]
@@ -226,11 +228,16 @@ class Search:
         return above | ((node == node[:, None]) & (place <= place[:, None]))
 
     def _enter(self, logits: Tensor, nodes: Tensor, mass: Tensor, entry: Tensor) -> None:
-        q, n = logits.shape[:2]
-        queries = torch.arange(q, device=nodes.device).repeat_interleave(n)
-        children, entering = self.log_children(logits.flatten(0, 1), queries, nodes.repeat(q), mass)
-        there = torch.arange(children.shape[1], device=nodes.device) < self.child_count[nodes.repeat(q)][:, None]
-        entry[queries[:, None].expand_as(children)[there], children[there]] = entering[there]
+        """Fill in `entry` [Q, N] for all children of n nodes, given the logits behind each node [Q, n, V]."""
+        count = self.child_count[nodes]
+        owner = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), count)
+        place = torch.arange(len(owner), device=nodes.device) - (count.cumsum(0) - count)[owner]
+        children = self._children[self._child_start[nodes][owner] + place]
+        chosen = logits[:, owner, self._first_token[children]]
+        forbidden = mass[:, self._item_hi[children]] == mass[:, self._item_lo[children]]
+        chosen = chosen.masked_fill(forbidden, NEVER)
+        total = _logsumexp_by(chosen, owner, len(nodes)) if self.renormalised else logits.logsumexp(dim=2)
+        entry[:, children] = (chosen - total[:, owner]).masked_fill(forbidden, NEVER)
 
     def _sum_down(self, edge: Tensor) -> Tensor:
         """Return each node's total from the root, level by level."""
@@ -361,6 +368,13 @@ class _BeamSearch:
         self._chain = _widen(self._chain, int(place.max()) + 1, 0.0)
         following = s.edge_token(self._node[q, b], place + 1)
         self._chain[q, b, place] = s.log_chain(logits[row[q, column]], following)
+
+
+def _logsumexp_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Return the logsumexp of each group of columns of `values` [Q, C]; -inf where a group has none. [Q, groups]."""
+    top = values.new_full((len(values), groups), NEVER).scatter_reduce_(1, group.expand_as(values), values, "amax")
+    top = top.nan_to_num(neginf=0.0)
+    return values.new_zeros(len(values), groups).index_add_(1, group, (values - top[:, group]).exp()).log() + top
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:

@@ -76,9 +76,9 @@ def template_names() -> list[str]:
 def load_template(name: str) -> Template:
     """Return the template of that name, or of the TOML file at that path. Raises `ConfigError`."""
     if name in template_names():
-        text = _FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        file = _FOLDER / f"{name}.toml"
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        file = Path(name)
     else:
         known = template_names()
         raise ConfigError(
@@ -88,9 +88,11 @@ def load_template(name: str) -> Template:
             next_step="--set model.template=list",
         )
     try:
-        return Template.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"template {name} is not valid TOML", value=error) from None
+        return Template.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"template {name} is not valid TOML", value=error, accepted='lines like `answer = "{title}\\n"`'
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])

@@ -175,12 +175,20 @@ class Encoder:
         return self._batch([text])[0] if text else []
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+        found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        return found["input_ids"]  # type: ignore[return-value]
 
     def _after(self, context: str, texts: list[str]) -> list[list[int]]:
-        """Return the tokens of each text as it follows `context`; alone, where the two would share a token."""
-        before = self._ids(context)
-        together = self._batch([context + text for text in texts])
-        alone = self._batch(texts)
-        seamless = (ids[: len(before)] == before for ids in together)
-        return [a[len(before) :] if ok else b for a, b, ok in zip(together, alone, seamless, strict=True)]
+        """Return the tokens of each text as it follows `context`.
+
+        Where the two would share a token, as the text begins a line; where that does not come apart either, alone.
+        """
+        found = self._batch(texts)
+        for words in ("\n", context):
+            before = self._ids(words)
+            together = self._batch([words + text for text in texts])
+            found = [
+                ids[len(before) :] if ids[: len(before)] == before else old
+                for ids, old in zip(together, found, strict=True)
+            ]
+        return found

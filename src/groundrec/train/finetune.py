@@ -64,7 +64,7 @@ class Rows(Dataset[Row]):
 def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config.Train, seed: int) -> Rows:
     """Return the rows of the training split: whole sequences for a running template, else one row per target."""
     if encoder.template.running:
-        rows = _running_rows(dataset.train, encoder, section.max_examples, seed)
+        rows = _running_rows(dataset.train, encoder, section, seed)
     else:
         examples = _examples(dataset.train, encoder, section.max_examples, seed, section.train_on_inputs)
         rows = Rows(len(examples), lambda i, _: examples[i])
@@ -73,10 +73,10 @@ def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config.Tr
     return rows
 
 
-def _running_rows(queries: Queries, encoder: Encoder, limit: int | None, seed: int) -> Rows:
+def _running_rows(queries: Queries, encoder: Encoder, section: config.Train, seed: int) -> Rows:
     """Return rows that hold each user's items once, cut at `cutoff_len`.
 
-    Items of one moment have no order of their own, so each epoch draws a new one.
+    Items of one moment have no order of their own, so each epoch draws a new one, and new items to leave out.
     """
     sequences = queries.sequences()
     moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
@@ -85,12 +85,14 @@ def _running_rows(queries: Queries, encoder: Encoder, limit: int | None, seed: i
         for start, items in zip(sequences.offsets, sequences, strict=False)
         for a, b in pairwise(encoder.cuts(items))
     ]
-    pieces = _sample(pieces, limit, seed)
+    pieces = _sample(pieces, section.max_examples, seed)
 
     def example(i: int, epoch: int) -> Example:
         a, b = pieces[i]
-        order = np.lexsort([np.random.default_rng([seed, epoch, i]).random(b - a), moments[a:b]])
-        return encoder.running(sequences.values[a:b][order])
+        draw = np.random.default_rng([seed, epoch, i]).random((2, b - a))
+        order = np.lexsort([draw[0], moments[a:b]])
+        kept = order[draw[1] >= section.drop_items]
+        return encoder.running(sequences.values[a:b][kept])
 
     return Rows(len(pieces), example)
 

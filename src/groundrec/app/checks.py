@@ -1,0 +1,62 @@
+"""What a recipe names must be there: checked before anything is written or loaded.
+
+Knows nothing about what the named things do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from groundrec.core.config import Recipe
+from groundrec.core.errors import ConfigError, closest
+from groundrec.core.registry import names, resolve
+from groundrec.text.prompts import load_template
+
+__all__ = ["check_names", "check_paths"]
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raise `ConfigError` where a setting names what no registry has, or a metric that is not measured."""
+    _known("data.source", "sources", recipe.data.source)
+    _known("prepare.protocol", "protocols", recipe.prepare.protocol)
+    for signal in recipe.signals:
+        _known("signals", "signals", signal)
+    load_template(recipe.model.template)
+    _check_metric(recipe)
+
+
+def check_paths(recipe: Recipe) -> None:
+    """Raise `DataError` where the raw data is not there, `ConfigError` where the base model's folder is not."""
+    resolve("sources", recipe.data.source)(recipe.data)
+    base = recipe.model.base_model
+    known = [name for name in names("base_models") if name != "folder"]
+    if base not in known and not Path(base).is_dir():
+        raise ConfigError(
+            f"no such base model{closest(base, known)}",
+            value=base,
+            accepted=f"{', '.join(known)}, or a folder with config.json, tokenizer.json and *.safetensors",
+            next_step="--set model.base_model=scratch",
+        )
+
+
+def _known(setting: str, seam: str, name: str) -> None:
+    if name not in (known := names(seam)):
+        raise ConfigError(
+            f"unknown name in {setting}{closest(name, known)}",
+            value=name,
+            accepted=", ".join(known),
+            next_step=f"groundrec list {seam}",
+        )
+
+
+def _check_metric(recipe: Recipe) -> None:
+    """Raise `ConfigError` unless `fuse.metric` is a known metric at one of `evaluate.ks`."""
+    metric, _, k = recipe.fuse.metric.partition("@")
+    _known("fuse.metric", "metrics", metric)
+    if k not in (ks := [str(k) for k in recipe.evaluate.ks]):
+        raise ConfigError(
+            "fuse.metric is not among what is measured",
+            value=recipe.fuse.metric,
+            accepted=", ".join(f"{metric}@{k}" for k in ks),
+            next_step=f"--set fuse.metric={metric}@{ks[-1]}",
+        )

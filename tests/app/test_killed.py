@@ -1,0 +1,98 @@
+"""A run killed at any moment and resumed ends with the very bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.app.conftest import Tiny, slate_bytes
+from tests.commands import command
+
+MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
+from groundrec.app.cli import main
+main()
+"""
+COMMAND = [sys.executable, "-c", MAIN, "run"]
+MOMENTS = [
+    "dataset/inputs.json",
+    "signals/item-knn",
+    "signals/sasrec/state.pt",
+    "model",
+    "model/checkpoints",
+    "model/checkpoints/checkpoint-*",
+    "model/checkpoints/checkpoint-*/whole.json",
+    "model/checkpoints/checkpoint-80",
+    "model/trie.npz",
+    "slates/valid",
+    "slates/test",
+    "fusion",
+    "eval",
+]
+
+
+def start(tiny: Tiny, run: Path) -> subprocess.Popen[str]:
+    arguments = [str(tiny.recipe), "--run-dir", str(run), "--if-exists", "resume"]
+    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str], when: Callable[[], bool], number: int) -> str:
+    """Send a signal as soon as `when` holds, unless the process ended before; return what it said."""
+    while process.poll() is None and not when():
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.communicate(timeout=60)[1]
+
+
+def resumed(tiny: Tiny, run: Path) -> dict[str, bytes]:
+    result = command("run", tiny.recipe, "--run-dir", run, "--if-exists", "resume", "--until", "fuse")
+    assert result.code == 0, result.err
+    assert not [p for p in run.rglob("*.part") if str(os.getpid()) in p.name]
+    return slate_bytes(run)
+
+
+def seen(run: Path, pattern: str) -> Callable[[], bool]:
+    return lambda: any(run.glob(pattern))
+
+
+def test_killed_while_training(tiny: Tiny, tmp_path: Path) -> None:
+    process = start(tiny, tmp_path / "run")
+    end(process, seen(tmp_path / "run", "model/checkpoints/checkpoint-*/whole.json"), signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "model" / "manifest.json").exists()
+    assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)
+    assert "going on from checkpoint-" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+
+
+def test_interrupted_by_hand_it_says_how_to_go_on(tiny: Tiny, tmp_path: Path) -> None:
+    process = start(tiny, tmp_path / "run")
+    err = end(process, seen(tmp_path / "run", "signals/popularity/inputs.json"), signal.SIGINT)
+    assert process.returncode == 130
+    assert "--if-exists resume goes on from here" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", MOMENTS)
+def test_killed_when_something_appears(tiny: Tiny, tmp_path: Path, pattern: str) -> None:
+    end(start(tiny, tmp_path / "run"), seen(tmp_path / "run", pattern), signal.SIGKILL)
+    assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_three_times_at_random(tiny: Tiny, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(3):
+        moment = time.monotonic() + rng.uniform(1, 15)
+        end(start(tiny, tmp_path / "run"), lambda moment=moment: time.monotonic() > moment, signal.SIGKILL)
+    assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)

@@ -1,0 +1,91 @@
+"""The rooms of the house: who may import whom, and what stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import groundrec
+
+SOURCE = Path(groundrec.__file__).parent
+DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
+ROOMS = {
+    "core": ["errors", "types", "config", "registry", "track", "runs"],
+    "data": ["files", "download", "sources", "clean", "dataset", "prepare"],
+    "text": ["prompts", "tokens", "trie"],
+    "models": ["language", "sequential"],
+    "train": ["finetune", "fit_sequential"],
+    "rank": ["tree", "search", "signals", "fuse", "recommend"],
+    "evaluate": ["metrics", "compare", "charts", "report"],
+    "app": ["checks", "stages", "results", "recommender", "cli"],
+}
+"""Rooms and their modules: each may import what comes before it."""
+
+ORDER = [f"groundrec.{room}.{module}" for room, modules in ROOMS.items() for module in modules]
+LOADED = "import sys; print(*sorted({'torch', 'transformers'} & sys.modules.keys()))"
+
+
+def file_of(module: str) -> Path:
+    return SOURCE.parent / (module.replace(".", "/") + ".py")
+
+
+def imported(module: str) -> Iterator[str]:
+    """Yield what a module imports of groundrec; imports inside functions are left out in `app` only."""
+    tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)] if ".app." in module else []
+    late = {id(n) for function in functions for n in ast.walk(function)}
+    for node in ast.walk(tree):
+        if id(node) in late:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "groundrec")
+        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "groundrec"):
+            assert node.level == 0, f"{module} line {node.lineno}: a relative import"
+            yield from (_target(str(node.module), alias.name) for alias in node.names)
+
+
+def _target(module: str, name: str) -> str:
+    inner = f"{module}.{name}"
+    return inner if file_of(inner).exists() or (SOURCE.parent / inner.replace(".", "/")).is_dir() else module
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_every_module_has_its_place() -> None:
+    found = {p.relative_to(SOURCE).with_suffix("").as_posix() for p in SOURCE.rglob("*.py")}
+    rooms = {f"{room}/{module}" for room, modules in ROOMS.items() for module in modules}
+    assert found == rooms | {"__init__"} | {f"{room}/__init__" for room in ROOMS}
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_what_comes_before_it(module: str) -> None:
+    before = {"groundrec", *ORDER[: ORDER.index(module)]}
+    assert set(imported(module)) <= before
+
+
+@pytest.mark.parametrize("room", ["groundrec", *(f"groundrec.{room}" for room in ROOMS)])
+def test_the_doors_of_rooms_import_nothing(room: str) -> None:
+    tree = ast.parse((SOURCE.parent / room.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_core_and_data_need_neither_torch_nor_transformers() -> None:
+    modules = [m for m in ORDER if m.split(".")[1] in ("core", "data")]
+    blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
+    done = python(f"{blocked}import {', '.join(modules)}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", str(DEMO), "--dry-run"], ["settings"], ["list"]])
+def test_light_commands_load_neither_torch_nor_transformers(arguments: list[str]) -> None:
+    call = f"import sys; sys.argv = {['groundrec', *arguments]!r}\nfrom groundrec.app.cli import main\n"
+    done = python(f"{call}try: main()\nexcept SystemExit as stop: assert not stop.code\n{LOADED}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "", done.stdout

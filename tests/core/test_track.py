@@ -1,0 +1,63 @@
+"""What a run writes down while it works."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from groundrec.core.track import Metrics, log, log_to, progress
+from tests.commands import keeping_the_log
+
+
+def test_lines_come_back_in_order_with_their_stage(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    Metrics(path, "model").write(step=1, loss=2.5)
+    Metrics(path, "sasrec").write(epoch=1)
+    rows = Metrics.read(path)
+    assert [{k: v for k, v in row.items() if k != "time"} for row in rows] == [
+        {"stage": "model", "step": 1, "loss": 2.5},
+        {"stage": "sasrec", "epoch": 1},
+    ]
+
+
+def test_a_line_cut_short_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    Metrics(path, "model").write(step=1)
+    Metrics(path, "model").write(step=2)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert [row["step"] for row in Metrics.read(path)] == [1]
+    again = Metrics(path, "model")
+    again.write(step=2)
+    again.write(step=3)
+    assert [row["step"] for row in Metrics.read(path)] == [1, 2, 3]
+
+
+def test_no_file_is_no_lines(tmp_path: Path) -> None:
+    assert Metrics.read(tmp_path / "metrics.jsonl") == []
+    (tmp_path / "metrics.jsonl").touch()
+    Metrics(tmp_path / "metrics.jsonl", "model").write(step=1)
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").startswith("{")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_log_goes_to_the_terminal_unless_quiet_and_to_the_newest_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    with keeping_the_log():
+        log_to(tmp_path / "old.txt", quiet=quiet)
+        log_to(tmp_path / "new.txt", quiet=quiet)
+        log.info("[bold]50%[/bold] of titles")
+    assert (tmp_path / "old.txt").read_text(encoding="utf-8") == ""
+    assert (tmp_path / "new.txt").read_text(encoding="utf-8").endswith(" INFO [bold]50%[/bold] of titles\n")
+    assert terminal.getvalue() == ("" if quiet else "[bold]50%[/bold] of titles\n")
+
+
+def test_progress_changes_nothing_and_is_silent_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    assert list(progress(range(5), "working")) == [0, 1, 2, 3, 4]
+    assert list(progress(iter("abc"), "working", total=3)) == ["a", "b", "c"]
+    assert terminal.getvalue() == ""

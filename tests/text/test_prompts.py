@@ -1,0 +1,100 @@
+"""Templates: what they must hold, and the words they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from groundrec.core.errors import ConfigError
+from groundrec.text.prompts import Template, load_template, template_names
+
+GOOD = 'item = "{title}, "\nanswer = "{title}\\n"\n'
+
+
+def test_the_templates_of_the_package_are_found_by_name() -> None:
+    assert template_names() == ["bigrec", "d3", "list"]
+    assert all(load_template(name).description for name in template_names())
+
+
+def test_the_words_of_each_template() -> None:
+    assert load_template("list").text(["Alien", "Heat"]) == "Alien\nHeat\n"
+    for name, ending in (("bigrec", ""), ("d3", "\n")):
+        template = load_template(name)
+        text = template.text(["Alien", "Heat"])
+        assert text == f'{template.head}"Alien", "Heat"{template.tail}'
+        assert text.startswith(("You are given", "Read the task"))
+        assert text.endswith("\n\n### Response:\n")
+        assert template.answer_text("Seven") == f'"Seven"{ending}'
+        assert template.end
+
+
+def test_titles_that_look_like_templates_stay_as_they_are() -> None:
+    template = load_template("bigrec")
+    assert template.answer_text("{title}") == '"{title}"'
+    assert '"{title}", "{0} %s \\n"' in template.text(["{title}", "{0} %s \\n"])
+
+
+def test_an_empty_history_leaves_head_and_tail() -> None:
+    template = load_template("d3")
+    assert template.text([]) == template.head + template.tail
+
+
+@pytest.mark.parametrize("field", ["item", "answer"])
+@pytest.mark.parametrize("text", ["no placeholder\n", "{title} and {title}\n", "{Title}\n"])
+def test_item_and_answer_hold_the_title_once(field: str, text: str) -> None:
+    with pytest.raises(ValidationError, match="exactly once"):
+        Template.model_validate({"item": "{title}", "answer": "{title}\n", field: text})
+
+
+def test_an_answer_must_end() -> None:
+    with pytest.raises(ConfigError, match="an answer without an end"):
+        Template(item="{title}", answer='"{title}"')
+    assert Template(item="{title}", answer='"{title}"', end=True).end
+    assert Template(item="{title}", answer='"{title}"\n').answer_text("A") == '"A"\n'
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"item": "- {title}\n"}, {"separator": ","}, {"tail": "next: "}, {"end": True}],
+    ids=lambda c: next(iter(c)),
+)
+def test_a_running_list_is_nothing_but_items(change: dict[str, object]) -> None:
+    running = {"item": "{title}\n", "answer": "{title}\n", "running": True}
+    assert Template.model_validate(running).running
+    with pytest.raises(ConfigError, match="not a running list"):
+        Template.model_validate({**running, **change})
+
+
+def test_a_template_of_ones_own_is_read_to_the_letter(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('head = " Seen: "\ntail = " → "\n' + GOOD, encoding="utf-8")
+    assert load_template(str(path)).text(["A", "B"]) == " Seen: A, B,  → "
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"item = {title}", "is not valid TOML"),
+        (b"\xff\xfe", "is not valid TOML"),
+        ((GOOD + 'foot = "x"').encode(), "foot"),
+        (b'item = "{title}"', "answer"),
+        (b'item = 3\nanswer = "{title}\\n"', "item"),
+        (b'item = "x"\nanswer = "{title}\\n"', "exactly once"),
+        (b'item = "{title}"\nanswer = "{title}"', "an answer without an end"),
+    ],
+)
+def test_a_template_that_is_wrong_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=expected) as caught:
+        load_template(str(path))
+    assert caught.value.accepted
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError, match=r"did you mean 'bigrec'\?\): bigreck\n  accepted: bigrec, d3, list, or the path"
+    ):
+        load_template("bigreck")
