@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +18,6 @@ from groundrec.core.errors import ArtifactError
 from tests.commands import command
 from tests.contracts.test_layers import ROOMS, SOURCE
 from tests.shops import planted_shop
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

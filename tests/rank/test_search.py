@@ -7,7 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged
@@ -24,6 +33,8 @@ def tiny(architecture: str) -> torch.nn.Module:
         model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64))
     elif architecture == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, intermediate_size=32, num_key_value_heads=1))
+    elif architecture == "phi":
+        model = PhiForCausalLM(PhiConfig(**SHAPE, intermediate_size=32))
     else:
         model = LlamaForCausalLM(LlamaConfig(**SHAPE, intermediate_size=32, num_key_value_heads=2))
     for parameter in model.parameters():  # far from uniform, so that rankings are decided
@@ -31,7 +42,7 @@ def tiny(architecture: str) -> torch.nn.Module:
     return model.eval()
 
 
-MODELS = {name: tiny(name) for name in ("llama", "gpt2", "qwen2")}
+MODELS = {name: tiny(name) for name in ("llama", "gpt2", "qwen2", "phi")}
 tokens = st.integers(2, VOCABULARY - 1)
 catalogues = st.lists(st.lists(tokens, max_size=5), min_size=1, max_size=14).map(
     lambda rows: [(*row, END) for row in rows]

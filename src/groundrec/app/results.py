@@ -1,6 +1,7 @@
 """A run's slates to numbers, a table for people and the report page.
 
-Writes `eval/test.json` (means, intervals, tests), `eval/per_query.parquet`, `report.html` and `report.png`.
+Writes `eval/test.json` (means, intervals, tests), `eval/per_query.parquet`, `eval/table.txt`, `report.html` and
+`report.png`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from rich.console import Console
 
 from groundrec.app.stages import LM, fused_name, signal_scores
 from groundrec.core.registry import names
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_run", "report_of", "show", "slates_of"]
 
+TABLE = "table.txt"
 SHOWN = 5
 """Recommendations and history items shown for an example person."""
 
@@ -43,6 +46,8 @@ def evaluate_run(x: Experiment, folder: Path) -> None:
     with atomic_write(folder / "per_query.parquet") as part:
         pq.write_table(pa.table({"query_id": queries.ids, "user": queries.users.tolist(), **columns}), part)
     write_json(folder / "test.json", _defined(_summary(report)))
+    with atomic_write(folder / TABLE) as part, part.open("w", encoding="utf-8") as file:
+        Console(file=file, width=100).print(console_table(report))
     picture(x.run.path / "report.png", report)
     write_report(x.run.path / "report.html", report)
 
@@ -217,5 +222,4 @@ def show(x: Experiment, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(read_json(x.run.path / "eval" / "test.json"), ensure_ascii=False))
         return
-    report, _ = report_of(x)
-    console.print(console_table(report))
+    console.print((x.run.path / "eval" / TABLE).read_text(encoding="utf-8"), markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,11 +15,6 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from groundrec.core.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "CoOccurrence",
@@ -314,6 +309,13 @@ class Recipe(Section):
 
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one section."""
+        if self.train.method == "lora" and self.model.base_model == "scratch":
+            raise ConfigError(
+                "LoRA adapts a trained model, and `scratch` is none",
+                value="train.method = lora, model.base_model = scratch",
+                accepted="the folder of a language model, or train.method = full",
+                next_step="--set train.method=full, or --set model.base_model=PATH",
+            )
         if max(self.evaluate.ks, default=0) > self.recommend.k:
             raise ConfigError(
                 "evaluate.ks asks for more places than a slate has",

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -144,9 +145,12 @@ def console_table(report: Report) -> Table:
     k = report.main_metric.rpartition("@")[2]
     columns = [name for name in report.methods[0].metrics if name.endswith(f"@{k}")]
     table = Table(
-        title=Text(report.title), caption=f"{report.queries:,} queries of {report.users:,} users, 95% intervals"
+        title=Text(report.title),
+        caption=f"{report.queries:,} queries of {report.users:,} users, 95% intervals",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for name in columns:
         table.add_column(_label(name), justify="right")
     table.add_column(Text(f"against {report.reference}"), justify="right")

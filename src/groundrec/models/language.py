@@ -69,8 +69,8 @@ def open_base(section: config.Model, texts: Iterable[str], seed: int) -> Languag
 
 
 def scratch(section: config.Model, texts: Iterable[str]) -> LanguageModel:
-    """Return a small Llama with random weights and a byte-level BPE tokenizer learned from `texts`."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Return a small Phi with random weights and a byte-level BPE tokenizer learned from `texts`."""
+    from transformers import PhiConfig, PhiForCausalLM
 
     s = section.scratch
     if s.hidden % (2 * s.heads):
@@ -78,21 +78,24 @@ def scratch(section: config.Model, texts: Iterable[str]) -> LanguageModel:
             "model.scratch.hidden does not divide into heads", value=s.hidden, accepted=f"a multiple of {2 * s.heads}"
         )
     tokenizer = train_tokenizer(texts, s.vocabulary)
-    shape = LlamaConfig(
+    shape = PhiConfig(
         vocab_size=len(tokenizer),
         hidden_size=s.hidden,
         intermediate_size=s.feed_forward * s.hidden,
         num_hidden_layers=s.layers,
         num_attention_heads=s.heads,
-        num_key_value_heads=s.heads,
         max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
         attention_dropout=s.dropout,
+        resid_pdrop=s.dropout,
+        embd_pdrop=s.dropout,
+        initializer_range=s.hidden**-0.5 / 3,  # the usual 0.02 suits wide models; narrow ones start too flat with it
         tie_word_embeddings=True,
         pad_token_id=PAD,
         bos_token_id=START,
         eos_token_id=END,
     )
-    return LanguageModel(LlamaForCausalLM(shape), tokenizer)
+    return LanguageModel(PhiForCausalLM(shape), tokenizer)
 
 
 def folder(section: config.Model, _: Iterable[str] = ()) -> LanguageModel:

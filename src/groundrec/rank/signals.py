@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ class ItemKNN(_Table):
         took = _sparse(sequences.rows, sequences.values, (len(sequences), len(self.counts)))
         took.data[:] = 1
         unit = took @ _diagonal(np.maximum(took.sum(0), 1) ** -0.5)
-        similar = (unit.T @ unit).tocoo()
+        similar: Any = sparse.coo_array(unit.T @ unit)
         other = similar.coords[0] != similar.coords[1]
         return _sparse(similar.coords[0][other], similar.coords[1][other], similar.shape, similar.data[other])
 

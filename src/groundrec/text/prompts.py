@@ -6,7 +6,7 @@ Knows nothing about tokens.
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,11 +14,6 @@ from pydantic import Field, ValidationError, field_validator
 
 from groundrec.core.config import Section
 from groundrec.core.errors import ConfigError, closest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["Template", "load_template", "template_names"]
 

@@ -138,13 +138,16 @@ class Encoder:
         ids = np.concatenate([head, *(self.answers[i] for i in items)])
         return Example(ids, np.concatenate([np.full_like(head, IGNORED), *(self._labels(i) for i in items)]))
 
-    def cuts(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return where to cut a long sequence so that each piece fits `cutoff_len` as a running list; ends included."""
+    def cuts(self, items: NDArray[np.integer], first: float = 1.0) -> NDArray[np.int64]:
+        """Return where to cut a long sequence so that each piece fits `cutoff_len` as a running list; ends included.
+
+        The first piece gets the share `first` of that room, so that cuts can fall elsewhere in each epoch.
+        """
         room = self.cutoff_len - len(self._head)
-        cuts, used = [0], 0
+        cuts, used = [0], round((1 - first) * room)
         for place, length in enumerate(self.answers.lengths[items]):
             used += length
-            if used > room:
+            if used > room and place > 0:
                 cuts.append(place)
                 used = length
         return np.array([*cuts, len(items)])

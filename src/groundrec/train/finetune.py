@@ -11,7 +11,6 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,7 +63,7 @@ class Rows(Dataset[Row]):
 def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config.Train, seed: int) -> Rows:
     """Return the rows of the training split: whole sequences for a running template, else one row per target."""
     if encoder.template.running:
-        rows = _running_rows(dataset.train, encoder, section, seed)
+        rows: Rows = _RunningRows(dataset.train, encoder, section, seed)
     else:
         examples = _examples(dataset.train, encoder, section.max_examples, seed, section.train_on_inputs)
         rows = Rows(len(examples), lambda i, _: examples[i])
@@ -73,28 +72,35 @@ def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config.Tr
     return rows
 
 
-def _running_rows(queries: Queries, encoder: Encoder, section: config.Train, seed: int) -> Rows:
-    """Return rows that hold each user's items once, cut at `cutoff_len`.
+class _RunningRows(Rows):
+    """Rows that hold each user's items once, cut at `cutoff_len`.
 
-    Items of one moment have no order of their own, so each epoch draws a new one, and new items to leave out.
+    Each epoch draws anew where the cuts fall, how the items of one moment, which have no order, follow each other,
+    and which items are left out. A user has as many rows in every epoch; the last may be empty.
     """
-    sequences = queries.sequences()
-    moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
-    pieces = [
-        (start + a, start + b)
-        for start, items in zip(sequences.offsets, sequences, strict=False)
-        for a, b in pairwise(encoder.cuts(items))
-    ]
-    pieces = _sample(pieces, section.max_examples, seed)
 
-    def example(i: int, epoch: int) -> Example:
-        a, b = pieces[i]
-        draw = np.random.default_rng([seed, epoch, i]).random((2, b - a))
-        order = np.lexsort([draw[0], moments[a:b]])
-        kept = order[draw[1] >= section.drop_items]
-        return encoder.running(sequences.values[a:b][kept])
+    def __init__(self, queries: Queries, encoder: Encoder, section: config.Train, seed: int) -> None:
+        self._sequences, self._encoder, self._section, self._seed = queries.sequences(), encoder, section, seed
+        self._moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
+        rows = [(u, j) for u, items in enumerate(self._sequences) for j in range(len(encoder.cuts(items)))]
+        self._rows = _sample(rows, section.max_examples, seed)
+        super().__init__(len(self._rows), self._row)
+        self.set_epoch(0)
 
-    return Rows(len(pieces), example)
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the cuts of an epoch."""
+        super().set_epoch(epoch)
+        shares = np.random.default_rng([self._seed, epoch]).random(len(self._sequences))
+        self._cuts = [self._encoder.cuts(items, s) for items, s in zip(self._sequences, shares, strict=True)]
+
+    def _row(self, i: int, epoch: int) -> Example:
+        user, piece = self._rows[i]
+        cuts = self._sequences.offsets[user] + self._cuts[user]
+        a, b = cuts[piece : piece + 2] if piece + 1 < len(cuts) else (cuts[-1], cuts[-1])
+        draw = np.random.default_rng([self._seed, epoch, i]).random((2, b - a))
+        order = np.lexsort([draw[0], self._moments[a:b]])
+        kept = order[draw[1] >= self._section.drop_items]
+        return self._encoder.running(self._sequences.values[a:b][kept])
 
 
 def _examples(
