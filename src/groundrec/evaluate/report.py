@@ -141,23 +141,22 @@ def headline(report: Report) -> str:
 
 
 def console_table(report: Report) -> Table:
-    """Return the methods by the main metric, with intervals, for the terminal."""
+    """Return the methods by the main metric, with its interval, for the terminal: under 80 columns."""
     k = report.main_metric.rpartition("@")[2]
     columns = [name for name in report.methods[0].metrics if name.endswith(f"@{k}")]
     table = Table(
         title=Text(report.title),
-        caption=f"{report.queries:,} queries of {report.users:,} users, 95% intervals",
+        caption=f"{report.queries:,} queries of {report.users:,} users, 95% interval",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("method", no_wrap=True)
     for name in columns:
-        table.add_column(_label(name), justify="right")
-    table.add_column(Text(f"against {report.reference}"), justify="right")
+        table.add_column(_label(name), justify="right", no_wrap=True)
+    table.add_column(Text(f"against {report.reference}"), justify="right", no_wrap=True)
     for place, method in enumerate(report.ranked):
-        cells = [
-            Text(f"{_three(method.metrics[name].mean)} {_range(method.metrics[name])}".rstrip()) for name in columns
-        ]
+        cells = [Text(_three(method.metrics[name].mean)) for name in columns]
+        cells[columns.index(report.main_metric)].append(f" {_range(method.metrics[report.main_metric])}".rstrip())
         style = "bold" if place == 0 else None
         table.add_row(Text(method.name), *cells, Text(_against(report, method)), style=style)
     return table
