@@ -22,7 +22,7 @@ ROOMS = {
     "train": ["finetune", "fit_sequential"],
     "rank": ["tree", "search", "signals", "fuse", "recommend"],
     "evaluate": ["metrics", "compare", "charts", "report"],
-    "app": ["checks", "stages", "results", "recommender", "cli"],
+    "app": ["checks", "experiment", "results", "stages", "recommender", "cli"],
 }
 """Rooms and their modules: each may import what comes before it."""
 

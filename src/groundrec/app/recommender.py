@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundrec.app.stages import Experiment, model_inputs
+from groundrec.app.experiment import Experiment, model_inputs
 from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError, DataError, closest
 from groundrec.core.runs import Run, read_json

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from groundrec.app.stages import LM, fused_name, signal_scores
+from groundrec.app.experiment import LM, Experiment, fused_name, signal_scores
 from groundrec.core.registry import names
 from groundrec.core.runs import atomic_write, environment, read_json, write_json
 from groundrec.core.track import Metrics, console, progress
@@ -27,9 +27,6 @@ from groundrec.evaluate.charts import Curve, FusionCurve, Kind, Series
 from groundrec.evaluate.compare import compare, intervals
 from groundrec.evaluate.report import Method, Person, Pick, Report, console_table, picture, write_report
 from groundrec.rank.recommend import load_slates
-
-if TYPE_CHECKING:
-    from groundrec.app.stages import Experiment
 
 __all__ = ["evaluate_run", "report_of", "show", "slates_of"]
 

@@ -8,8 +8,6 @@ A stage reads what earlier ones wrote and writes its own directory; `core.runs` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -17,66 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundrec.app.experiment import TRIE, Experiment, fused_name, language_scores, model_inputs, signal_scores
 from groundrec.core.config import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, write_json
 from groundrec.core.track import Metrics, log
-from groundrec.core.types import PreparedDataset, Queries, Scores, Slates
+from groundrec.core.types import Slates
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
 from groundrec.text.prompts import load_template
 
-__all__ = ["LM", "STAGES", "Experiment", "fused_name", "model_inputs", "run_recipe", "signal_scores"]
-
-LM = "language model"
-TRIE = "trie.npz"
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One recipe in one run directory. Artefacts are loaded when first asked for."""
-
-    recipe: Recipe
-    run: Run
-
-    @cached_property
-    def dataset(self) -> PreparedDataset:
-        """The prepared data set."""
-        return datasets.load(self.run.path / "dataset")
-
-    def queries(self, split: str) -> Queries:
-        """Return the queries of `valid` or `test` that are ranked: the recipe's sample."""
-        size = getattr(self.recipe.recommend, f"{split}_queries")
-        return self.dataset.split(split).sample(size, self.recipe.seed)
-
-    def signal(self, name: str) -> Any:
-        """Return a fitted signal."""
-        return resolve("signals", name).load(self.run.path / "signals" / name, self.recipe)
-
-    def recommender(self) -> Any:
-        """Return the trained language model, its words and its trie, ready to answer."""
-        from groundrec.models import language
-        from groundrec.rank.recommend import Recommender
-        from groundrec.rank.search import Search
-        from groundrec.text.trie import Trie
-
-        folder = self.run.path / "model"
-        lm = language.load(folder)
-        lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
-        search = Search(lm.model, Trie.load(folder / TRIE), self.recipe.recommend.score)
-        return Recommender(search, self.encoder(lm.tokenizer), self.recipe.recommend)
-
-    def encoder(self, tokenizer: Any) -> Any:
-        """Return what turns this data set's histories and titles into tokens."""
-        from groundrec.text.tokens import Encoder
-
-        template = load_template(self.recipe.model.template)
-        return Encoder(template, tokenizer, self.dataset.catalogue.titles, self.recipe.train.cutoff_len)
-
-    def section(self, *names: str) -> dict[str, Any]:
-        """Return sections of the recipe, and the seed, as stage inputs."""
-        whole = self.recipe.model_dump(mode="json")
-        return {"seed": self.recipe.seed, **{name: whole[name] for name in names}}
+__all__ = ["STAGES", "run_recipe"]
 
 
 def run_recipe(recipe: Recipe, run: Run, until: str | None = None) -> Experiment:
@@ -133,12 +82,6 @@ def train_stage(x: Experiment) -> None:
 
     base = Path(x.recipe.model.base_model)
     x.run.stage("model", {**model_inputs(x), "base": _files(base) if base.is_dir() else []}, work)
-
-
-def model_inputs(x: Experiment) -> dict[str, Any]:
-    """Return what the trained model depends on, besides the files of its base model."""
-    template = load_template(x.recipe.model.template).model_dump()
-    return {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
 
 
 def recommend_stage(x: Experiment) -> None:
@@ -207,31 +150,6 @@ STAGES: dict[str, Callable[[Experiment], None]] = {
     "fuse": fuse_stage,
     "evaluate": evaluate_stage,
 }
-
-
-def fused_name(signal: str) -> str:
-    """Return the name under which the language model fused with a signal is reported."""
-    return f"LM + {signal}"
-
-
-def language_scores(x: Experiment, split: str) -> Scores:
-    """Return the language model's scores of every item that may be recommended, from its slates. Shape: [Q, I]."""
-    from groundrec.rank.fuse import dense
-    from groundrec.rank.recommend import load_slates
-
-    slates = load_slates(x.run.path / "slates" / split)
-    return _unseen(x, dense(slates, len(x.dataset.catalogue)), x.queries(split))
-
-
-def signal_scores(x: Experiment, name: str, queries: Queries) -> Scores:
-    """Return a signal's scores of every item that may be recommended. Shape: [Q, I]."""
-    return _unseen(x, x.signal(name).scores(queries), queries)
-
-
-def _unseen(x: Experiment, scores: Scores, queries: Queries) -> Scores:
-    from groundrec.rank.fuse import exclude
-
-    return exclude(scores, queries.history) if x.recipe.recommend.exclude_seen else scores
 
 
 def _ranked(x: Experiment) -> dict[str, Any]:

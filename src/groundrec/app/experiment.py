@@ -1,0 +1,100 @@
+"""One recipe in one run directory: its artefacts, loaded when first asked for, and the scores of what it ranks.
+
+Knows nothing about the order of stages, nor about metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from groundrec.core.config import Recipe
+from groundrec.core.registry import resolve
+from groundrec.core.runs import Run
+from groundrec.core.types import PreparedDataset, Queries, Scores
+from groundrec.data import dataset as datasets
+from groundrec.text.prompts import load_template
+
+__all__ = ["LM", "TRIE", "Experiment", "fused_name", "language_scores", "model_inputs", "signal_scores"]
+
+LM = "language model"
+TRIE = "trie.npz"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One recipe in one run directory. Artefacts are loaded when first asked for."""
+
+    recipe: Recipe
+    run: Run
+
+    @cached_property
+    def dataset(self) -> PreparedDataset:
+        """The prepared data set."""
+        return datasets.load(self.run.path / "dataset")
+
+    def queries(self, split: str) -> Queries:
+        """Return the queries of `valid` or `test` that are ranked: the recipe's sample."""
+        size = getattr(self.recipe.recommend, f"{split}_queries")
+        return self.dataset.split(split).sample(size, self.recipe.seed)
+
+    def signal(self, name: str) -> Any:
+        """Return a fitted signal."""
+        return resolve("signals", name).load(self.run.path / "signals" / name, self.recipe)
+
+    def recommender(self) -> Any:
+        """Return the trained language model, its words and its trie, ready to answer."""
+        from groundrec.models import language
+        from groundrec.rank.recommend import Recommender
+        from groundrec.rank.search import Search
+        from groundrec.text.trie import Trie
+
+        folder = self.run.path / "model"
+        lm = language.load(folder)
+        lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
+        search = Search(lm.model, Trie.load(folder / TRIE), self.recipe.recommend.score)
+        return Recommender(search, self.encoder(lm.tokenizer), self.recipe.recommend)
+
+    def encoder(self, tokenizer: Any) -> Any:
+        """Return what turns this data set's histories and titles into tokens."""
+        from groundrec.text.tokens import Encoder
+
+        template = load_template(self.recipe.model.template)
+        return Encoder(template, tokenizer, self.dataset.catalogue.titles, self.recipe.train.cutoff_len)
+
+    def section(self, *names: str) -> dict[str, Any]:
+        """Return sections of the recipe, and the seed, as stage inputs."""
+        whole = self.recipe.model_dump(mode="json")
+        return {"seed": self.recipe.seed, **{name: whole[name] for name in names}}
+
+
+def model_inputs(x: Experiment) -> dict[str, Any]:
+    """Return what the trained model depends on, besides the files of its base model."""
+    template = load_template(x.recipe.model.template).model_dump()
+    return {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
+
+
+def fused_name(signal: str) -> str:
+    """Return the name under which the language model fused with a signal is reported."""
+    return f"LM + {signal}"
+
+
+def language_scores(x: Experiment, split: str) -> Scores:
+    """Return the language model's scores of every item that may be recommended, from its slates. Shape: [Q, I]."""
+    from groundrec.rank.fuse import dense
+    from groundrec.rank.recommend import load_slates
+
+    slates = load_slates(x.run.path / "slates" / split)
+    return _unseen(x, dense(slates, len(x.dataset.catalogue)), x.queries(split))
+
+
+def signal_scores(x: Experiment, name: str, queries: Queries) -> Scores:
+    """Return a signal's scores of every item that may be recommended. Shape: [Q, I]."""
+    return _unseen(x, x.signal(name).scores(queries), queries)
+
+
+def _unseen(x: Experiment, scores: Scores, queries: Queries) -> Scores:
+    from groundrec.rank.fuse import exclude
+
+    return exclude(scores, queries.history) if x.recipe.recommend.exclude_seen else scores
