@@ -19,7 +19,7 @@ from groundrec.app.experiment import TRIE, Experiment, fused_name, language_scor
 from groundrec.core.config import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, write_json
-from groundrec.core.track import Metrics, log
+from groundrec.core.track import Metrics, log, progress
 from groundrec.core.types import Slates
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
@@ -111,7 +111,7 @@ def fuse_stage(x: Experiment) -> None:
         lm = {split: language_scores(x, split) for split in ("valid", "test")}
         value_of, chosen = measure(x.recipe.fuse.metric), {}
         for name in x.recipe.fuse.signals:
-            grid = np.linspace(0, 1, x.recipe.fuse.grid)
+            grid = progress(np.linspace(0, 1, x.recipe.fuse.grid).tolist(), f"mixing with {name}")
             alpha, curve = choose_alpha(
                 lm["valid"],
                 signal_scores(x, name, valid),

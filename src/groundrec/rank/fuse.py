@@ -5,7 +5,7 @@ Knows nothing about where scores come from, nor which metric is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +78,7 @@ def dense(slates: Slates, item_count: int) -> Scores:
 def choose_alpha(
     lm: Scores,
     signal: Scores,
-    grid: Sequence[float] | NDArray[np.floating],
+    grid: Iterable[float],
     measure: Callable[[Slates], NDArray[np.floating]],
     *,
     query_ids: NDArray[np.int64],
