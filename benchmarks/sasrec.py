@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from groundrec.core.config import Recipe
+from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores, Slates
 from groundrec.data.dataset import load

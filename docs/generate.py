@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from groundrec.app.cli import app
-from groundrec.core.config import Recipe, settings
+from groundrec.core.recipe import Recipe, settings
 
 __all__ = ["PAGES", "write"]
 

@@ -15,7 +15,7 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
-    "core": ["errors", "types", "config", "registry", "track", "runs"],
+    "core": ["errors", "types", "config", "recipe", "registry", "track", "runs"],
     "data": ["files", "download", "sources", "clean", "dataset", "prepare"],
     "text": ["prompts", "tokens", "trie"],
     "models": ["language", "sequential"],

@@ -16,7 +16,7 @@ import typer
 import groundrec
 from groundrec.app.checks import check_names
 from groundrec.app.cli import app
-from groundrec.core.config import Recipe, load_recipe, settings
+from groundrec.core.recipe import Recipe, load_recipe, settings
 from groundrec.core.registry import BUILT_IN, resolve
 from tests.commands import command
 from tests.contracts.test_layers import ORDER, file_of

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError
+from groundrec.core.recipe import Recipe
 from groundrec.core.registry import names, resolve
 from groundrec.core.types import PreparedDataset, Queries, Ragged
 from groundrec.rank.signals import Signal

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from groundrec.core.config import Recipe, load_recipe, settings
 from groundrec.core.errors import ConfigError, GroundrecError, closest
+from groundrec.core.recipe import Recipe, load_recipe, settings
 
 FILE = """
 seed = 3

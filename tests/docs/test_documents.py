@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from groundrec.core.config import Recipe, settings
 from groundrec.core.errors import ArtifactError
+from groundrec.core.recipe import Recipe, settings
 from tests.commands import command
 from tests.contracts.test_layers import ROOMS, SOURCE
 from tests.shops import planted_shop

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError
+from groundrec.core.recipe import Recipe
 from groundrec.core.types import Catalogue, PreparedDataset, Queries
 from groundrec.rank.signals import CoOccurrence, ItemKNN, Popularity, Sequential
 from tests.shops import planted_shop, queries_of

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groundrec.core.config import Recipe
 from groundrec.core.errors import ConfigError, closest
+from groundrec.core.recipe import Recipe
 from groundrec.core.registry import names, resolve
 from groundrec.text.prompts import load_template
 

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from groundrec import __version__
 from groundrec.app.checks import check_names, check_paths
-from groundrec.core.config import Recipe, load_recipe, settings
 from groundrec.core.errors import ConfigError, GroundrecError, closest
+from groundrec.core.recipe import Recipe, load_recipe, settings
 from groundrec.core.registry import BUILT_IN, names
 from groundrec.core.runs import IfExists, Run
 from groundrec.core.track import log, log_to

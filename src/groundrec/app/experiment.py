@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from groundrec.core.config import Recipe
+from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run
 from groundrec.core.types import PreparedDataset, Queries, Scores

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from groundrec.app.experiment import Experiment, model_inputs
-from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError, DataError, closest
+from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.types import NO_ITEM, Ragged
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundrec.app.experiment import TRIE, Experiment, fused_name, language_scores, model_inputs, signal_scores
-from groundrec.core.config import Recipe
+from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, write_json
 from groundrec.core.track import Metrics, log, progress

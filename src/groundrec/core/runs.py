@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groundrec import __version__
-from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError
+from groundrec.core.recipe import Recipe
 from groundrec.core.track import log
 
 __all__ = ["IfExists", "Run", "atomic_write", "digest", "environment", "read_json", "write_json"]

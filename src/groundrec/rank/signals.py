@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from groundrec.core.config import Recipe
 from groundrec.core.errors import ArtifactError
+from groundrec.core.recipe import Recipe
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import Metrics
 from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores

@@ -1,0 +1,202 @@
+"""Recipes: one experiment's settings, where each value came from, and what is wrong with the ones that are not.
+
+Knows every section's name; what a setting means is said in `core.config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from groundrec.core.config import (
+    CoOccurrence,
+    Data,
+    Evaluate,
+    Fuse,
+    Model,
+    Neighbours,
+    Prepare,
+    Recommend,
+    Section,
+    Sequential,
+    Train,
+)
+from groundrec.core.errors import ConfigError
+
+__all__ = ["Recipe", "load_recipe", "settings"]
+
+
+class Recipe(Section):
+    """One experiment: everything that decides its result."""
+
+    name: str = Field(
+        default="run", description="Name of the run; its directory is `runs/<name>` unless told otherwise."
+    )
+    about: str = Field(default="", description="What the run does and how long it takes; shown before it begins.")
+    seed: int = Field(default=0, ge=0, description="Seed of every source of randomness.")
+    data: Data = Data()
+    prepare: Prepare = Prepare()
+    model: Model = Model()
+    train: Train = Train()
+    signals: list[str] = Field(
+        default=["popularity", "item-knn", "co-occurrence", "sasrec"],
+        description="Collaborative signals to fit and compare.",
+    )
+    neighbours: Neighbours = Neighbours()
+    co_occurrence: CoOccurrence = CoOccurrence()
+    sequential: Sequential = Sequential()
+    recommend: Recommend = Recommend()
+    fuse: Fuse = Fuse()
+    evaluate: Evaluate = Evaluate()
+
+    def model_post_init(self, _: Any) -> None:
+        """Check what concerns more than one section."""
+        if self.train.method == "lora" and self.model.base_model == "scratch":
+            raise ConfigError(
+                "LoRA adapts a trained model, and `scratch` is none",
+                value="train.method = lora, model.base_model = scratch",
+                accepted="the folder of a language model, or train.method = full",
+                next_step="--set train.method=full, or --set model.base_model=PATH",
+            )
+        if max(self.evaluate.ks, default=0) > self.recommend.k:
+            raise ConfigError(
+                "evaluate.ks asks for more places than a slate has",
+                value=max(self.evaluate.ks),
+                accepted=f"at most recommend.k = {self.recommend.k}",
+                next_step="--set recommend.k=…",
+            )
+        if self.recommend.mode == "beam" and self.recommend.beams < self.recommend.k:
+            raise ConfigError(
+                "fewer beams than places in the slate",
+                value=self.recommend.beams,
+                accepted=f"recommend.beams ≥ recommend.k = {self.recommend.k}",
+                next_step="--set recommend.beams=…",
+            )
+        if missing := [s for s in self.fuse.signals if s not in self.signals]:
+            raise ConfigError(
+                "fuse.signals names a signal that is not fitted",
+                value=", ".join(missing),
+                accepted=", ".join(self.signals),
+                next_step="add it to `signals`",
+            )
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe of a TOML file with `a.b=value` overrides, and where each setting came from.
+
+    The second value maps `section.setting` to `default`, the file's name, or `--set`.
+    """
+    given = _read_toml(path) if path else {}
+    origin = {key: path.name if path else "" for key, _ in _leaves(given)}
+    for text in overrides:
+        key, value = _parse_override(text)
+        _assign(given, key, value)
+        origin = {k: o for k, o in origin.items() if not k.startswith(f"{key}.")}
+        origin |= dict.fromkeys([key, *(k for k, _ in _leaves({key: value}))], "--set")
+    try:
+        recipe = Recipe.model_validate(given)
+    except ValidationError as error:
+        raise _readable(error) from None
+    return recipe, {key: _origin_of(key, origin) for key, *_ in settings(recipe)}
+
+
+def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield `(section.setting, value, description)` for every setting, in the order they are declared."""
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, info.description or ""
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(p.as_posix() for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            "no such recipe",
+            value=path,
+            accepted=", ".join(near) or "the path of a TOML file",
+            next_step="groundrec run recipes/demo.toml --dry-run",
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML", value=error, accepted="lines like `k_core = 5` under a [section]"
+        ) from None
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            "--set does not look like a setting",
+            value=text,
+            accepted="section.setting=value, for example train.epochs=3",
+        )
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    return key.strip(), value
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for name in sections:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError("not a section", value=name, accepted="section.setting=value")
+    tree[last] = value
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _origin_of(key: str, origin: dict[str, str]) -> str:
+    found = [o for k, o in origin.items() if k == key or k.startswith(f"{key}.")]
+    return "--set" if "--set" in found else (found or ["default"])[0]
+
+
+def _readable(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    place = [str(p) for p in first["loc"]]
+    if first["type"] != "extra_forbidden":
+        return ConfigError(
+            f"bad value for {'.'.join(place)}",
+            value=json.dumps(first["input"], default=str),
+            accepted=first["msg"],
+            next_step="groundrec settings",
+        )
+    siblings = _siblings(place[:-1])
+    elsewhere = [key for key, *_ in settings(Recipe()) if key.split(".")[-1] == place[-1]]
+    near = difflib.get_close_matches(place[-1], siblings, n=1, cutoff=0.5)
+    meant = elsewhere or [".".join([*place[:-1], name]) for name in near]
+    return ConfigError(
+        "unknown setting" + (f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""),
+        value=".".join(place),
+        accepted=", ".join(siblings),
+        next_step="groundrec settings",
+    )
+
+
+def _siblings(place: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for name in place:
+        annotation = section.model_fields[name].annotation
+        section = next(
+            a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+        )
+    return list(section.model_fields)
