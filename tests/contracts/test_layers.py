@@ -16,11 +16,11 @@ SOURCE = Path(groundrec.__file__).parent
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
     "core": ["errors", "types", "config", "recipe", "registry", "track", "runs"],
-    "data": ["files", "download", "sources", "clean", "dataset", "prepare"],
+    "data": ["files", "lines", "tables", "download", "fetch", "sources", "movielens", "recbole", "reviews", "clean", "dataset", "prepare"],
     "text": ["prompts", "tokens", "trie"],
     "models": ["language", "sequential"],
     "train": ["finetune", "fit_sequential"],
-    "rank": ["tree", "search", "signals", "fuse", "recommend"],
+    "rank": ["tree", "fuse", "below", "paths", "branches", "beam", "exact", "every", "search", "signals", "recommend"],
     "evaluate": ["metrics", "compare", "charts", "report"],
     "app": ["checks", "experiment", "results", "stages", "recommender", "cli"],
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from groundrec.core import config
 from groundrec.core.errors import ConfigError, TrainingError
@@ -87,9 +88,13 @@ def test_a_template_of_ones_own_learns_the_planted_next_item(tmp_path: Path) -> 
     assert share_right(lm, shop, shop.test, str(tmp_path / "own.toml"), section.cutoff_len) > 0.8
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("average", [0.0, 0.8])
+def test_an_interrupted_training_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: float
+) -> None:
     shop = planted_shop()
-    whole = weights(training(shop, tmp_path / "whole"))
+    section = QUICK.model_copy(update={"average": average})
+    whole = weights(training(shop, tmp_path / "whole", section))
     steps = iter(range(10_000))
 
     def fail_at(self, *args, **kwargs):
@@ -101,11 +106,29 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monk
     for _ in range(3):
         monkeypatch.setattr(module._GroundedTrainer, "compute_loss", fail_at)
         with pytest.raises(Crash):
-            training(shop, tmp_path / "broken")
+            training(shop, tmp_path / "broken", section)
     monkeypatch.setattr(module._GroundedTrainer, "compute_loss", original)
-    resumed = weights(training(shop, tmp_path / "broken"))
+    resumed = weights(training(shop, tmp_path / "broken", section))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_last_epochs_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = module._arguments
+
+    def keep_all(section: config.Train, seed: int, folder: Path):
+        arguments = kept(section, seed, folder)
+        arguments.save_total_limit = None
+        return arguments
+
+    monkeypatch.setattr(module, "_arguments", keep_all)
+    mean = weights(training(planted_shop(), tmp_path, QUICK.model_copy(update={"average": 0.5})))
+    folders = sorted(tmp_path.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    assert len(folders) == 4
+    last = [load_file(folder / "model.safetensors") for folder in folders[2:]]
+    for name in last[0]:
+        torch.testing.assert_close(mean[name], (last[0][name] + last[1][name]) / 2)
+    assert not torch.equal(mean[name], last[1][name])
 
 
 def test_a_half_written_checkpoint_is_left_out_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

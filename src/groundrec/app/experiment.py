@@ -53,8 +53,15 @@ class Experiment:
         folder = self.run.path / "model"
         lm = language.load(folder)
         lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
-        search = Search(lm.model, Trie.load(folder / TRIE), self.recipe.recommend.score)
-        return Recommender(search, self.encoder(lm.tokenizer), self.recipe.recommend)
+        encoder, section = self.encoder(lm.tokenizer), self.recipe.recommend
+        search = Search(
+            lm.model,
+            Trie.load(folder / TRIE),
+            section.score,
+            temperature=section.temperature,
+            instruction=encoder.head,
+        )
+        return Recommender(search, encoder, section)
 
     def encoder(self, tokenizer: Any) -> Any:
         """Return what turns this data set's histories and titles into tokens."""

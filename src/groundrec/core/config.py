@@ -6,17 +6,19 @@ A setting is documented here, where it is declared; `--help`, `--dry-run` and th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 from groundrec.core.errors import ConfigError
 
 __all__ = [
+    "D3",
     "CoOccurrence",
     "Data",
     "Evaluate",
     "Fuse",
+    "Location",
     "Model",
     "Neighbours",
     "Prepare",
@@ -34,23 +36,69 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _place(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) and "://" not in value else value
+
+
+Location: TypeAlias = Annotated[Path | str, BeforeValidator(_place)]
+"""A path, or a URL as text."""
+
+
 class Data(Section):
     """Where the raw interactions come from."""
 
     source: str = Field(
         default="movielens-100k", description="Name of a data source: `groundrec list sources` shows them."
     )
-    path: Path | None = Field(
+    path: Location | None = Field(
         default=None,
-        description="File or folder of the raw data; not needed for a named source that downloads itself.",
+        description="File or folder of the raw data, or a URL: `https://…`, `hf://datasets/OWNER/NAME/FILE`. Not needed for a named source that downloads itself.",
     )
-    items: Path | None = Field(
+    items: Location | None = Field(
         default=None,
-        description="Table of item titles, for the `table` source when titles are not in the interactions.",
+        description="File or URL of item titles, where they are not beside the interactions or among them.",
+    )
+    category: str | None = Field(
+        default=None, description="Which files of the folder `data.path` the `amazon` source reads, e.g. `Books`."
     )
     columns: dict[str, str] = Field(
-        default={}, description='Your column names for the `table` source, e.g. {item = "asin"}.'
+        default={},
+        description='Your column names for the `table` source, e.g. {item = "asin"}; for `recbole` the title\'s, if not found by itself.',
     )
+    sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="Digest that the file at `data.path` must have."
+    )
+    items_sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="Digest that the file at `data.items` must have."
+    )
+
+
+class D3(Section):
+    """The window of time of the protocol `d3`, under the names of the published script; times are UTC."""
+
+    st_year: int = Field(
+        default=2017,
+        ge=1996,
+        description="First year of the window. It is moved back, year by year down to 1996, while fewer than `least_items` items are left.",
+    )
+    st_month: int = Field(default=10, ge=1, le=12, description="First month of the window.")
+    ed_year: int = Field(default=2018, ge=1996, description="Year in whose month `ed_month` the window ends.")
+    ed_month: int = Field(
+        default=11, ge=1, le=12, description="The window ends with the first second of this month, that second included."
+    )
+    least_items: int = Field(
+        default=10_000, ge=0, description="Items that must be left, unless the window begins in 1996."
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        """Check that the window is not empty."""
+        if (self.ed_year, self.ed_month) <= (self.st_year, self.st_month):
+            raise ConfigError(
+                "the window of time ends before it begins",
+                value=f"from {self.st_year}-{self.st_month} to {self.ed_year}-{self.ed_month}",
+                accepted="prepare.d3.ed_year and ed_month later than st_year and st_month",
+                next_step="--set prepare.d3.ed_year=…",
+            )
 
 
 class Prepare(Section):
@@ -58,7 +106,13 @@ class Prepare(Section):
 
     protocol: str = Field(
         default="global-time",
-        description="`global-time` splits by one point in time for everyone (leaks nothing); `leave-one-out` keeps each user's last two moments and warns what that leaks.",
+        description="`global-time` splits by one point in time for everyone (leaks nothing); `leave-one-out` keeps each user's last two moments and warns what that leaks; `d3` is the published preparation of Amazon reviews.",
+    )
+    engine: str = Field(default="duckdb", description="What computes: `groundrec list engines` shows them.")
+    memory_limit: str | None = Field(
+        default=None,
+        pattern=r"^\d+(\.\d+)?[KMGT]i?B$",
+        description="Most memory the engine takes before it goes on on disk, e.g. `2GB`; most of the machine's when unset.",
     )
     k_core: int = Field(
         default=5,
@@ -72,11 +126,16 @@ class Prepare(Section):
     test_share: float = Field(
         default=0.1, gt=0, lt=1, description="Share of interactions, the latest, used for testing (`global-time`)."
     )
-    max_history: int = Field(default=200, ge=1, description="Most recent items kept as a query's history.")
+    max_history: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most recent items kept as a query's history; when unset 10 for `d3` and 200 for the others.",
+    )
     bad_rows: Literal["fail", "quarantine"] = Field(
         default="fail",
         description="What to do with rows that cannot be used: stop at the first, or set them aside in `quarantine.parquet` and count them.",
     )
+    d3: D3 = D3()
 
     def model_post_init(self, _: Any) -> None:
         """Check that something is left to train on."""
@@ -162,6 +221,12 @@ class Train(Section):
         ge=0,
         description="Stop after this many epochs without a better validation loss; 0 never stops early.",
     )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the epochs, the last ones, whose weights are averaged into the model, best with a constant schedule; 0 keeps the epoch of the best validation loss.",
+    )
     lora_r: int = Field(default=8, ge=1, description="Rank of the LoRA matrices.")
     lora_alpha: int = Field(default=16, ge=1, description="LoRA scale: updates are multiplied by lora_alpha / lora_r.")
     lora_dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
@@ -235,9 +300,9 @@ class Sequential(Section):
 class Recommend(Section):
     """How the language model's ranking is found among the items of the catalogue."""
 
-    mode: Literal["beam", "all"] = Field(
-        default="beam",
-        description="`beam` keeps the best `beams` hypotheses at each token; `all` scores every item of the catalogue.",
+    mode: Literal["exact", "beam", "all"] = Field(
+        default="exact",
+        description="`exact` finds the best items and proves it; `beam` keeps the best `beams` hypotheses at each token and can lose some; `all` scores every item of the catalogue.",
     )
     score: Literal["full", "renormalised"] = Field(
         default="full",
@@ -245,6 +310,21 @@ class Recommend(Section):
     )
     k: int = Field(default=50, ge=1, description="Places in a slate.")
     beams: int = Field(default=50, ge=1, description="Hypotheses kept in `beam` mode; at least `k`.")
+    width: int = Field(
+        default=16,
+        ge=1,
+        description="Branching nodes read per forward pass in `exact` mode. Changes speed, never a ranking.",
+    )
+    budget: int = Field(
+        default=4096,
+        ge=1,
+        description="Most tokens read per query in `exact` mode; where they do not suffice, a beam search of `k` completes the slate and the query counts as unproved.",
+    )
+    temperature: float = Field(default=1.0, gt=0, description="Divides the model's logits before they are normalised.")
+    length_penalty: float = Field(
+        default=0.0,
+        description="In `beam` mode, a title's log-probability is divided by its number of tokens to this power. 0 leaves it as it is; anything else favours long titles, as BIGRec's decoding does.",
+    )
     batch_size: int = Field(
         default=8, ge=1, description="Queries per forward pass. Changes speed and memory, never a ranking."
     )

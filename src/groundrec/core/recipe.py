@@ -64,6 +64,13 @@ class Recipe(Section):
                 accepted="the folder of a language model, or train.method = full",
                 next_step="--set train.method=full, or --set model.base_model=PATH",
             )
+        if self.train.average and self.train.patience:
+            raise ConfigError(
+                "train.average takes the last epochs, and train.patience may stop before them",
+                value=f"average = {self.train.average}, patience = {self.train.patience}",
+                accepted="one of the two",
+                next_step="--set train.patience=0",
+            )
         if max(self.evaluate.ks, default=0) > self.recommend.k:
             raise ConfigError(
                 "evaluate.ks asks for more places than a slate has",

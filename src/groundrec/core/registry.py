@@ -15,13 +15,28 @@ __all__ = ["BUILT_IN", "names", "resolve"]
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "sources": {
-        "movielens": "groundrec.data.sources:MovieLens",
-        "movielens-100k": "groundrec.data.sources:MovieLens100K",
+        "amazon": "groundrec.data.reviews:Amazon",
+        "movielens": "groundrec.data.movielens:MovieLens",
+        "movielens-100k": "groundrec.data.movielens:MovieLens100K",
+        "recbole": "groundrec.data.recbole:RecBole",
+        "steam": "groundrec.data.reviews:Steam",
         "table": "groundrec.data.sources:Table",
     },
     "protocols": {
-        "global-time": "groundrec.data.prepare:global_time",
-        "leave-one-out": "groundrec.data.prepare:leave_one_out",
+        "d3": "groundrec.data.d3:d3",
+        "global-time": "groundrec.data.moments:global_time",
+        "leave-one-out": "groundrec.data.moments:leave_one_out",
+    },
+    "engines": {
+        "duckdb": "groundrec.data.files:engine",
+    },
+    "imports": {
+        "bigrec": "groundrec.data.instructions:bigrec",
+        "d3": "groundrec.data.imports:d3",
+        "minionerec": "groundrec.data.imports:minionerec",
+    },
+    "formats": {
+        "d3": "groundrec.data.formats:d3",
     },
     "base_models": {
         "scratch": "groundrec.models.language:scratch",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LanguageModel", "default_device", "folder", "load", "logits_only", "open_base", "scratch"]
+__all__ = ["LanguageModel", "default_device", "folder", "head_of", "load", "logits_only", "open_base", "scratch"]
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,45 @@ def default_device() -> torch.device:
 
 
 @contextlib.contextmanager
-def logits_only(model: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None]:
-    """Within the block, forward passes return logits [n, V] of the n positions `wanted` [Q, T], row by row.
+def logits_only(model: torch.nn.Module, wanted: torch.Tensor, head: torch.nn.Module | None = None) -> Iterator[None]:
+    """Within the block, forward passes return logits of the positions `wanted` only.
 
     The output layer is most of the work of a small model; what nobody reads is not computed.
+
+    Args:
+        model: A transformers causal language model.
+        wanted: bool [Q, T] for logits [n, V], row by row; or indices, int64 [Q, R], for logits [Q, R, V].
+        head: An output layer to use instead of the model's own, e.g. `head_of` some of its tokens.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][wanted],))
+    own = model.get_output_embeddings()  # type: ignore[operator]
+    used = head or own
+    handle = used.register_forward_pre_hook(lambda _, args: (_positions(args[0], wanted),))
+    model.set_output_embeddings(used)  # type: ignore[operator]
     try:
         yield
     finally:
         handle.remove()
+        model.set_output_embeddings(own)  # type: ignore[operator]
+
+
+def _positions(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    if not wanted.dtype.is_signed:
+        return hidden[wanted]
+    return hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+def head_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.nn.Module | None:
+    """Return the model's output layer for `tokens` [v] alone; None where the layer is not a plain linear one."""
+    import torch
+
+    own = model.get_output_embeddings()  # type: ignore[operator]
+    if type(own) is not torch.nn.Linear:
+        return None
+    part = torch.nn.Linear(own.in_features, len(tokens), bias=own.bias is not None, device="meta")
+    part.weight = torch.nn.Parameter(own.weight.detach()[tokens], requires_grad=False)
+    if own.bias is not None:
+        part.bias = torch.nn.Parameter(own.bias.detach()[tokens], requires_grad=False)
+    return part
 
 
 def open_base(section: config.Model, texts: Iterable[str], seed: int) -> LanguageModel:

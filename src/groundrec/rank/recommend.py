@@ -18,7 +18,8 @@ from groundrec.core.errors import ArtifactError
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
-from groundrec.rank.search import Search
+from groundrec.rank.below import Mask
+from groundrec.rank.search import Answer, Search
 from groundrec.text.tokens import Encoder
 
 __all__ = ["Recommender", "load_slates", "recommend", "save_slates"]
@@ -38,18 +39,17 @@ class Recommender:
     def slates(self, query_ids: NDArray[np.int64], history: Ragged, k: int) -> Slates:
         """Return a slate of `k` items for each history of item numbers, oldest first."""
         prompts = [self.encoder.prompt(row) for row in history]
-        allowed = self._allowed(history)
+        mask = Mask.of(len(history), deny=history if self.section.exclude_seen else None)
         if self.section.mode == "all":
-            return Slates.from_scores(query_ids, self.search.all(prompts, allowed), k)
-        items, scores = self.search.beam(prompts, k, max(k, self.section.beams), allowed)
-        return Slates(query_ids, items, scores)
+            return Slates.from_scores(query_ids, self.search.all(prompts, mask), k)
+        answer = self._search(prompts, k, mask)
+        return Slates(query_ids, answer.items, answer.scores)
 
-    def _allowed(self, history: Ragged) -> NDArray[np.bool_] | None:
-        if not self.section.exclude_seen:
-            return None
-        allowed = np.ones((len(history), len(self.encoder.titles)), bool)
-        allowed[history.rows, history.values] = False
-        return allowed
+    def _search(self, prompts: list[list[int]], k: int, mask: Mask) -> Answer:
+        if self.section.mode == "beam":
+            beams, penalty = max(k, self.section.beams), self.section.length_penalty
+            return self.search.beam(prompts, k, beams, mask, length_penalty=penalty)
+        return self.search.exact(prompts, k, mask, width=self.section.width, budget=self.section.budget)
 
 
 def recommend(recommender: Recommender, queries: Queries, folder: Path) -> Slates:

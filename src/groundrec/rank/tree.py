@@ -7,6 +7,8 @@ Knows nothing about items or scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,49 +20,100 @@ from groundrec.models.language import logits_only
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["TreeReader"]
+__all__ = ["Instruction", "TreeReader", "bytes_per_token"]
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Return how much memory the keys and values of one token take."""
+    shape = model.config.get_text_config()
+    heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    return 2 * shape.num_hidden_layers * heads * width * model.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Tokens that every prompt of a run begins with, read once, and their keys and values, one pair per layer."""
+
+    tokens: tuple[int, ...]
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    @torch.inference_mode()
+    def read(cls, model: PreTrainedModel, tokens: Sequence[int]) -> Instruction:
+        """Return the instruction as `model` reads it; an empty one for no tokens."""
+        cache = DynamicCache()
+        if tokens:
+            ids = torch.tensor([list(tokens)], device=model.device)
+            with logits_only(model, torch.zeros(1, 1, dtype=torch.long, device=model.device)):
+                model(input_ids=ids, cache=cache, use_cache=True)
+        return cls(tuple(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))  # type: ignore[union-attr]
+
+    def begins(self, prompts: list[list[int]]) -> bool:
+        """Return whether every prompt begins with it and goes on."""
+        n = len(self.tokens)
+        return n > 0 and all(len(p) > n and tuple(p[:n]) == self.tokens for p in prompts)
 
 
 class TreeReader:
-    """Reads one batch of Q prompts, all but their last token; that token is the root of the tree to come.
+    """Reads one batch of Q prompts, and then trees behind them.
 
-    `slots` counts the tree tokens read so far; `passes` and `tokens` what the model was asked to do, without padding.
+    `logits` [Q, 1, V] is what the model says behind the prompts. `slots` counts the tree tokens read so far; `passes`
+    and `tokens` what the model was asked to do, without padding.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: list[list[int]]) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: list[list[int]],
+        instruction: Instruction | None = None,
+        head: torch.nn.Module | None = None,
+    ) -> None:
+        self._model, self._head = model, head
         device = model.device
-        self.roots = torch.tensor([p[-1] for p in prompts], device=device)
-        self._lengths = torch.tensor([len(p) - 1 for p in prompts], device=device)
-        self._width = max(len(p) - 1 for p in prompts)
+        self._lengths = torch.tensor([len(p) for p in prompts], device=device)
+        self._width = max(map(len, prompts))
         self._cache = DynamicCache()
-        self.slots, self.passes, self.tokens = 0, 1, sum(len(p) - 1 for p in prompts)
-        self._prompt_seen = torch.arange(self._width, device=device) < self._lengths[:, None]
-        if self._width:
-            rows = [[*p[:-1], *[0] * (self._width - len(p) + 1)] for p in prompts]
-            # Padded on the right and causal: real tokens never look at the padding, so no mask is needed.
-            nothing = torch.zeros(len(prompts), self._width, dtype=torch.bool, device=device)
-            with logits_only(model, nothing):
-                model(input_ids=torch.tensor(rows, device=device), cache=self._cache, use_cache=True)
+        self.slots, self.passes, self.tokens = 0, 0, 0
+        self._positions = torch.arange(self._width, device=device).expand(len(prompts), -1)
+        """Position of each token in the cache. Shape: [Q, width + slots]."""
+        self._prompt_seen = self._positions < self._lengths[:, None]
+        known = self._recall(instruction, len(prompts)) if instruction and instruction.begins(prompts) else 0
+        self.logits = self._read_prompts([p[known:] for p in prompts], self._width - known)
+
+    def _recall(self, instruction: Instruction, q: int) -> int:
+        for i, (keys, values) in enumerate(instruction.layers):
+            self._cache.update(keys.expand(q, -1, -1, -1), values.expand(q, -1, -1, -1), i)
+        return len(instruction.tokens)
+
+    def _read_prompts(self, rest: list[list[int]], width: int) -> Tensor:
+        # Padded on the right and causal: real tokens never look at the padding, so no mask is needed.
+        rows = torch.tensor([[*p, *[0] * (width - len(p))] for p in rest], device=self._model.device)
+        last = torch.tensor([[len(p) - 1] for p in rest], device=rows.device)
+        with logits_only(self._model, last, self._head):
+            out = self._model(input_ids=rows, cache=self._cache, use_cache=True)
+        self.passes += 1
+        self.tokens += sum(map(len, rest))
+        return out.logits.float()
 
     def read(self, tokens: Tensor, depth: Tensor, seen: Tensor, wanted: Tensor) -> Tensor:
-        """Read T more tree tokens per query and return the logits behind the `wanted` ones, row by row. [n, V], fp32.
+        """Read T more tree tokens per query and return the logits behind the `wanted` ones, fp32.
 
         Args:
             tokens: Token ids. Shape: [Q, T].
-            depth: Tokens below the root, 0 for the root itself. Shape: [Q, T].
+            depth: How many tokens behind the prompt each one stands, 1 for the first. Shape: [Q, T].
             seen: Which tree tokens each one sees, itself included. Shape: [Q, T, slots + T], bool.
-            wanted: Positions whose logits are needed. Shape: [Q, T], bool.
+            wanted: Indices of the positions whose logits are needed, [Q, R] → [Q, R, V].
         """
         q, t = tokens.shape
         visible = torch.cat([self._prompt_seen[:, None].expand(q, t, self._width), seen], dim=2)
-        least = torch.finfo(self._model.dtype).min
-        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=tokens.device).masked_fill_(~visible, least)
-        with logits_only(self._model, wanted):
+        position = self._lengths[:, None] - 1 + depth
+        self._positions = torch.cat([self._positions, position], dim=1)
+        with logits_only(self._model, wanted, self._head):
             out = self._model(
                 input_ids=tokens,
-                attention_mask=mask[:, None],
-                position_ids=self._lengths[:, None] + depth,
+                attention_mask=self._masks(visible, position),
+                position_ids=position,
                 cache=self._cache,
                 use_cache=True,
             )
@@ -68,8 +121,33 @@ class TreeReader:
         self.passes += 1
         return out.logits.float()
 
+    def _masks(self, visible: Tensor, position: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return additive masks [Q, 1, T, S]: one, or one for each kind of layer where some see only a window."""
+        shape = self._model.config.get_text_config()
+        kinds = set(getattr(shape, "layer_types", None) or ())
+        window = getattr(shape, "sliding_window", None)
+        if window is None or kinds == {"full_attention"}:
+            return self._additive(visible)
+        near = visible & (position[:, :, None] - self._positions[:, None] < window)
+        if kinds:
+            return {kind: self._additive(near if kind == "sliding_attention" else visible) for kind in kinds}
+        return self._additive(near)
+
+    def _additive(self, visible: Tensor) -> Tensor:
+        dtype = self._model.dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the queries only. `rows`: int64 [q]."""
+        self._cache.batch_select_indices(rows)
+        self._lengths, self._positions, self._prompt_seen = (
+            t[rows] for t in (self._lengths, self._positions, self._prompt_seen)
+        )
+
     def forget(self) -> None:
         """Drop every tree token read so far; the prompts stay."""
         if self.slots:
             self._cache.crop(-self.slots)
+            self._positions = self._positions[:, : self._width]
         self.slots = 0

@@ -107,6 +107,11 @@ class Encoder:
                 next_step=f"--set train.cutoff_len={self.cutoff_len - self._room}",
             )
 
+    @property
+    def head(self) -> list[int]:
+        """The tokens that every prompt begins with."""
+        return list(self._head)
+
     def prompt(self, history: NDArray[np.integer] | Sequence[int]) -> list[int]:
         """Return the tokens of the prompt for a history of item numbers, oldest first.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from rich.progress import Progress
+from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
@@ -138,20 +139,25 @@ def finetune(
         encoder = replace(encoder, learned=trie.choices(encoder.answers))
     model = _with_lora(language_model.model, section) if section.method == "lora" else language_model.model
     validation = _examples(dataset.valid, encoder, VALIDATION_ROWS, seed)
+    checkpoint = last_whole_checkpoint(folder)
+    mean = _Mean(model, section, checkpoint)
+    stopping = [EarlyStoppingCallback(section.patience)] if section.patience else []
     trainer = _GroundedTrainer(
         model=model,
         args=_arguments(section, seed, folder),
         train_dataset=training_rows(dataset, encoder, section, seed),
         eval_dataset=Rows(len(validation), lambda i, _: validation[i]),
         data_collator=_collate,
-        callbacks=[_Reporter(metrics), *([EarlyStoppingCallback(section.patience)] if section.patience else [])],
+        callbacks=[mean, _Reporter(metrics), *stopping],
     )
     trainer.remove_callback(_printer())
     log.info(f"  {explain_batch(section, trainer.args.world_size)}")
-    checkpoint = last_whole_checkpoint(folder)
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if section.average:
+        mean.put()
+        log.info(f"  the mean of {mean.epochs} epochs' weights: validation loss {trainer.evaluate()['eval_loss']:.4f}")
     if encoder.trimmed:
         log.info(f"  {encoder.trimmed} prompts lost their oldest history to cutoff_len = {encoder.cutoff_len}")
     model.eval()
@@ -206,6 +212,40 @@ class _GroundedTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
+class _Mean(TrainerCallback):
+    """The running mean of the trained weights at the end of each epoch in the last part of the training."""
+
+    FILE = "mean.safetensors"
+
+    def __init__(self, model: torch.nn.Module, section: config.Train, checkpoint: Path | None) -> None:
+        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._first = section.epochs * (1 - section.average)
+        self._sum: dict[str, torch.Tensor] = {}
+        self.epochs = 0
+        if checkpoint and (checkpoint / self.FILE).is_file():
+            self._sum = load_file(checkpoint / self.FILE)
+            self.epochs = int(self._sum.pop("epochs"))
+
+    @torch.no_grad()
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if (state.epoch or 0) <= self._first + 1e-6:
+            return
+        self.epochs += 1
+        for name, weight in self._weights.items():
+            self._sum[name] = self._sum.get(name, 0) + weight.detach().float()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.epochs and state.is_world_process_zero:
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE
+            save_file({**self._sum, "epochs": torch.tensor(self.epochs)}, path)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give the model the mean weights."""
+        for name, total in self._sum.items():
+            self._weights[name].copy_(total.to(self._weights[name].device) / self.epochs)
+
+
 class _Reporter(TrainerCallback):
     """Progress bar, `metrics.jsonl`, and the mark of a whole checkpoint."""
 
@@ -255,7 +295,7 @@ def _arguments(section: config.Train, seed: int, folder: Path) -> TrainingArgume
         save_strategy="epoch",
         logging_steps=10,
         save_total_limit=2,
-        load_best_model_at_end=True,
+        load_best_model_at_end=not section.average,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         prediction_loss_only=True,

@@ -1,0 +1,131 @@
+"""Best-first search along the trie: the exact best K leaves, and the proof.
+
+Log-probabilities are never positive, so the score of a node bounds that of every leaf below it. The nodes with the
+best bounds are read, several a pass; when K finished leaves score above every bound that is left, nothing better can
+be hidden. Knows nothing about items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groundrec.rank.branches import Branches, Read
+from groundrec.rank.paths import NEVER
+from groundrec.text.trie import ROOT
+
+__all__ = ["BestFirst", "Found"]
+
+FRONTIER = 4096
+"""Most open nodes kept for each query; the best bound among those dropped is remembered."""
+SHRINK = 0.75
+"""Finished queries leave the batch when no more than this share of it is still searched."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best leaves that were found for Q queries."""
+
+    leaves: Tensor
+    """Shape: [Q, K]."""
+    scores: Tensor
+    """Descending; -inf where there are fewer leaves. Shape: [Q, K]."""
+    bound: Tensor
+    """No leaf outside scores more than this; -inf where the list is proved. Shape: [Q]."""
+
+
+class BestFirst:
+    """One best-first search over Q queries, until all are proved or have read `budget` tree tokens.
+
+    About `width` tokens are read a pass for each query: more take fewer passes and read some nodes in vain.
+    """
+
+    def __init__(self, branches: Branches, k: int, width: int, budget: int) -> None:
+        self._branches, self._paths = branches, branches.paths
+        self._width, self._budget, self._k = width, budget, k
+        q, device = len(branches.below), self._paths.depth.device
+        self._query = torch.arange(q, device=device)
+        """Which query each row of what follows is about."""
+        self._open = torch.full((q, 1), ROOT, device=device)
+        self._bound = torch.full((q, 1), NEVER, device=device)
+        """Open nodes and their bounds, best first. Shapes: [Q, F]."""
+        self._above = torch.full((q, 1), -1, device=device)
+        """Tree slot of the last token before the edge into each. Shape: [Q, F]."""
+        self._dropped = torch.full((q,), NEVER, device=device)
+        self._leaf = torch.full((q, k), ROOT, device=device)
+        self._score = torch.full((q, k), NEVER, device=device)
+        """The best leaves so far, and their scores. Shapes: [Q, K]."""
+        self._found = Found(self._leaf.clone(), self._score.clone(), self._dropped.clone())
+
+    def run(self) -> Found:
+        """Return the best leaves."""
+        root = torch.zeros_like(self._bound)
+        self._note(self._branches.root(), root, self._open)
+        while self._step():
+            pass
+        return self._found
+
+    def _step(self) -> bool:
+        """Read the nodes with the best bounds; return whether there were any."""
+        worth = self._worth()
+        searched = worth.any(1)
+        count = int(searched.sum())
+        if count < len(searched) and (count == 0 or count <= SHRINK * len(searched)):
+            self._leave(~searched, searched.nonzero()[:, 0])
+            worth = worth[searched]
+        if count == 0:
+            return False
+        width = worth.shape[1]
+        bound, node = self._bound[:, :width], self._open[:, :width]
+        reads = self._branches.read(node, self._above[:, :width], worth)
+        self._bound = torch.cat([bound.masked_fill(worth, NEVER), self._bound[:, width:]], 1)
+        for read in reads:
+            self._note(read, bound.gather(1, read.column), node.gather(1, read.column))
+        return True
+
+    def _worth(self) -> Tensor:
+        """Return which of the best open nodes to read next: enough for `width` tokens, none in vain. Shape: [Q, W]."""
+        width = min(self._width, self._bound.shape[1])
+        bound, length = self._bound[:, :width], self._paths.tokens_to_read(self._open[:, :width])
+        worth = (bound >= self._score[:, -1:]) & (bound > NEVER) & (length.cumsum(1) - length < self._width)
+        return worth & (self._branches.spent < self._budget)[:, None]
+
+    def _leave(self, finished: Tensor, kept: Tensor) -> None:
+        """Write down the result of the `finished` queries, and go on with the `kept` ones."""
+        rows = self._query[finished]
+        bound = torch.maximum(self._bound[:, 0], self._dropped)
+        bound = bound.where(bound >= self._score[:, -1], NEVER)
+        self._found.leaves[rows] = self._leaf[finished]
+        self._found.scores[rows] = self._score[finished]
+        self._found.bound[rows] = bound[finished]
+        self._query, self._open, self._bound, self._above, self._dropped, self._leaf, self._score = (
+            t[kept] for t in (self._query, self._open, self._bound, self._above, self._dropped, self._leaf, self._score)
+        )
+        if len(kept):
+            self._branches.keep(kept)
+
+    def _note(self, read: Read, bound: Tensor, node: Tensor) -> None:
+        """Finish the leaves that were read, and open or finish their children."""
+        reached = (bound + read.chain.sum(2)).masked_fill(~read.real, NEVER)
+        self._finish(node, reached.masked_fill(~self._paths.is_leaf(node), NEVER))
+        child = read.children.flatten(1)
+        score = (reached[:, :, None] + read.entering).flatten(1)
+        done = self._paths.is_leaf(child) & (self._paths.tokens_to_read(child) == 0)
+        self._finish(child, score.masked_fill(~done, NEVER))
+        above = read.slot[:, :, None].expand_as(read.children).flatten(1)
+        self._enlarge(child, score.masked_fill(done, NEVER), above)
+
+    def _finish(self, leaf: Tensor, score: Tensor) -> None:
+        self._score, best = torch.cat([self._score, score], 1).topk(self._k, dim=1)
+        self._leaf = torch.cat([self._leaf, leaf], 1).gather(1, best)
+
+    def _enlarge(self, node: Tensor, bound: Tensor, above: Tensor) -> None:
+        every = torch.cat([self._bound, bound], 1)
+        kept, best = every.topk(min(FRONTIER + 1, every.shape[1]), dim=1)
+        if kept.shape[1] > FRONTIER:
+            self._dropped = torch.maximum(self._dropped, kept[:, -1])
+        self._bound, best = kept[:, :FRONTIER], best[:, :FRONTIER]
+        self._open = torch.cat([self._open, node], 1).gather(1, best)
+        self._above = torch.cat([self._above, above], 1).gather(1, best)
