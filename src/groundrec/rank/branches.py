@@ -28,14 +28,18 @@ class Read:
     """Which of the nodes asked for this is. Shape: [Q, A]."""
     real: Tensor
     """Shape: [Q, A], bool."""
+    place: Tensor
+    """How many tokens of the edge have been read by now. Shape: [Q, A]."""
+    ended: Tensor
+    """Whether those are all that need to be read. Shape: [Q, A], bool."""
     slot: Tensor
-    """Tree slot of the last token of the edge. Shape: [Q, A]."""
+    """Tree slot of the last of them. Shape: [Q, A]."""
     chain: Tensor
-    """Log-probability of each token of the edge after its first; 0 past the end. Shape: [Q, A, L]."""
+    """Log-probability of the token behind each one that was read now, inside the edge; then 0. Shape: [Q, A, L]."""
     children: Tensor
     """Shape: [Q, A, C]."""
     entering: Tensor
-    """Log-probability of entering each child. Shape: [Q, A, C]."""
+    """Log-probability of entering each child, where the edge has ended. Shape: [Q, A, C]."""
 
 
 class Branches:
@@ -56,8 +60,9 @@ class Branches:
         most = int(self.paths.trie.child_counts[ROOT])
         logits = self.reader.logits / self.paths.temperature
         children, entering = self.paths.log_children(logits, torch.zeros_like(nodes), nodes, most, self.below)
-        nothing = torch.zeros(len(nodes), 1, 0, device=nodes.device)
-        return Read(torch.zeros_like(nodes), nodes == ROOT, nodes - 1, nothing, children, entering)
+        none, there = torch.zeros_like(nodes), nodes == ROOT
+        chain = torch.zeros(len(nodes), 1, 0, device=nodes.device)
+        return Read(none, there, none, there, none - 1, chain, children, entering)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the queries only. `rows`: int64 [q]."""
@@ -66,7 +71,9 @@ class Branches:
         self.below = self.below.take(rows)
         self._seen, self.spent = self._seen[rows], self.spent[rows]
 
-    def read(self, nodes: Tensor, above: Tensor, wanted: Tensor) -> list[Read]:
+    def read(
+        self, nodes: Tensor, above: Tensor, wanted: Tensor, place: Tensor | None = None, stride: int = 2**31
+    ) -> list[Read]:
         """Read the edges into the `wanted` ones of `nodes`; several passes where one would hold too many logits.
 
         Nodes whose edge needs no reading are left out; the list is empty where none does.
@@ -75,8 +82,11 @@ class Branches:
             nodes: Shape: [Q, W].
             above: Tree slot of the last token before each edge, -1 behind the prompt. Shape: [Q, W].
             wanted: Shape: [Q, W], bool.
+            place: How many tokens of each edge have been read before; none when left out. Shape: [Q, W].
+            stride: Most tokens to read of each edge.
         """
-        length = self.paths.tokens_to_read(nodes) * wanted
+        place = torch.zeros_like(nodes) if place is None else place
+        length = (self.paths.tokens_to_read(nodes) - place).clamp(max=stride) * wanted
         fresh = length > 0
         sizes = [length.sum(1), length.amax(1), fresh.sum(1), (self.paths.child_count[nodes] * fresh).amax(1)]
         total, longest, width, most = torch.stack(sizes).amax(1).tolist()  # the one thing the host has to know
@@ -85,20 +95,22 @@ class Branches:
         rows = width if self.paths.renormalised else total
         if width > 1 and len(nodes) * rows * self.paths.outputs > LOGITS_AT_ONCE:
             half = fresh.cumsum(1) <= (width + 1) // 2
-            return [part for side in (half, ~half) for part in self.read(nodes, above, fresh & side)]
+            return [part for side in (half, ~half) for part in self.read(nodes, above, fresh & side, place, stride)]
         column = fresh.long().argsort(dim=1, descending=True, stable=True)[:, :width]
-        nodes, above, length = (t.gather(1, column) for t in (nodes, above, length))
-        return [self._pass(column, nodes, above, length, total, longest, most)]
+        nodes, above, place, length = (t.gather(1, column) for t in (nodes, above, place, length))
+        return [self._pass(column, nodes, above, place, length, (total, longest, most))]
 
     def _pass(
-        self, column: Tensor, nodes: Tensor, above: Tensor, length: Tensor, total: int, longest: int, most: int
+        self, column: Tensor, nodes: Tensor, above: Tensor, start: Tensor, length: Tensor, sizes: tuple[int, int, int]
     ) -> Read:
         paths, device = self.paths, nodes.device
+        total, longest, most = sizes
         ends = length.cumsum(1)
         step = torch.arange(total, device=device).expand(len(nodes), -1).contiguous()
         real = step < ends[:, -1:]
         owner = torch.searchsorted(ends, step, right=True).clamp(max=nodes.shape[1] - 1)
-        place = step - (ends - length).gather(1, owner)
+        offset = step - (ends - length).gather(1, owner)
+        place = start.gather(1, owner) + offset
         node = nodes.gather(1, owner)
         tokens = paths.edge_token(node, place).where(real, 0)
         depth = (paths.depth[node] - paths.edge_length[node] + 1 + place).where(real, 1)
@@ -109,15 +121,18 @@ class Branches:
         logits = self.reader.read(tokens, depth, self._seen[:, -total:], rows) / paths.temperature
         behind = torch.arange(nodes.shape[1], device=device).expand_as(nodes) if paths.renormalised else last
         children, entering = paths.log_children(logits, behind, nodes, max(most, 1), self.below)
-        there = length > 0
+        there, reached = length > 0, start + length
+        ended = there & (reached == paths.tokens_to_read(nodes))
         self.spent += ends[:, -1]
         return Read(
             column=column,
             real=there,
+            place=reached,
+            ended=ended,
             slot=before + last,
-            chain=self._chain(logits, node, owner, place, real, nodes.shape[1], longest),
+            chain=self._chain(logits, node, place, real, owner * longest + offset, (*nodes.shape, longest)),
             children=children,
-            entering=entering.masked_fill(~there[:, :, None], NEVER),
+            entering=entering.masked_fill(~ended[:, :, None], NEVER),
         )
 
     def _look(self, owner: Tensor, place: Tensor, above: Tensor, real: Tensor) -> None:
@@ -132,15 +147,14 @@ class Branches:
         self._seen = seen
 
     def _chain(
-        self, logits: Tensor, node: Tensor, owner: Tensor, place: Tensor, real: Tensor, width: int, length: int
+        self, logits: Tensor, node: Tensor, place: Tensor, real: Tensor, at: Tensor, shape: tuple[int, ...]
     ) -> Tensor:
-        """Return the log-probabilities of the forced tokens, by node and place. Shape: [Q, A, L]."""
-        chain = torch.zeros(len(node), width, length, device=node.device)
+        """Return the log-probabilities of the forced tokens behind those read, put `at` their places of `shape`."""
+        chain = torch.zeros(shape, device=node.device)
         if self.paths.renormalised:
             return chain
         forced = real & (place + 1 < self.paths.edge_length[node])
         following = self.paths.edge_token(node, (place + 1).where(forced, 0))
         steps = logits.gather(2, following[:, :, None])[:, :, 0] - logits.logsumexp(2)
         steps = (steps * self.below.alpha).where(forced, 0)
-        chain.flatten(1).scatter_add_(1, owner * length + place.clamp(max=length - 1), steps)
-        return chain
+        return chain.flatten(1).scatter_add(1, at.where(forced, 0), steps).view(shape)

@@ -20,6 +20,8 @@ __all__ = ["BestFirst", "Found"]
 
 FRONTIER = 4096
 """Most open nodes kept for each query; the best bound among those dropped is remembered."""
+STRIDE = 4
+"""Most tokens of an edge that are read before its bound is looked at again."""
 SHRINK = 0.75
 """Finished queries leave the batch when no more than this share of it is still searched."""
 
@@ -52,7 +54,9 @@ class BestFirst:
         self._bound = torch.full((q, 1), NEVER, device=device)
         """Open nodes and their bounds, best first. Shapes: [Q, F]."""
         self._above = torch.full((q, 1), -1, device=device)
-        """Tree slot of the last token before the edge into each. Shape: [Q, F]."""
+        """Tree slot of the last token before what is to be read of the edge into each. Shape: [Q, F]."""
+        self._place = torch.zeros((q, 1), dtype=torch.long, device=device)
+        """How many tokens of that edge have been read. Shape: [Q, F]."""
         self._dropped = torch.full((q,), NEVER, device=device)
         self._leaf = torch.full((q, k), ROOT, device=device)
         self._score = torch.full((q, k), NEVER, device=device)
@@ -79,7 +83,7 @@ class BestFirst:
             return False
         width = worth.shape[1]
         bound, node = self._bound[:, :width], self._open[:, :width]
-        reads = self._branches.read(node, self._above[:, :width], worth)
+        reads = self._branches.read(node, self._above[:, :width], worth, self._place[:, :width], STRIDE)
         self._bound = torch.cat([bound.masked_fill(worth, NEVER), self._bound[:, width:]], 1)
         for read in reads:
             self._note(read, bound.gather(1, read.column), node.gather(1, read.column))
@@ -89,6 +93,7 @@ class BestFirst:
         """Return which of the best open nodes to read next: enough for `width` tokens, none in vain. Shape: [Q, W]."""
         width = min(self._width, self._bound.shape[1])
         bound, length = self._bound[:, :width], self._paths.tokens_to_read(self._open[:, :width])
+        length = (length - self._place[:, :width]).clamp(max=STRIDE)
         worth = (bound >= self._score[:, -1:]) & (bound > NEVER) & (length.cumsum(1) - length < self._width)
         return worth & (self._branches.spent < self._budget)[:, None]
 
@@ -100,28 +105,28 @@ class BestFirst:
         self._found.leaves[rows] = self._leaf[finished]
         self._found.scores[rows] = self._score[finished]
         self._found.bound[rows] = bound[finished]
-        self._query, self._open, self._bound, self._above, self._dropped, self._leaf, self._score = (
-            t[kept] for t in (self._query, self._open, self._bound, self._above, self._dropped, self._leaf, self._score)
-        )
+        for name in ("_query", "_open", "_bound", "_above", "_place", "_dropped", "_leaf", "_score"):
+            setattr(self, name, getattr(self, name)[kept])
         if len(kept):
             self._branches.keep(kept)
 
     def _note(self, read: Read, bound: Tensor, node: Tensor) -> None:
-        """Finish the leaves that were read, and open or finish their children."""
+        """Finish the leaves that were read, open or finish their children, and go on with unfinished edges later."""
         reached = (bound + read.chain.sum(2)).masked_fill(~read.real, NEVER)
-        self._finish(node, reached.masked_fill(~self._paths.is_leaf(node), NEVER))
+        self._finish(node, reached.masked_fill(~(self._paths.is_leaf(node) & read.ended), NEVER))
         child = read.children.flatten(1)
         score = (reached[:, :, None] + read.entering).flatten(1)
         done = self._paths.is_leaf(child) & (self._paths.tokens_to_read(child) == 0)
         self._finish(child, score.masked_fill(~done, NEVER))
         above = read.slot[:, :, None].expand_as(read.children).flatten(1)
-        self._enlarge(child, score.masked_fill(done, NEVER), above)
+        self._enlarge(child, score.masked_fill(done, NEVER), above, torch.zeros_like(child))
+        self._enlarge(node, reached.masked_fill(read.ended, NEVER), read.slot, read.place)
 
     def _finish(self, leaf: Tensor, score: Tensor) -> None:
         self._score, best = torch.cat([self._score, score], 1).topk(self._k, dim=1)
         self._leaf = torch.cat([self._leaf, leaf], 1).gather(1, best)
 
-    def _enlarge(self, node: Tensor, bound: Tensor, above: Tensor) -> None:
+    def _enlarge(self, node: Tensor, bound: Tensor, above: Tensor, place: Tensor) -> None:
         every = torch.cat([self._bound, bound], 1)
         kept, best = every.topk(min(FRONTIER + 1, every.shape[1]), dim=1)
         if kept.shape[1] > FRONTIER:
@@ -129,3 +134,4 @@ class BestFirst:
         self._bound, best = kept[:, :FRONTIER], best[:, :FRONTIER]
         self._open = torch.cat([self._open, node], 1).gather(1, best)
         self._above = torch.cat([self._above, above], 1).gather(1, best)
+        self._place = torch.cat([self._place, place], 1).gather(1, best)
