@@ -21,6 +21,7 @@ test: setup
 	$(TEST)
 
 test-slow: setup
+	$(BIN)/pip install -q -c constraints.txt -e '.[ray]'  # 75 MB: only these tests start a cluster
 	$(TEST) -m slow
 
 check: setup

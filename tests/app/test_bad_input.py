@@ -156,7 +156,7 @@ ROWS: dict[str, tuple[Edit, str]] = {
     "two people": (lambda t: "".join(row for row in t.splitlines(True) if row[:3] in ("use", "u0,", "u1,")), "2 with"),
     "nobody": (lambda t: t.splitlines(True)[0], "no interactions"),
     "an empty file": (lambda _: "", "the file is empty"),
-    "a line with too many fields": (lambda t: t + "u1,f1,1,a,b,c\n", "cannot be read"),
+    "a line with too many fields": (lambda t: t + "u1,f1,1,a,b,c\n", "no row can be read from this line"),
 }
 
 

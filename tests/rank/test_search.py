@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged
-from groundrec.rank.below import Guide, Mask
+from groundrec.rank.below import Guide, Mask, guide_totals
+from groundrec.rank.explain import explain
 from groundrec.rank.search import Answer, Search
 from groundrec.text.trie import Trie
 from tests.rank.models import END, MODELS, VOCABULARY
@@ -120,6 +121,43 @@ def test_all_exact_and_a_full_beam_equal_brute_force(case: Case, width: int, k: 
     same(exact, expected, case.allowed)
     assert (exact.gap == 0).all()
     assert search.work.unproved == 0
+
+
+@given(cases(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_some_items_score_as_all_do_and_a_guide_alone_as_its_path(case: Case, data: st.DataObject) -> None:
+    items, q = len(case.catalogue), len(case.prompts)
+    some = data.draw(st.lists(st.sets(st.integers(0, items - 1), min_size=1), min_size=q, max_size=q))
+    plain = replace(case, guide=None)
+    scores = plain.search().score(case.prompts, Ragged.of([sorted(row) for row in some]), case.mask)
+    expected = np.full((q, items), -np.inf)
+    for row, chosen in enumerate(some):
+        expected[row, list(chosen)] = plain.expected()[row, list(chosen)]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    if case.guide:
+        alone = replace(case, guide=replace(case.guide, alpha=0.0))
+        totals = guide_totals(case.search().trie, case.guide, case.mask)
+        np.testing.assert_allclose(totals, alone.expected(), atol=1e-4)
+
+
+@given(cases(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_an_explanation_tells_score_place_and_where_beams_lose_it(case: Case, data: st.DataObject) -> None:
+    expected = case.expected()[0]
+    item = data.draw(st.sampled_from(np.flatnonzero(case.allowed[0]).tolist()))
+    search, mask = case.search(), Mask.of(1, allow=Ragged.of([np.flatnonzero(case.allowed[0])]))
+    guide = case.guide and replace(case.guide, scores=case.guide.scores[:1])
+    told = explain(search, case.prompts[0], item, mask, guide, beams=(1, 2, 50), k=len(case.catalogue))
+    assert [s.token for s in told.steps] == list(case.catalogue[item])
+    assert told.steps[-1].total == pytest.approx(expected[item], abs=1e-4)
+    assert told.place is not None
+    assert (expected > expected[item] + 1e-3).sum() < told.place <= (expected > expected[item] - 1e-3).sum()
+    for beams, lost in told.lost.items():
+        found = search.beam(case.prompts[:1], beams, beams, mask, guide).items[0]
+        if len(set(case.catalogue)) == len(case.catalogue):  # else a leaf's other items may take all places
+            assert (lost is None) == (item in found)
+    for step in told.steps:
+        assert (step.choices > 1) or step.log_p_choices == 0
 
 
 @given(cases(), st.integers(1, 3), st.integers(1, 8))

@@ -5,11 +5,13 @@ Knows nothing about what the named things do.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from groundrec.core.errors import ConfigError, closest
+from groundrec.core.errors import ConfigError, MissingDependency, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import names, resolve
+from groundrec.data.dataset import Reader
 from groundrec.text.prompts import load_template
 
 __all__ = ["check_names", "check_paths"]
@@ -19,6 +21,7 @@ def check_names(recipe: Recipe) -> None:
     """Raise `ConfigError` where a setting names what no registry has, or a metric that is not measured."""
     _known("data.source", "sources", recipe.data.source)
     _known("prepare.protocol", "protocols", recipe.prepare.protocol)
+    _known("prepare.engine", "engines", recipe.prepare.engine)
     for signal in recipe.signals:
         _known("signals", "signals", signal)
     load_template(recipe.model.template)
@@ -26,8 +29,16 @@ def check_names(recipe: Recipe) -> None:
 
 
 def check_paths(recipe: Recipe) -> None:
-    """Raise `DataError` where the raw data is not there, `ConfigError` where the base model's folder is not."""
-    resolve("sources", recipe.data.source)(recipe.data)
+    """Raise `DataError` where the raw data is not there, `ConfigError` where the base model's folder is not.
+
+    An engine that is not installed raises `MissingDependency`.
+    """
+    if recipe.recommend.engine == "ray" and find_spec("ray") is None:
+        raise MissingDependency("ray", "ray")
+    if recipe.data.dataset:
+        Reader(recipe.data.dataset)
+    else:
+        resolve("sources", recipe.data.source)(recipe.data)
     base = recipe.model.base_model
     known = [name for name in names("base_models") if name != "folder"]
     if base not in known and not Path(base).is_dir():

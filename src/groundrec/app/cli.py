@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -14,6 +15,7 @@ from rich.table import Table
 from groundrec import __version__
 from groundrec.app.checks import check_names, check_paths
 from groundrec.core.errors import ConfigError, GroundrecError, closest
+from groundrec.core.processes import Processes, silently_alone
 from groundrec.core.recipe import Recipe, load_recipe, settings
 from groundrec.core.registry import BUILT_IN, names
 from groundrec.core.runs import IfExists, Run
@@ -80,14 +82,25 @@ def run(
 def _run(
     recipe: Recipe, file: Path, path: Path, if_exists: IfExists, until: str | None, quiet: bool, as_json: bool
 ) -> None:
+    processes = Processes.of()
     log_to(None, quiet=quiet or as_json)
-    opened = Run.open(path, recipe, file, if_exists)
-    log_to(opened.path / "log.txt", quiet=quiet or as_json)
-    _announce(recipe, opened.path)
-    from groundrec.app.stages import run_recipe
+    if not processes.is_main:
+        log.setLevel(logging.WARNING)
+    elif silently_alone():
+        log.warning(
+            "accelerate launch was asked for several processes and started this one alone, which does all the work"
+        )
+        log.warning(
+            "  torchrun --nproc_per_node 2 -m groundrec run … starts several on one machine, with or without GPUs"
+        )
+    with Run.shared(path, recipe, file, if_exists, processes) as opened:
+        if processes.is_main:
+            log_to(opened.path / "log.txt", quiet=quiet or as_json)
+            _announce(recipe, opened)
+        from groundrec.app.stages import run_recipe
 
-    experiment = run_recipe(recipe, opened, until)
-    if until in (None, "evaluate"):
+        experiment = run_recipe(recipe, opened, until)
+    if processes.is_main and until in (None, "evaluate"):
         from groundrec.app.results import show
 
         if as_json or not quiet:
@@ -95,10 +108,12 @@ def _run(
         _farewell(experiment)
 
 
-def _announce(recipe: Recipe, path: Path) -> None:
+def _announce(recipe: Recipe, run: Run) -> None:
     if recipe.about:
         log.info(recipe.about.strip())
-    log.info(f"writing to {path}\n")
+    if run.processes.world > 1:
+        log.info(f"{run.processes.world} processes divide the slates among themselves; the main one does the rest")
+    log.info(f"writing to {run.path}\n")
 
 
 def _farewell(experiment: Any) -> None:
@@ -117,18 +132,137 @@ def recommend(
     run: Annotated[Path, typer.Argument(help="A run directory whose training has finished.")],
     history: Annotated[list[str], typer.Argument(help="Titles or item ids of the catalogue, oldest first.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    allow: Annotated[Optional[list[str]], typer.Option(help="Recommend nothing but this; may be given again.")] = None,  # noqa: UP045
+    deny: Annotated[Optional[list[str]], typer.Option(help="Never recommend this; may be given again.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
     """Recommend items to someone who took HISTORY."""
     log_to(None, quiet=as_json)
     from groundrec.app.recommender import Recommender
 
-    found = Recommender.load(run).recommend(history, k)
+    found = Recommender.load(run).recommend(history, k, allow=allow or None, deny=deny or None)
     if as_json:
         print(json.dumps([vars(r) for r in found], ensure_ascii=False))
         return
     for place, r in enumerate(found, 1):
         print(f"{place:>3}  {r.score:8.3f}  {r.title}  [{r.item_id}]")
+
+
+@app.command("explain-item")
+def explain_item(
+    run: Annotated[Path, typer.Argument(help="A run directory whose training has finished.")],
+    item: Annotated[str, typer.Argument(help="A title or item id of the catalogue.")],
+    history: Annotated[list[str], typer.Argument(help="Titles or item ids of the catalogue, oldest first.")],
+    beams: Annotated[Optional[list[int]], typer.Option(help="A number of beams to try; may be given again.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Show how ITEM comes by its score after HISTORY, token by token, and where beam searches lose it."""
+    log_to(None, quiet=as_json)
+    from groundrec.app.explain import show
+
+    show(run, item, history, beams or [5, 10, 20, 50], as_json=as_json)
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="A data source: `groundrec list sources` shows what is known.")],
+    out: Annotated[Path, typer.Option(help="Where to write the data set.")],
+    path: Annotated[Optional[str], typer.Option(help="File, folder or URL of the raw data.")] = None,  # noqa: UP045
+    category: Annotated[Optional[str], typer.Option(help="Which files of the folder, e.g. `Books`.")] = None,  # noqa: UP045
+    protocol: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="How to split: `groundrec list protocols`. `d3` where a window of time is given."),
+    ] = None,
+    k_core: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--k-core", "--K", help="Least interactions of users and items."),
+    ] = None,
+    st_year: Annotated[Optional[int], typer.Option("--st_year", help="First year of the window of `d3`.")] = None,  # noqa: UP045
+    st_month: Annotated[Optional[int], typer.Option("--st_month", help="First month of the window.")] = None,  # noqa: UP045
+    ed_year: Annotated[Optional[int], typer.Option("--ed_year", help="Year in which the window ends.")] = None,  # noqa: UP045
+    ed_month: Annotated[Optional[int], typer.Option("--ed_month", help="Month in which the window ends.")] = None,  # noqa: UP045
+    engine: Annotated[Optional[str], typer.Option(help="What computes: `groundrec list engines`.")] = None,  # noqa: UP045
+    memory_limit: Annotated[Optional[str], typer.Option(help="Most memory of the engine, e.g. `2GB`.")] = None,  # noqa: UP045
+    set_: Set = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set in OUT.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a data set of raw interactions, for recipes (`data.dataset`) and for `export`."""
+    log_to(None, quiet=quiet or as_json)
+    from groundrec.app.datasets import make, recipe_of
+
+    given = {
+        "data.source": source,
+        "data.path": path,
+        "data.category": category,
+        "prepare.protocol": protocol,
+        "prepare.k_core": k_core,
+        "prepare.engine": engine,
+        "prepare.memory_limit": memory_limit,
+        "prepare.d3.st_year": st_year,
+        "prepare.d3.st_month": st_month,
+        "prepare.d3.ed_year": ed_year,
+        "prepare.d3.ed_month": ed_month,
+    }
+    made = make(recipe_of(given, set_ or []), out, overwrite=overwrite)
+    if as_json:
+        print(json.dumps(made))
+    elif not quiet:
+        print(f"{out}: " + ", ".join(f"{key} {value}" for key, value in made.items()))
+
+
+@app.command()
+def export(
+    dataset: Annotated[Path, typer.Argument(help="A prepared data set, or a run directory.")],
+    format_: Annotated[str, typer.Option("--format", help="What to write: `groundrec list formats`.")],
+    out: Annotated[Path, typer.Option(help="Where to write it.")],
+    as_json: Json = False,
+) -> None:
+    """Write a data set in the file format of other code."""
+    _one_of("--format", format_, tuple(names("formats")))
+    log_to(None, quiet=as_json)
+    from groundrec.app.datasets import export as write
+
+    files = [str(file) for file in write(dataset, format_, out)]
+    print(json.dumps(files) if as_json else "\n".join(files))
+
+
+@app.command("import")
+def import_command(
+    folder: Annotated[Path, typer.Argument(help="A folder that other code has prepared.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="What wrote it: `groundrec list imports` shows what is known.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where to write the data set.")],
+    category: Annotated[str, typer.Option(help="Which files of FOLDER, where it holds several categories.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set in OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Import a data set that is already split, and show its card."""
+    _one_of("--format", format_, tuple(names("imports")))
+    log_to(None, quiet=as_json)
+    from groundrec.app.card import show
+    from groundrec.app.datasets import bring
+
+    bring(folder, format_, out, category, overwrite=overwrite)
+    show(out, as_json=as_json)
+
+
+@app.command()
+def card(
+    dataset: Annotated[Path, typer.Argument(help="A prepared data set, or a run directory.")],
+    tokenizer: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder or tokenizer.json to count titles in; the run's own, else words."),
+    ] = None,
+    picture: Annotated[Optional[Path], typer.Option(help="Where to draw; `card.png` in the data set.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Show what a data set holds and what it leaks: a table and one picture."""
+    from groundrec.app.card import show
+
+    show(dataset, tokenizer, picture, as_json=as_json)
 
 
 @app.command("settings")

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from groundrec.core.config import Recommend
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
-from groundrec.core.runs import Run
+from groundrec.core.runs import Run, read_json
 from groundrec.core.types import PreparedDataset, Queries, Scores
 from groundrec.data import dataset as datasets
 from groundrec.text.prompts import load_template
 
-__all__ = ["LM", "TRIE", "Experiment", "fused_name", "language_scores", "model_inputs", "signal_scores"]
+__all__ = ["ASSISTANT", "LM", "TRIE", "Experiment", "fused_name", "language_scores", "model_inputs", "signal_scores"]
 
 LM = "language model"
 TRIE = "trie.npz"
+ASSISTANT = "assistant"
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Experiment:
         """Return a fitted signal."""
         return resolve("signals", name).load(self.run.path / "signals" / name, self.recipe)
 
-    def recommender(self) -> Any:
-        """Return the trained language model, its words and its trie, ready to answer."""
+    def recommender(self, *, guided: bool = True) -> Any:
+        """Return the trained language model, its words and its trie, ready to answer; `guided` by its assistant."""
         from groundrec.models import language
         from groundrec.rank.recommend import Recommender
         from groundrec.rank.search import Search
@@ -61,7 +63,19 @@ class Experiment:
             temperature=section.temperature,
             instruction=encoder.head,
         )
-        return Recommender(search, encoder, section)
+        return Recommender(search, encoder, section, self._assistant() if guided else None)
+
+    def _assistant(self) -> Any:
+        from groundrec.rank.recommend import Assistant
+
+        section = self.recipe.recommend
+        if section.assistant is None:
+            return None
+        alpha = section.alpha
+        if alpha is None:
+            self.run.fingerprint(ASSISTANT)
+            alpha = read_json(self.run.path / ASSISTANT / "manifest.json")["result"]["alpha"]
+        return Assistant(self.signal(section.assistant), alpha, section.assistant_mass)
 
     def encoder(self, tokenizer: Any) -> Any:
         """Return what turns this data set's histories and titles into tokens."""
@@ -71,8 +85,8 @@ class Experiment:
         return Encoder(template, tokenizer, self.dataset.catalogue.titles, self.recipe.train.cutoff_len)
 
     def section(self, *names: str) -> dict[str, Any]:
-        """Return sections of the recipe, and the seed, as stage inputs."""
-        whole = self.recipe.model_dump(mode="json")
+        """Return sections of the recipe, and the seed, as stage inputs: what decides their output."""
+        whole = self.recipe.model_dump(mode="json", exclude={"recommend": Recommend.MEANS})
         return {"seed": self.recipe.seed, **{name: whole[name] for name in names}}
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from groundrec.app.experiment import Experiment, model_inputs
 from groundrec.core.errors import ArtifactError, DataError, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
-from groundrec.core.types import NO_ITEM, Ragged
+from groundrec.core.types import NO_ITEM, Queries, Ragged
 
-__all__ = ["Recommendation", "Recommender"]
+if TYPE_CHECKING:
+    from groundrec.rank.explain import Explanation
+
+__all__ = ["Explained", "Recommendation", "Recommender"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,22 @@ class Recommendation:
     score: float
 
 
+@dataclass(frozen=True)
+class Explained:
+    """The path of one item: its tokens as text, and what `rank.explain` says of each."""
+
+    title: str
+    pieces: list[str]
+    path: Explanation
+
+
 class Recommender:
     """Recommends real items of a run's catalogue to anyone whose history is in that catalogue."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._catalogue = experiment.dataset.catalogue
         self._ranker = experiment.recommender()
+        self._now = int(experiment.dataset.test.times.max()) + 1
         self._by_name: dict[str, int] = {}
         for names in (self._catalogue.titles, self._catalogue.item_ids):
             for item, name in enumerate(names):
@@ -56,18 +68,46 @@ class Recommender:
         experiment.run.require("model", model_inputs(experiment))
         return cls(experiment)
 
-    def recommend(self, history: Sequence[str], k: int = 10) -> list[Recommendation]:
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        allow: Sequence[str] | None = None,
+        deny: Sequence[str] | None = None,
+    ) -> list[Recommendation]:
         """Return the `k` best items after `history`, titles or item ids, oldest first.
 
+        Where `allow` is given, nothing else is recommended; nothing in `deny` ever is (out of stock, another category).
         Raises `DataError` for a name that is not in the catalogue.
         """
-        items = [self._item(name) for name in history]
-        slates = self._ranker.slates(np.zeros(1, np.int64), Ragged.of([items]), k)
+        allow_list, deny_list = self._listed(allow), self._listed(deny)
+        slates = self._ranker.slates(self._query(history), k, allow_list, deny_list)
         return [
             Recommendation(self._catalogue.item_ids[item], self._catalogue.titles[item], float(score))
             for item, score in zip(slates.items[0], slates.scores[0], strict=True)
             if item != NO_ITEM
         ]
+
+    def explain(self, history: Sequence[str], item: str, *, beams: Sequence[int] = (5, 10, 20, 50)) -> Explained:
+        """Return how `item` comes by its score after `history`, and where beam searches lose it.
+
+        Raises `DataError` for a name that is not in the catalogue, `SearchError` for an item that may not be
+        recommended, such as one of the history.
+        """
+        from groundrec.rank.explain import explain
+
+        ranker, query, number = self._ranker, self._query(history), self._item(item)
+        guide = ranker.assistant.guide(query) if ranker.assistant else None
+        found = explain(ranker.search, ranker.prompts(query)[0], number, ranker.mask(query), guide, beams=beams)
+        pieces = ranker.encoder.tokenizer.batch_decode([[step.token] for step in found.steps])
+        return Explained(self._catalogue.titles[number], pieces, found)
+
+    def _query(self, history: Sequence[str]) -> Queries:
+        return Queries.of(Ragged.of([[self._item(name) for name in history]]), self._now)
+
+    def _listed(self, names: Sequence[str] | None) -> Ragged | None:
+        return None if names is None else Ragged.of([[self._item(name) for name in names]])
 
     def _item(self, name: str) -> int:
         if name not in self._by_name:

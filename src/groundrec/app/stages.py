@@ -7,7 +7,9 @@ A stage reads what earlier ones wrote and writes its own directory; `core.runs` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundrec.app.experiment import TRIE, Experiment, fused_name, language_scores, model_inputs, signal_scores
+from groundrec.app.assist import choose_assistant
+from groundrec.app.experiment import (
+    ASSISTANT,
+    TRIE,
+    Experiment,
+    fused_name,
+    language_scores,
+    model_inputs,
+    signal_scores,
+)
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, write_json
@@ -44,9 +55,10 @@ def prepare_stage(x: Experiment) -> None:
 
     def work(folder: Path) -> dict[str, Any]:
         card = prepare(x.recipe.data, x.recipe.prepare, x.recipe.seed, folder)
-        return {"dataset": datasets.load(folder).fingerprint, "card": card}
+        return {"dataset": datasets.Reader(folder).fingerprint, "card": card}
 
-    files = [*_files(x.recipe.data.path), *_files(x.recipe.data.items)]
+    data = x.recipe.data
+    files = [file for path in (data.path, data.items, data.dataset) for file in _files(path)]
     x.run.stage("dataset", {**x.section("data", "prepare"), "files": files}, work)
 
 
@@ -86,17 +98,20 @@ def train_stage(x: Experiment) -> None:
 
 def recommend_stage(x: Experiment) -> None:
     """Search the catalogue for every query, on validation and on test."""
+    choose_assistant(x)
+    by_ray = x.recipe.recommend.engine == "ray"
     for split in ("valid", "test"):
 
         def work(folder: Path, split: str = split) -> dict[str, Any]:
-            from groundrec.rank.recommend import recommend
+            from groundrec.rank.recommend import work_of
 
-            recommender = x.recommender()
-            slates = recommend(recommender, x.queries(split), folder)
-            return {"queries": len(slates), **vars(recommender.search.work)}
+            (_by_ray if by_ray else _by_processes)(x, split, folder)
+            result = {"queries": len(x.queries(split)), **vars(work_of(folder))}
+            _tell(x, split, result)
+            return result
 
-        inputs = {"model": x.run.fingerprint("model"), "cutoff_len": x.recipe.train.cutoff_len}
-        x.run.stage(f"slates/{split}", {**inputs, **x.section("recommend")}, work)
+        inputs = {"model": x.run.fingerprint("model"), "cutoff_len": x.recipe.train.cutoff_len, **_assistant(x)}
+        x.run.stage(f"slates/{split}", {**inputs, **x.section("recommend")}, work, together=not by_ray)
 
 
 def fuse_stage(x: Experiment) -> None:
@@ -152,6 +167,49 @@ STAGES: dict[str, Callable[[Experiment], None]] = {
 }
 
 
+def _tell(x: Experiment, split: str, work: dict[str, int]) -> None:
+    """Say what the search asked of the model, in the log and in the run's metrics."""
+    if not x.run.processes.is_main:
+        return
+    Metrics(x.run.path / "metrics.jsonl", f"slates/{split}").write(**work)
+    queries = max(work["queries"], 1)
+    proved = f", {1 - work['unproved'] / queries:.1%} proved" if x.recipe.recommend.mode == "exact" else ""
+    log.info(f"  {work['tokens'] / queries:.0f} model tokens a query, {work['passes']:,} passes in all{proved}")
+
+
+def _by_processes(x: Experiment, split: str, folder: Path) -> None:
+    from groundrec.rank.recommend import recommend
+
+    recommend(x.recommender(), x.queries(split), folder, x.run.processes)
+
+
+def _by_ray(x: Experiment, split: str, folder: Path) -> None:
+    from groundrec.rank.cluster import write_shards
+    from groundrec.rank.recommend import Shards
+
+    section = x.recipe.recommend
+    missing = Shards(folder, len(x.queries(split)), section.shard_size).missing()
+    write_shards(partial(_writer, Path.cwd(), x.recipe, x.run.path, split, folder), missing, section.workers)
+
+
+def _writer(place: Path, recipe: Recipe, path: Path, split: str, folder: Path, sharing: int) -> Any:
+    """Return what writes shards in another process; paths are meant as seen from `place`."""
+    from groundrec.rank.recommend import Writer
+
+    os.chdir(place)
+    x = Experiment(recipe, Run(path))
+    return Writer(x.recommender(), x.queries(split), folder, sharing)
+
+
+def _assistant(x: Experiment) -> dict[str, Any]:
+    """Return fingerprints of what guides the search."""
+    section = x.recipe.recommend
+    if section.assistant is None:
+        return {}
+    signal = {"signal": x.run.fingerprint(f"signals/{section.assistant}")}
+    return signal if section.alpha is not None else {**signal, "alpha": x.run.fingerprint(ASSISTANT)}
+
+
 def _ranked(x: Experiment) -> dict[str, Any]:
     """Return fingerprints of everything that ranks."""
     stages = [f"slates/{split}" for split in ("valid", "test")] + [f"signals/{name}" for name in x.recipe.signals]
@@ -165,9 +223,9 @@ def _answers_by_popularity(x: Experiment, popularity: NDArray[np.int64]) -> Iter
         yield from repeat(template.answer_text(title), max(1, int(count)))
 
 
-def _files(path: Path | None) -> list[list[Any]]:
-    """Return name, size and time of the raw files, so that a changed file is noticed."""
-    if path is None or not path.exists():
+def _files(path: Path | str | None) -> list[list[Any]]:
+    """Return name, size and time of the raw files, so that a changed file is noticed; a URL stands for itself."""
+    if not isinstance(path, Path) or not path.exists():
         return []
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]

@@ -6,7 +6,7 @@ A setting is documented here, where it is declared; `--help`, `--dry-run` and th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
@@ -61,6 +61,10 @@ class Data(Section):
     category: str | None = Field(
         default=None, description="Which files of the folder `data.path` the `amazon` source reads, e.g. `Books`."
     )
+    dataset: Path | None = Field(
+        default=None,
+        description="Folder of a finished data set (`groundrec prepare`, `groundrec import`), used as it is: no other setting of [data] or [prepare] may be given beside it.",
+    )
     columns: dict[str, str] = Field(
         default={},
         description='Your column names for the `table` source, e.g. {item = "asin"}; for `recbole` the title\'s, if not found by itself.',
@@ -84,10 +88,13 @@ class D3(Section):
     st_month: int = Field(default=10, ge=1, le=12, description="First month of the window.")
     ed_year: int = Field(default=2018, ge=1996, description="Year in whose month `ed_month` the window ends.")
     ed_month: int = Field(
-        default=11, ge=1, le=12, description="The window ends with the first second of this month, that second included."
+        default=11,
+        ge=1,
+        le=12,
+        description="The window ends with the first second of this month, that second included.",
     )
     least_items: int = Field(
-        default=10_000, ge=0, description="Items that must be left, unless the window begins in 1996."
+        default=10_000, ge=1, description="Items that must be left, unless the window begins in 1996."
     )
 
     def model_post_init(self, _: Any) -> None:
@@ -300,6 +307,9 @@ class Sequential(Section):
 class Recommend(Section):
     """How the language model's ranking is found among the items of the catalogue."""
 
+    MEANS: ClassVar[set[str]] = {"memory_limit", "engine", "workers"}
+    """Settings by which slates are computed and that change none: what is finished stays finished."""
+
     mode: Literal["exact", "beam", "all"] = Field(
         default="exact",
         description="`exact` finds the best items and proves it; `beam` keeps the best `beams` hypotheses at each token and can lose some; `all` scores every item of the catalogue.",
@@ -311,9 +321,9 @@ class Recommend(Section):
     k: int = Field(default=50, ge=1, description="Places in a slate.")
     beams: int = Field(default=50, ge=1, description="Hypotheses kept in `beam` mode; at least `k`.")
     width: int = Field(
-        default=16,
+        default=24,
         ge=1,
-        description="Branching nodes read per forward pass in `exact` mode. Changes speed, never a ranking.",
+        description="Tokens read per query and forward pass in `exact` mode: more take fewer passes and read some in vain. Changes speed, never a ranking.",
     )
     budget: int = Field(
         default=4096,
@@ -326,7 +336,42 @@ class Recommend(Section):
         description="In `beam` mode, a title's log-probability is divided by its number of tokens to this power. 0 leaves it as it is; anything else favours long titles, as BIGRec's decoding does.",
     )
     batch_size: int = Field(
-        default=8, ge=1, description="Queries per forward pass. Changes speed and memory, never a ranking."
+        default=8,
+        ge=1,
+        description="Most queries per forward pass; fewer where memory does not suffice. Changes speed and memory, never a ranking.",
+    )
+    memory_limit: str | None = Field(
+        default=None,
+        pattern=r"^\d+(\.\d+)?[KMGT]i?B$",
+        description="Most memory that keys and values take in one process, e.g. `4GB`; half of what is free when unset.",
+    )
+    shard_size: int = Field(
+        default=256,
+        ge=1,
+        description="Queries per file of slates: what a kill can lose at most, and what several processes divide among themselves.",
+    )
+    engine: Literal["local", "ray"] = Field(
+        default="local",
+        description="`local` searches in the processes that were started; `ray` in actors of Ray Data, on the cluster that `RAY_ADDRESS` names or on this machine.",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Actors of the engine `ray`, each with its own copy of the model; one for each GPU, or 2 where there is none, when unset.",
+    )
+    assistant: str | None = Field(
+        default=None,
+        description="Signal that takes part in the search (D3's text-free assistant): at each branching, alpha · log p_LM + (1 - alpha) · log p_signal.",
+    )
+    alpha: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="How much the language model counts beside the assistant; chosen on validation when unset.",
+    )
+    assistant_mass: Literal["sum", "max"] = Field(
+        default="sum",
+        description="A branch's share of the assistant: the sum of its items' probabilities, or the largest of them.",
     )
     exclude_seen: bool = Field(default=True, description="Never recommend an item of the query's history.")
     valid_queries: int | None = Field(

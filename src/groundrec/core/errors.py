@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "GroundrecError",
     "MissingDependency",
+    "ProcessError",
     "SearchError",
     "TrainingError",
     "closest",
@@ -50,6 +51,10 @@ class ArtifactError(GroundrecError):
 
 class TrainingError(GroundrecError):
     """Training cannot start or cannot go on."""
+
+
+class ProcessError(GroundrecError):
+    """One of several processes is gone, and the others cannot go on without it."""
 
 
 class SearchError(GroundrecError):

@@ -85,6 +85,20 @@ class Recipe(Section):
                 accepted=f"recommend.beams ≥ recommend.k = {self.recommend.k}",
                 next_step="--set recommend.beams=…",
             )
+        if self.recommend.workers and self.recommend.engine == "local":
+            raise ConfigError(
+                "recommend.workers are the actors of the engine ray",
+                value=f"workers = {self.recommend.workers}, engine = local",
+                accepted="engine = ray; several local processes are started by torchrun",
+                next_step="--set recommend.engine=ray, or torchrun --nproc_per_node 2 -m groundrec run RECIPE",
+            )
+        if self.recommend.assistant not in (None, *self.signals):
+            raise ConfigError(
+                "recommend.assistant is a signal that is not fitted",
+                value=self.recommend.assistant,
+                accepted=", ".join(self.signals),
+                next_step="add it to `signals`",
+            )
         if missing := [s for s in self.fuse.signals if s not in self.signals]:
             raise ConfigError(
                 "fuse.signals names a signal that is not fitted",

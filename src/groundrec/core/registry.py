@@ -41,6 +41,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "base_models": {
         "scratch": "groundrec.models.language:scratch",
         "folder": "groundrec.models.language:folder",
+        "smollm2-135m": "groundrec.models.packaged:smollm2",
     },
     "signals": {
         "popularity": "groundrec.rank.signals:Popularity",

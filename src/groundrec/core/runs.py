@@ -5,7 +5,8 @@
       <stage>/manifest.json     written last and atomically: without it the stage's output is not an output
 
 A stage is finished when its manifest holds the same inputs as today's. It is resumed when `inputs.json`, written
-before any work, holds them. Otherwise its directory is emptied first. Knows nothing about what stages do.
+before any work, holds them. Otherwise its directory is emptied first. Where several processes were started, the main
+one does all of this and the others follow. Knows nothing about what stages do.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, Literal
 
 from groundrec import __version__
 from groundrec.core.errors import ArtifactError
+from groundrec.core.processes import ALONE, MAIN, Processes
 from groundrec.core.recipe import Recipe
 from groundrec.core.track import log
 
@@ -70,9 +72,20 @@ def digest(*values: Any) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory."""
+    """One run directory, and the processes at work in it."""
 
     path: Path
+    processes: Processes = ALONE
+
+    @classmethod
+    @contextlib.contextmanager
+    def shared(
+        cls, path: Path, recipe: Recipe, recipe_file: Path | None, if_exists: IfExists, processes: Processes
+    ) -> Iterator[Run]:
+        """Yield the run that the main process opens, in every process; all show signs of life within the block."""
+        opened = str(cls.open(path, recipe, recipe_file, if_exists).path) if processes.is_main else ""
+        with processes.meet(path / "processes", opened) as (here, place):
+            yield cls(Path(place), here)
 
     @classmethod
     def open(cls, path: Path, recipe: Recipe, recipe_file: Path | None, if_exists: IfExists) -> Run:
@@ -102,14 +115,25 @@ class Run:
         write_json(path / "config.json", recipe.model_dump(mode="json"))
         return run
 
-    def stage(self, name: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any] | None]) -> Path:
+    def stage(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        work: Callable[[Path], dict[str, Any] | None],
+        *,
+        together: bool = False,
+    ) -> Path:
         """Run `work(directory)` unless it was done with the same inputs; say which, and why. Return the directory.
 
         `inputs` must name everything that decides the output. `work` may find its own earlier partial output.
-        Whatever `work` returns goes into the manifest as `result`.
+        Whatever `work` returns goes into the manifest as `result`. Of several processes only the main one works, as if
+        alone, and the others return when it has finished; all work where it is to be done `together`.
         """
         folder = self.path / name
         inputs = json.loads(json.dumps(inputs, default=str))
+        if not self.processes.is_main:
+            self._follow(name, folder, inputs, work if together else None)
+            return folder
         manifest = read_json(folder / "manifest.json")
         if manifest and manifest["inputs"] == inputs:
             log.info(f"▪ {name}: skipped, finished before with the same inputs ({manifest['fingerprint']})")
@@ -118,25 +142,40 @@ class Run:
         started = time.time()
         self.status(stage=name, state="running")
         try:
-            result = work(folder)
+            with contextlib.nullcontext() if together else self.processes.alone():
+                result = work(folder)
         except BaseException as error:
             self.status(stage=name, state="failed", error=f"{type(error).__name__}: {error}")
             raise
-        seconds = round(time.time() - started, 1)
-        write_json(
-            folder / "manifest.json",
-            {
-                "stage": name,
-                "fingerprint": digest(name, inputs),
-                "inputs": inputs,
-                "result": result or {},
-                "seconds": seconds,
-                **environment(),
-            },
-        )
+        self._finish(name, folder, inputs, result or {}, time.time() - started)
+        return folder
+
+    def _follow(
+        self, name: str, folder: Path, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any] | None] | None
+    ) -> None:
+        """Return when the main process has finished a stage; take part in its `work` where there is some."""
+
+        def finished() -> bool:
+            return (read_json(folder / "manifest.json") or {}).get("inputs") == inputs
+
+        if work:
+            self.processes.wait(lambda: finished() or read_json(folder / "inputs.json") == inputs, name, [MAIN])
+            if not finished():
+                work(folder)
+        self.processes.wait(finished, name, [MAIN])
+
+    def _finish(self, name: str, folder: Path, inputs: dict[str, Any], result: dict[str, Any], seconds: float) -> None:
+        manifest = {
+            "stage": name,
+            "fingerprint": digest(name, inputs),
+            "inputs": inputs,
+            "result": result,
+            "seconds": round(seconds, 1),
+            **environment(),
+        }
+        write_json(folder / "manifest.json", manifest)
         self.status(stage=name, state="finished")
         log.info(f"  {name} finished in {seconds:.1f} s")
-        return folder
 
     def _begin(self, name: str, folder: Path, inputs: dict[str, Any], manifest: dict[str, Any] | None) -> None:
         before = read_json(folder / "inputs.json")
@@ -182,8 +221,9 @@ class Run:
             )
 
     def status(self, **values: Any) -> None:
-        """Write `status.json`: what the run is doing now."""
-        write_json(self.path / "status.json", {"pid": os.getpid(), "updated": int(time.time()), **values})
+        """Write `status.json`: what the run is doing now; only the main process does."""
+        if self.processes.is_main:
+            write_json(self.path / "status.json", {"pid": os.getpid(), "updated": int(time.time()), **values})
 
 
 def _refuse_other_data(path: Path, recipe: Recipe) -> None:

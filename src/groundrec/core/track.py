@@ -52,7 +52,7 @@ def log_to(file: Path | None = None, *, quiet: bool = False) -> None:
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar with the time that remains; silent when not on a terminal."""
+    """Return a progress bar with the time that remains; silent when not on a terminal, or where only warnings count."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -61,7 +61,8 @@ def progress_bar() -> Progress:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
+    silent = log.level > logging.INFO or not sys.stderr.isatty()
+    return Progress(*columns, console=console, transient=True, disable=silent)
 
 
 def progress(steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -55,6 +55,10 @@ class Ragged:
         """Row number of each value. Shape: [values]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    def joined(self, other: Ragged) -> Ragged:
+        """Return each row with the other's row behind it; both have as many rows."""
+        return Ragged.of(np.concatenate(pair) for pair in zip(self, other, strict=True))
+
     def take(self, index: NDArray[np.integer]) -> Ragged:
         """Return the rows of `index`, in that order."""
         return Ragged.of(self[int(i)] for i in index)
@@ -113,6 +117,13 @@ class Queries:
             self.history.take(index),
             self.targets.take(index),
         )
+
+    @classmethod
+    def of(cls, histories: Ragged, time: int) -> Queries:
+        """Return queries of nobody known at `time`, numbered from 0, without targets."""
+        rows = len(histories)
+        nothing = Ragged(np.empty(0, np.int32), np.zeros(rows + 1, np.int64))
+        return cls(np.arange(rows), np.full(rows, ""), np.full(rows, time), histories, nothing)
 
     def sample(self, size: int | None, seed: int) -> Queries:
         """Return `size` queries drawn without replacement, in their old order; all where `size` is None."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,21 +22,25 @@ from groundrec.core.config import Prepare
 from groundrec.core.errors import DataError
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import log
-from groundrec.data.files import Column, forget, stored
+from groundrec.data.files import Column, fetched, forget, stored
 from groundrec.data.sources import MILLISECONDS, Raw
+from groundrec.data.tables import line_numbers
 
-__all__ = ["Clean", "clean", "clean_title", "count", "k_core"]
+__all__ = ["Clean", "clean", "clean_title", "count", "k_core", "usable"]
 
 REASONS = {
+    "line": "no row can be read from this line",
     "user": "no user",
     "item": "no item id",
-    "time": "not a time since 1970 (seconds, milliseconds or ISO 8601)",
+    "time": "not a time since 1970 (ISO 8601, or a number in the unit of this file's times)",
     "rating": "not a number",
     "title": "no title for this item",
     "other title": "this item id already has another title",
 }
 MOST_UNESCAPES = 8
 LEAST_USERS = 3
+MOST_SMALL_ROWS = (1 << 31) - 2
+"""Rows, and a header line, whose numbers fit 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,30 @@ def clean(raw: Raw, section: Prepare, folder: Path) -> Clean:
     return Clean(_filtered(good, rows, section), titles, rows)
 
 
+def usable(raw: Raw, section: Prepare, folder: Path) -> Clean:
+    """Return the usable events, with `row` and `rating` as text, and items, with `row`, whatever its titles.
+
+    An item may have several titles, or null; a missing rating is empty. Bad rows raise `DataError` or go to
+    `folder/quarantine.parquet`. Nothing is stored: the tables are views of the raw ones.
+    """
+    events = raw.interactions.mutate(problem=ibis.cases(*_problems(raw.interactions)))
+    items = raw.items.mutate(
+        problem=ibis.cases((raw.items.broken.notnull(), "line"), (_empty(raw.items.item_id), "item")),
+        title_text=raw.items.title,
+    )
+    bad_items = count(items.filter(items.problem.notnull()))
+    rows = {"read": count(events), "bad": count(events.filter(events.problem.notnull())), "bad_items": bad_items}
+    _set_aside(events, items, rows, section, folder)
+    good = events.filter(events.problem.isnull()) if rows["bad"] else events
+    row = good.row.cast("int32") if rows["read"] < MOST_SMALL_ROWS else good.row
+    rating = _column(good, "rating_text").fill_null("")
+    return Clean(
+        good.select("user", "item_id", "time", row=row, rating=rating),
+        items.filter(items.problem.isnull()).select("item_id", "title", "row"),
+        rows,
+    )
+
+
 def _filtered(good: ir.Table, rows: dict[str, int], section: Prepare) -> ir.Table:
     """Return the events left by each filter in turn, and count into `rows` what each took."""
     single = stored(good.group_by("user", "item_id", "time").agg(rating=good.rating.max()))
@@ -93,26 +122,27 @@ def _filtered(good: ir.Table, rows: dict[str, int], section: Prepare) -> ir.Tabl
     return core
 
 
-def k_core(events: ir.Table, k: int) -> ir.Table:
-    """Return the largest part of `events` in which every user and every item has at least `k` events."""
-    if k <= 1:
-        return events
-    core, before, now = events, -1, count(events)
-    while now != before:
-        kept = core
-        for column in ("user", "item_id"):
-            sizes = core.group_by(column).agg(events=core.count())
-            kept = kept.semi_join(sizes.filter(_column(sizes, "events") >= k), column)
-        smaller = stored(kept)
+def k_core(events: ir.Table, k: int, columns: tuple[str, str] = ("user", "item_id")) -> ir.Table:
+    """Return the largest part of `events` in which every value of both columns has at least `k` events."""
+    core = events
+    while k > 1:
+        sizes = {column: core.group_by(column).agg(events=core.count()) for column in columns}
+        rare = [table.filter(_column(table, "events") < k) for table in sizes.values()]
+        if not any(fetched(ibis.union(*(r.aggregate(values=r.count()) for r in rare)))["values"].to_pylist()):
+            break
+        smaller = core
+        for column, table in sizes.items():
+            smaller = smaller.semi_join(table.filter(_column(table, "events") >= k), column)
+        smaller = stored(smaller)
         if core is not events:
             forget(core)
-        core, before, now = smaller, now, count(smaller)
+        core = smaller
     return core
 
 
 def count(table: ir.Table) -> int:
     """Return the number of rows."""
-    return table.count().to_pyarrow().as_py()
+    return fetched(table.aggregate(rows=table.count()))["rows"][0].as_py()
 
 
 def _column(table: ir.Table, name: str) -> Column:
@@ -120,7 +150,8 @@ def _column(table: ir.Table, name: str) -> Column:
 
 
 def _empty(column: Column) -> Column:
-    return column.isnull() | (column.strip() == "")
+    seems_empty = column < "!"  # all of whitespace comes before it, and this is a hundred times faster
+    return column.isnull() | (seems_empty & ~column.re_search(r"[^ \t\n\r\v\f]"))
 
 
 def _checked_items(items: ir.Table) -> ir.Table:
@@ -128,24 +159,31 @@ def _checked_items(items: ir.Table) -> ir.Table:
     items = items.mutate(title=_clean_titles(items.title), title_text=items.title)
     first = items.title.first().over(ibis.window(group_by="item_id", order_by=["row", "title"]))
     problem = ibis.cases(
-        (_empty(items.item_id), "item"), (_empty(items.title), "title"), (items.title != first, "other title")
+        (items.broken.notnull(), "line"),
+        (_empty(items.item_id), "item"),
+        (_empty(items.title), "title"),
+        (items.title != first, "other title"),
     )
     return items.mutate(problem=problem)
 
 
 def _checked_events(events: ir.Table, titles: ir.Table) -> ir.Table:
-    """Return the interactions with `problem`, null for a good row."""
+    """Return the interactions with `problem`, null for a good row; a row whose item has no title is none."""
     known = titles.select("item_id", has_title=ibis.literal(True))
     events = events.left_join(known, "item_id", rname="{name}_right")
+    return events.mutate(problem=ibis.cases(*_problems(events), (events.has_title.isnull(), "title")))
+
+
+def _problems(events: ir.Table) -> list[tuple[Column, str]]:
+    """Return what may be wrong with an interaction, whatever its item: a condition and the name of the problem."""
     in_range = _column(events, "time").between(0, int(MILLISECONDS))
-    problem = ibis.cases(
+    return [
+        (events.broken.notnull(), "line"),
         (_empty(events.user), "user"),
         (_empty(events.item_id), "item"),
         (~in_range.fill_null(False), "time"),
         (events.rating.isnull() & ~_empty(events.rating_text), "rating"),
-        (events.has_title.isnull(), "title"),
-    )
-    return events.mutate(problem=problem)
+    ]
 
 
 def _set_aside(events: ir.Table, items: ir.Table, rows: dict[str, int], section: Prepare, folder: Path) -> None:
@@ -157,34 +195,48 @@ def _set_aside(events: ir.Table, items: ir.Table, rows: dict[str, int], section:
         return
     bad = _bad_rows(events, items)
     if section.bad_rows == "fail":
-        raise _bad_row(bad.limit(1).to_pyarrow().to_pylist()[0], total)
+        raise _bad_row(_placed(bad.limit(1).to_pyarrow()).to_pylist()[0], total)
     with atomic_write(file) as part:
-        pq.write_table(bad.to_pyarrow(), part)
+        pq.write_table(_placed(bad.to_pyarrow()), part)
     log.warning(f"{total:,} bad rows were set aside in {file}")
 
 
 def _bad_rows(events: ir.Table, items: ir.Table) -> ir.Table:
-    """Return file, line, column, reason and the values as text of every bad row: items first, they spoil events."""
+    """Return file, line, column, reason and the values as text of every bad row: items first, they spoil events.
+
+    `column` is null where the whole line is bad; what stands there is in `broken`.
+    """
     none = ibis.null("string")
     parts = [
         items.filter(items.problem.notnull()).mutate(user=none, time_text=none, rating_text=none, part=ibis.literal(0)),
         events.filter(events.problem.notnull()).mutate(title_text=none, part=ibis.literal(1)),
     ]
     texts = {"user": "user", "item": "item_id", "time": "time_text", "rating": "rating_text", "title": "title_text"}
-    bad = ibis.union(*(p.select("part", "problem", "file", line="row", **texts) for p in parts))
+    bad = ibis.union(*(p.select("part", "problem", "file", "broken", line="row", **texts) for p in parts))
     problem = _column(bad, "problem")
     reason = ibis.cases(*((problem == name, why) for name, why in REASONS.items()))
-    bad = bad.mutate(column=problem.replace("other title", "title"), reason=reason)
-    return bad.order_by("part", "file", "line").select("file", "line", "column", "reason", *texts)
+    bad = bad.mutate(column=problem.replace("other title", "title").nullif("line"), reason=reason)
+    return bad.order_by("part", "file", "line").select("file", "line", "column", "reason", *texts, "broken")
+
+
+def _placed(bad: pa.Table) -> pa.Table:
+    """Return bad rows with the line of each, empty lines counted, and the file's name."""
+    files, lines = bad["file"].to_pylist(), bad["line"].to_numpy().copy()
+    for file in set(files):
+        there = np.array([f == file for f in files])
+        lines[there] = line_numbers(Path(file), lines[there])
+    names = pa.array([Path(file).name for file in files], pa.string())
+    return bad.set_column(0, "file", names).set_column(1, "line", pa.array(lines))
 
 
 def _bad_row(row: dict[str, Any], total: int) -> DataError:
-    shown = ", ".join(
-        f"{name}={row[name]}" for name in ("user", "item", "time", "rating", "title") if row[name] is not None
-    )
+    place = f"{row['file']}, line {row['line']}" + (f", column {row['column']}" if row["column"] else "")
+    names = ("user", "item", "time", "rating", "title")
+    shown = ", ".join(f"{name}={row[name]}" for name in names if row[name] is not None)
+    value = f"{row[row['column']]!r} in {shown}" if row["column"] else repr(row["broken"])
     return DataError(
-        f"{row['file']}, line {row['line']}, column {row['column']}: {row['reason']}",
-        value=f"{row[row['column']]!r} in {shown} ({total:,} bad {'row' if total == 1 else 'rows'} in all)",
+        f"{place}: {row['reason']}",
+        value=f"{value} ({total:,} bad {'row' if total == 1 else 'rows'} in all)",
         accepted="rows with a user, an item that has one title, a time, and a rating that is a number or empty",
         next_step="mend the file, or --set prepare.bad_rows=quarantine",
     )

@@ -1,35 +1,40 @@
-"""The prepared data set on disk: four Parquet files, and `dataset.json` written last.
+"""The prepared data set on disk: Parquet files, and `dataset.json` written last.
 
     items.parquet                    item int32 · item_id · title
     train|valid|test.parquet         query_id int64 · user · time int64 · history list<int32> · targets list<int32>
-    dataset.json                     fingerprint · counts · card
+    events.parquet                   see `data.events`
+    dataset.json                     fingerprint · events · counts · card
 
-The fingerprint is a digest of the contents, not of the files: the same queries have the same fingerprint on any
-machine and with any version of the Parquet writer. Knows nothing about where the interactions came from.
+The fingerprint is a digest of the contents of items and queries, not of the files: the same queries have the same
+fingerprint on any machine and with any version of the Parquet writer. Models never read `events.parquet`, exports do;
+it has a digest of its own, and a data set may come without it. Knows nothing about where the interactions came from.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+import errno
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from groundrec.core.errors import ArtifactError
+from groundrec.core.errors import ArtifactError, DataError
 from groundrec.core.runs import atomic_write, digest, read_json, write_json
 from groundrec.core.types import Catalogue, PreparedDataset, Queries, Ragged
+from groundrec.data.arrays import as_arrow, as_lists, as_numpy, as_texts
+from groundrec.data.digests import QueryHashes, hash_texts, quoted
+from groundrec.data.events import Events, read_events, write_events
+from groundrec.data.windows import SPLITS, Windows, query_of_each
 
-__all__ = ["SPLITS", "describe", "load", "save"]
+__all__ = ["SPLITS", "Reader", "Saved", "copy", "describe", "load", "room_on_disk", "save"]
 
-SPLITS = ("train", "valid", "test")
-ROW_GROUP = 1 << 16
+ROW_GROUP = 1 << 15
 
 QUERIES = pa.schema(
     [
@@ -41,58 +46,157 @@ QUERIES = pa.schema(
     ]
 )
 
+Split: TypeAlias = Queries | Windows
+
+
+class Saved(NamedTuple):
+    """What was written."""
+
+    fingerprint: str
+    counts: dict[str, Any]
+
 
 def save(
-    catalogue: Catalogue, splits: Mapping[str, Queries], card: Mapping[str, object], folder: Path
-) -> PreparedDataset:
-    """Write the data set and return it with its fingerprint.
+    catalogue: Catalogue,
+    splits: Mapping[str, Split],
+    card: Mapping[str, object],
+    folder: Path,
+    events: Events | None = None,
+) -> Saved:
+    """Write the data set; `events` are what `splits`, then all of them `Windows`, are windows over.
 
     An older data set in `folder` stays whole until every new file is written beside it.
     """
-    dataset = PreparedDataset(
-        catalogue, *(splits[s] for s in SPLITS), fingerprint=_fingerprint(catalogue, splits), card=dict(card)
-    )
     folder.mkdir(parents=True, exist_ok=True)
+    digests = [hash_texts(catalogue.item_ids), hash_texts(catalogue.titles)]
+    kept = None
     with contextlib.ExitStack() as stack:
         pq.write_table(_item_table(catalogue), stack.enter_context(atomic_write(folder / "items.parquet")))
         for name in SPLITS:
-            _write_queries(splits[name], stack.enter_context(atomic_write(folder / f"{name}.parquet")))
+            digests += _write_queries(splits[name], stack.enter_context(atomic_write(folder / f"{name}.parquet")))
+        if events:
+            windows = {name: split for name, split in splits.items() if isinstance(split, Windows)}
+            file = stack.enter_context(atomic_write(folder / "events.parquet"))
+            kept = write_events(events, query_of_each(events, windows), file)
         (folder / "dataset.json").unlink(missing_ok=True)
-    counts = {"items": len(catalogue), **describe(splits)}
-    write_json(folder / "dataset.json", {"fingerprint": dataset.fingerprint, "counts": counts, "card": dataset.card})
-    return dataset
+    if not events:
+        (folder / "events.parquet").unlink(missing_ok=True)
+    saved = Saved(digest("data set", *digests), {"items": len(catalogue), **describe(splits)})
+    write_json(folder / "dataset.json", {**saved._asdict(), "events": kept, "card": dict(card)})
+    return saved
+
+
+class Reader:
+    """A finished data set, read block by block; `check` says whether what was read is what was written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._digests: dict[str, list[str]] = {}
+        record = read_json(folder / "dataset.json")
+        if not isinstance(record, dict) or "fingerprint" not in record:
+            raise _refused(folder, "no finished data set: dataset.json is missing or cut short")
+        self.fingerprint: str = record["fingerprint"]
+        self.card: dict[str, Any] = record.get("card", {})
+        self._events: str | None = record.get("events")
+        with self._readable():
+            with pq.ParquetFile(folder / "items.parquet") as file:
+                table = file.read()
+            self.catalogue = Catalogue(tuple(table["item_id"].to_pylist()), tuple(table["title"].to_pylist()))
+
+    def blocks(self, split: str) -> Iterator[Queries]:
+        """Yield the queries of `train`, `valid` or `test`, at most `ROW_GROUP` at a time."""
+        hashes = QueryHashes()
+        with self._readable(), pq.ParquetFile(self._folder / f"{split}.parquet") as file:
+            for batch in file.iter_batches(ROW_GROUP):
+                yield _read(batch, hashes)
+        self._digests[split] = hashes.digests()
+
+    def events(self) -> tuple[Events, NDArray[np.int64]]:
+        """Return the interactions that were kept, and the id of the query that each is a target of, or -1."""
+        if not self._events:
+            raise _refused(self._folder, "this data set does not keep the ratings and times of its histories")
+        with self._readable():
+            events, query_ids, found = read_events(self._folder / "events.parquet")
+        if found != self._events:
+            raise _refused(self._folder, "events.parquet is not that of dataset.json")
+        return events, query_ids
+
+    def check(self) -> None:
+        """Raise `ArtifactError` unless the splits, all of them read to the end, have the recorded fingerprint."""
+        texts = [hash_texts(self.catalogue.item_ids), hash_texts(self.catalogue.titles)]
+        found = digest("data set", *texts, *(d for name in SPLITS for d in self._digests[name]))
+        if found != self.fingerprint:
+            what = f"the files are not those of dataset.json ({found} is not {self.fingerprint})"
+            raise _refused(self._folder, what)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise _refused(self._folder, f"the data set cannot be read ({error})") from None
 
 
 def load(folder: Path) -> PreparedDataset:
     """Return the data set in `folder`; raise `ArtifactError` unless it is whole and has the recorded fingerprint."""
-    record = read_json(folder / "dataset.json")
-    if not isinstance(record, dict) or "fingerprint" not in record:
-        raise _refused(folder, "no finished data set: dataset.json is missing or cut short")
-    try:
-        catalogue = _read_catalogue(folder / "items.parquet")
-        splits = {name: _read_queries(folder / f"{name}.parquet") for name in SPLITS}
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise _refused(folder, f"the data set cannot be read ({error})") from None
-    if (found := _fingerprint(catalogue, splits)) != record["fingerprint"]:
-        raise _refused(folder, f"the files are not those of dataset.json ({found} is not {record['fingerprint']})")
+    reader = Reader(folder)
+    splits = {name: _joined(list(reader.blocks(name))) for name in SPLITS}
+    reader.check()
     return PreparedDataset(
-        catalogue, *(splits[s] for s in SPLITS), fingerprint=record["fingerprint"], card=record.get("card", {})
+        reader.catalogue, *(splits[s] for s in SPLITS), fingerprint=reader.fingerprint, card=reader.card
     )
 
 
-def describe(splits: Mapping[str, Queries]) -> dict[str, dict[str, Any]]:
+def copy(source: Path, folder: Path) -> dict[str, Any]:
+    """Copy the data set in `source`, read and checked first, into `folder`; return its card."""
+    reader = Reader(source)
+    for name in SPLITS:
+        for _ in reader.blocks(name):
+            pass
+    reader.check()
+    names = [file.name for file in source.glob("*.parquet") if file.stem in ("items", "events", *SPLITS)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            shutil.copyfile(source / name, stack.enter_context(atomic_write(folder / name)))
+        (folder / "dataset.json").unlink(missing_ok=True)
+    write_json(folder / "dataset.json", read_json(source / "dataset.json"))
+    return reader.card
+
+
+def describe(splits: Mapping[str, Split]) -> dict[str, dict[str, Any]]:
     """Return, for each split, its queries, targets, users, time span and history lengths."""
-    return {name: _counts(queries) for name, queries in splits.items()}
+    return {name: _counts(split) for name, split in splits.items()}
 
 
-def _counts(queries: Queries) -> dict[str, Any]:
-    lengths = queries.history.lengths
+@contextlib.contextmanager
+def room_on_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk into a `DataError` that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            "the disk is full",
+            value=f"{shutil.disk_usage(folder).free:,} bytes are free in {folder}",
+            accepted="room for the data set and for what the engine sets aside meanwhile",
+            next_step="free some space, or write to another disk; nothing half-written was kept",
+        ) from None
+
+
+def _counts(split: Split) -> dict[str, Any]:
+    if isinstance(split, Windows):
+        lengths, targets = split.start - split.since, int(split.target_counts.sum())
+        users = np.count_nonzero(np.bincount(split.users))
+    else:
+        lengths, targets, users = split.history.lengths, len(split.targets.values), len(np.unique(split.users))
     return {
-        "queries": len(queries),
-        "targets": len(queries.targets.values),
-        "users": len(np.unique(queries.users)),
-        "first": _iso(queries.times.min()) if len(queries) else None,
-        "last": _iso(queries.times.max()) if len(queries) else None,
+        "queries": len(split),
+        "targets": targets,
+        "users": int(users),
+        "first": _iso(split.times.min()) if len(split) else None,
+        "last": _iso(split.times.max()) if len(split) else None,
         "history_median": float(np.median(lengths)) if len(lengths) else 0.0,
         "history_max": int(lengths.max(initial=0)),
     }
@@ -108,70 +212,77 @@ def _refused(folder: Path, what: str) -> ArtifactError:
     )
 
 
-def _fingerprint(catalogue: Catalogue, splits: Mapping[str, Queries]) -> str:
-    parts = [_hash_texts(catalogue.item_ids), _hash_texts(catalogue.titles)]
-    for name in SPLITS:
-        queries = splits[name]
-        parts += [_hash(queries.ids), _hash_texts(queries.users.tolist()), _hash(queries.times)]
-        for ragged in (queries.history, queries.targets):
-            parts += [_hash(ragged.values), _hash(ragged.lengths)]
-    return digest("data set", *parts)
-
-
-def _hash(array: NDArray[np.integer]) -> str:
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return hashlib.sha256(little.data).hexdigest()
-
-
-def _hash_texts(texts: Iterable[str]) -> str:
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
-
-
 def _item_table(catalogue: Catalogue) -> pa.Table:
     return pa.table(
         {
-            "item": pa.array(np.arange(len(catalogue), dtype=np.int32)),
-            "item_id": pa.array(catalogue.item_ids, pa.string()),
-            "title": pa.array(catalogue.titles, pa.string()),
+            "item": as_arrow(np.arange(len(catalogue), dtype=np.int32)),
+            "item_id": as_texts(catalogue.item_ids),
+            "title": as_texts(catalogue.titles),
         }
     )
 
 
-def _read_catalogue(file: Path) -> Catalogue:
-    table = pq.read_table(file)
-    return Catalogue(tuple(table["item_id"].to_pylist()), tuple(table["title"].to_pylist()))
-
-
-def _write_queries(queries: Queries, file: Path) -> None:
+def _write_queries(split: Split, file: Path) -> list[str]:
+    """Write the queries and return the digests of their columns."""
+    hashes, ids, times = QueryHashes(), split.ids, split.times
+    names, user = _users(split)
+    texts, in_json = as_texts(names), quoted(names)
     with pq.ParquetWriter(file, QUERIES, compression="zstd", use_dictionary=False) as writer:
-        for start in range(0, len(queries), ROW_GROUP):
-            rows = slice(start, min(start + ROW_GROUP, len(queries)))
-            columns = [queries.ids[rows], queries.users[rows], queries.times[rows]]
-            lists = [_lists(queries.history, rows), _lists(queries.targets, rows)]
-            arrays = [pa.array(c, t) for c, t in zip(columns, QUERIES.types, strict=False)]
-            writer.write_table(pa.Table.from_arrays([*arrays, *lists], schema=QUERIES))
+        for rows, history, targets in _lists(split):
+            number = as_arrow(user[rows])
+            hashes.add(ids[rows], in_json.take(number), times[rows], history, targets)
+            columns = (as_arrow(ids[rows]), texts.take(number), as_arrow(times[rows]))
+            lists = (as_lists(history), as_lists(targets))
+            writer.write_table(pa.Table.from_arrays([*columns, *lists], schema=QUERIES))
+            pa.default_memory_pool().release_unused()
+    return hashes.digests()
 
 
-def _lists(ragged: Ragged, rows: slice) -> pa.ListArray:
+def _users(split: Split) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the names of users, and which of them each query has."""
+    if isinstance(split, Windows):
+        return split.names.tolist(), split.users
+    found = as_texts(split.users.tolist()).dictionary_encode()
+    return found.dictionary.to_pylist(), as_numpy(found.indices)
+
+
+def _lists(split: Split) -> Iterator[tuple[slice, Ragged, Ragged]]:
+    if isinstance(split, Windows):
+        yield from split.lists(ROW_GROUP)
+        return
+    for first in range(0, len(split), ROW_GROUP):
+        rows = slice(first, first + ROW_GROUP)
+        yield rows, _part(split.history, rows), _part(split.targets, rows)
+
+
+def _part(ragged: Ragged, rows: slice) -> Ragged:
     offsets = ragged.offsets[rows.start : rows.stop + 1]
-    values = ragged.values[offsets[0] : offsets[-1]]
-    return pa.ListArray.from_arrays(pa.array((offsets - offsets[0]).astype(np.int32)), pa.array(values, pa.int32()))
+    return Ragged(ragged.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
-def _read_queries(file: Path) -> Queries:
-    table = pq.read_table(file)
-    users = table["user"].to_pylist()
-    return Queries(
-        table["query_id"].to_numpy(),
-        np.array(users) if users else np.empty(0, np.str_),
-        table["time"].to_numpy(),
-        _ragged(table["history"]),
-        _ragged(table["targets"]),
-    )
+def _read(batch: pa.RecordBatch, hashes: QueryHashes) -> Queries:
+    """Return the queries of a batch, and add them to `hashes`."""
+    ids, times = (as_numpy(batch[name]) for name in ("query_id", "time"))
+    history, targets = (Ragged(as_numpy(c.flatten()), _offsets(c)) for c in (batch["history"], batch["targets"]))
+    users = batch["user"].to_pylist()
+    hashes.add(ids, quoted(users), times, history, targets)
+    return Queries(ids, np.array(users), times, history, targets)
 
 
-def _ragged(column: pa.ChunkedArray) -> Ragged:
-    values = [chunk.flatten().to_numpy() for chunk in column.chunks]
-    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
-    offsets = np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
-    return Ragged(np.concatenate([np.empty(0, np.int32), *values]), offsets)
+def _offsets(column: pa.ListArray) -> NDArray[np.int64]:
+    offsets = as_numpy(column.offsets)
+    return (offsets - offsets[0]).astype(np.int64)
+
+
+def _joined(blocks: list[Queries]) -> Queries:
+    """Return the blocks as one."""
+    empty = np.empty(0, np.int64)
+    ids, times = (np.concatenate([empty, *(getattr(b, c) for b in blocks)]) for c in ("ids", "times"))
+    users = np.concatenate([np.empty(0, np.str_), *(b.users for b in blocks)])
+    return Queries(ids, users, times, *(_stacked([getattr(b, c) for b in blocks]) for c in ("history", "targets")))
+
+
+def _stacked(parts: list[Ragged]) -> Ragged:
+    values = np.concatenate([np.empty(0, np.int32), *(p.values for p in parts)])
+    offsets = np.cumsum(np.concatenate([[0], *(p.lengths for p in parts)]), dtype=np.int64)
+    return Ragged(values, offsets)

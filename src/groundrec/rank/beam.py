@@ -60,10 +60,14 @@ class BeamSearch:
         hope = self._score.amax(1) / longest**self._penalty
         return bool(((hope > self._found_score[:, -1]) & (hope > NEVER)).any())
 
-    @property
-    def hypotheses(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The node, the tokens taken of its edge, and the score of every hypothesis. Shapes: [Q, B]."""
-        return self._node, self._used, self._score
+    def holds(self, node: int, used: int) -> bool:
+        """Return whether the first query has a living hypothesis that took `used` tokens of the edge into `node`."""
+        here = (self._node[0] == node) & (self._used[0] == used) & (self._score[0] > NEVER)
+        return bool(here.any())
+
+    def has_found(self, leaf: int) -> bool:
+        """Return whether `leaf` is among the finished hypotheses kept for the first query."""
+        return bool(((self._found[0] == leaf) & (self._found_score[0] > NEVER)).any())
 
     def step(self) -> None:
         """Grow every hypothesis by one token; keep the best, note the finished ones, read new edges."""

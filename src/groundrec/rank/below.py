@@ -19,7 +19,7 @@ from groundrec.core.types import Ragged, Scores
 from groundrec.rank.fuse import log_softmax
 from groundrec.text.trie import Trie
 
-__all__ = ["Guide", "Mask", "Mass", "guide_steps"]
+__all__ = ["Guide", "Mask", "Mass", "guide_steps", "guide_totals"]
 
 Mass = Literal["sum", "max"]
 LEAST = 1e-20
@@ -118,3 +118,15 @@ def guide_steps(trie: Trie, guide: Guide, mask: Mask) -> Tensor:
         steps = np.log(value[:, 1:]) - np.log(siblings[:, trie.parent[1:]])
     steps = np.where(np.isnan(steps), -np.inf, steps)
     return torch.from_numpy(np.concatenate([np.zeros((len(p), 1)), steps], axis=1).astype(np.float32))
+
+
+def guide_totals(trie: Trie, guide: Guide, mask: Mask) -> Scores:
+    """Return log p_signal of each item, summed along its path; -inf where it is not allowed. Shape: [Q, I]."""
+    total, level = guide_steps(trie, guide, mask).numpy().astype(np.float64), trie.level
+    for depth in range(1, int(level.max(initial=0)) + 1):
+        nodes = np.flatnonzero(level == depth)
+        total[:, nodes] += total[:, trie.parent[nodes]]
+    leaves = np.flatnonzero(trie.child_counts == 0)
+    scores = np.empty((len(total), len(trie.item_order)), np.float32)
+    scores[:, trie.item_order] = np.repeat(total[:, leaves], trie.item_hi[leaves] - trie.item_lo[leaves], axis=1)
+    return np.where(mask.dense(scores.shape[1]), scores, np.float32(-np.inf))

@@ -58,9 +58,10 @@ class Branches:
         """Return what follows the prompts, which needs no further reading: A = 1, no chain."""
         nodes = torch.full((len(self.below), 1), ROOT, device=self.spent.device)
         most = int(self.paths.trie.child_counts[ROOT])
-        logits = self.reader.logits / self.paths.temperature
-        children, entering = self.paths.log_children(logits, torch.zeros_like(nodes), nodes, most, self.below)
-        none, there = torch.zeros_like(nodes), nodes == ROOT
+        logits, none = self.paths.tempered(self.reader.logits), torch.zeros_like(nodes)
+        totals = self.paths.totals(logits)
+        children, entering = self.paths.log_children(logits, totals, none, nodes, most, self.below)
+        there = nodes == ROOT
         chain = torch.zeros(len(nodes), 1, 0, device=nodes.device)
         return Read(none, there, none, there, none - 1, chain, children, entering)
 
@@ -118,9 +119,10 @@ class Branches:
         self._look(owner, place, above.gather(1, owner), real)
         last = (ends - 1).clamp(min=0)
         rows = last if paths.renormalised else step
-        logits = self.reader.read(tokens, depth, self._seen[:, -total:], rows) / paths.temperature
+        logits = paths.tempered(self.reader.read(tokens, depth, self._seen[:, -total:], rows))
+        totals = paths.totals(logits)
         behind = torch.arange(nodes.shape[1], device=device).expand_as(nodes) if paths.renormalised else last
-        children, entering = paths.log_children(logits, behind, nodes, max(most, 1), self.below)
+        children, entering = paths.log_children(logits, totals, behind, nodes, max(most, 1), self.below)
         there, reached = length > 0, start + length
         ended = there & (reached == paths.tokens_to_read(nodes))
         self.spent += ends[:, -1]
@@ -130,7 +132,7 @@ class Branches:
             place=reached,
             ended=ended,
             slot=before + last,
-            chain=self._chain(logits, node, place, real, owner * longest + offset, (*nodes.shape, longest)),
+            chain=self._chain(logits, totals, node, place, real, owner * longest + offset, (*nodes.shape, longest)),
             children=children,
             entering=entering.masked_fill(~ended[:, :, None], NEVER),
         )
@@ -147,14 +149,21 @@ class Branches:
         self._seen = seen
 
     def _chain(
-        self, logits: Tensor, node: Tensor, place: Tensor, real: Tensor, at: Tensor, shape: tuple[int, ...]
+        self,
+        logits: Tensor,
+        totals: Tensor | None,
+        node: Tensor,
+        place: Tensor,
+        real: Tensor,
+        at: Tensor,
+        shape: tuple[int, ...],
     ) -> Tensor:
         """Return the log-probabilities of the forced tokens behind those read, put `at` their places of `shape`."""
         chain = torch.zeros(shape, device=node.device)
-        if self.paths.renormalised:
+        if totals is None:
             return chain
         forced = real & (place + 1 < self.paths.edge_length[node])
         following = self.paths.edge_token(node, (place + 1).where(forced, 0))
-        steps = logits.gather(2, following[:, :, None])[:, :, 0] - logits.logsumexp(2)
+        steps = logits.gather(2, following[:, :, None])[:, :, 0] - totals
         steps = (steps * self.below.alpha).where(forced, 0)
         return chain.flatten(1).scatter_add(1, at.where(forced, 0), steps).view(shape)

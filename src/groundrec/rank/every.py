@@ -25,7 +25,7 @@ def score_leaves(paths: Paths, reader: TreeReader, below: Below) -> Tensor:
     entry = torch.zeros(len(below), len(paths), device=paths.depth.device)
     chain = torch.zeros_like(entry)
     root = torch.full((1,), ROOT, device=entry.device)
-    _enter(paths, reader.logits / paths.temperature, root, below, entry)
+    _enter(paths, paths.tempered(reader.logits), root, below, entry)
     for nodes in _chunks(paths, len(below)):
         _read_nodes(paths, reader, nodes, below, entry, chain)
         reader.forget()
@@ -74,7 +74,7 @@ def _read_nodes(paths: Paths, reader: TreeReader, nodes: Tensor, below: Below, e
     wanted = branching | chained
     seen = _sees(paths, node, place).expand(q, -1, -1)
     at = wanted.nonzero()[:, 0].expand(q, -1)
-    logits = reader.read(tokens, depth.expand(q, -1), seen, at) / paths.temperature
+    logits = paths.tempered(reader.read(tokens, depth.expand(q, -1), seen, at))
     reader.tokens += q * len(owner)
     _enter(paths, logits[:, branching[wanted]], node[branching], below, entry)
     if not paths.renormalised:

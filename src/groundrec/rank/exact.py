@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from groundrec.rank.branches import Branches, Read
-from groundrec.rank.paths import NEVER
+from groundrec.rank.paths import NEVER, Below
 from groundrec.text.trie import ROOT
 
 __all__ = ["BestFirst", "Found"]
@@ -41,11 +41,12 @@ class Found:
 class BestFirst:
     """One best-first search over Q queries, until all are proved or have read `budget` tree tokens.
 
-    About `width` tokens are read a pass for each query: more take fewer passes and read some nodes in vain.
+    About `width` tokens are read a pass for each query: more take fewer passes and read some nodes in vain. With a
+    `goal`, only leaves that it allows are looked for.
     """
 
-    def __init__(self, branches: Branches, k: int, width: int, budget: int) -> None:
-        self._branches, self._paths = branches, branches.paths
+    def __init__(self, branches: Branches, k: int, width: int, budget: int, goal: Below | None = None) -> None:
+        self._branches, self._paths, self._goal = branches, branches.paths, goal
         self._width, self._budget, self._k = width, budget, k
         q, device = len(branches.below), self._paths.depth.device
         self._query = torch.arange(q, device=device)
@@ -109,6 +110,7 @@ class BestFirst:
             setattr(self, name, getattr(self, name)[kept])
         if len(kept):
             self._branches.keep(kept)
+            self._goal = self._goal and self._goal.take(kept)
 
     def _note(self, read: Read, bound: Tensor, node: Tensor) -> None:
         """Finish the leaves that were read, open or finish their children, and go on with unfinished edges later."""
@@ -116,6 +118,8 @@ class BestFirst:
         self._finish(node, reached.masked_fill(~(self._paths.is_leaf(node) & read.ended), NEVER))
         child = read.children.flatten(1)
         score = (reached[:, :, None] + read.entering).flatten(1)
+        if self._goal:
+            score = score.masked_fill(~self._goal.allowed(child), NEVER)
         done = self._paths.is_leaf(child) & (self._paths.tokens_to_read(child) == 0)
         self._finish(child, score.masked_fill(~done, NEVER))
         above = read.slot[:, :, None].expand_as(read.children).flatten(1)

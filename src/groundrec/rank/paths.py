@@ -78,11 +78,22 @@ class Paths:
         """Return the child of each node at `place`. Same shape."""
         return self._children[self._child_start[nodes] + place]
 
-    def log_children(self, logits: Tensor, at: Tensor, nodes: Tensor, most: int, below: Below) -> tuple[Tensor, Tensor]:
+    def totals(self, logits: Tensor) -> Tensor | None:
+        """Return what each row of `logits` [..., V] is normalised by; None when renormalised. Shape: [...]."""
+        return None if self.renormalised else logits.logsumexp(-1)
+
+    def tempered(self, logits: Tensor) -> Tensor:
+        """Return the logits divided by the temperature."""
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def log_children(
+        self, logits: Tensor, totals: Tensor | None, at: Tensor, nodes: Tensor, most: int, below: Below
+    ) -> tuple[Tensor, Tensor]:
         """Return the children of nodes and the log-probability of entering each; -inf for none or a forbidden one.
 
         Args:
             logits: Shape: [Q, R, V].
+            totals: Of those. Shape: [Q, R].
             at: Which of the R rows lies behind each node. Shape: [Q, n].
             nodes: Shape: [Q, n].
             most: Most children any of them has.
@@ -96,7 +107,7 @@ class Paths:
         chosen = logits.flatten(1).gather(1, column).view(children.shape)
         there &= below.allowed(children.flatten(1)).view(children.shape)
         chosen = chosen.masked_fill(~there, NEVER)
-        total = chosen.logsumexp(2) if self.renormalised else logits.logsumexp(2).gather(1, at)
+        total = chosen.logsumexp(2) if totals is None else totals.gather(1, at)
         entering = (chosen - total[:, :, None]).flatten(1)
         return children, below.mix(entering, children.flatten(1)).view(children.shape).masked_fill(~there, NEVER)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from groundrec.core.errors import SearchError
-from groundrec.core.types import NO_ITEM, Scores
+from groundrec.core.types import NO_ITEM, Ragged, Scores
 from groundrec.rank.beam import BeamSearch
 from groundrec.rank.below import Guide, Mask
 from groundrec.rank.branches import Branches
@@ -88,7 +88,7 @@ class Search:
         """
         if temperature <= 0:
             raise SearchError("not a temperature", value=temperature, accepted="a number above 0")
-        self._model, self._trie = model, trie
+        self.model, self.trie = model, trie
         self.paths = Paths(model, trie, score, temperature)
         self._instruction = Instruction.read(model, instruction)
         self.work = Work()
@@ -124,17 +124,18 @@ class Search:
         mask: Mask | None = None,
         guide: Guide | None = None,
         *,
-        width: int = 16,
+        width: int = 24,
         budget: int = 4096,
     ) -> Answer:
         """Return the `k` best items, proved by best-first search.
 
         A query that has read `budget` tree tokens is finished by a beam search of `k` beams, and its `gap` is not 0.
-        `width` nodes are read at once: it changes how fast, never what.
+        About `width` tokens are read at once: it changes how fast, never what.
         """
         branches, mask = self._branches(prompts, mask, guide)
         found = BestFirst(branches, k, width, budget).run()
         self._count(branches)
+        del branches  # its keys and values: those of the dive take their place
         open_ = np.flatnonzero((found.bound > NEVER).cpu().numpy())
         leaves, scores = found.leaves, found.scores
         if len(open_):
@@ -146,15 +147,34 @@ class Search:
         return self._answer(leaves, scores, gap, k, mask)
 
     @torch.inference_mode()
+    def score(self, prompts: list[list[int]], items: Ragged, mask: Mask | None = None, *, width: int = 64) -> Scores:
+        """Return the exact scores of some `items` for each prompt, -inf for all others. Shape: [Q, I].
+
+        They are the scores that `all` gives under the same `mask`.
+        """
+        branches, mask = self._branches(prompts, mask, None)
+        goal = Below(self.paths, Mask.of(len(prompts), allow=items))
+        most = max(1, int(items.lengths.max()))
+        found = BestFirst(branches, most, width, 2**62, goal).run()
+        self._count(branches)
+        table = np.full((len(prompts), len(self.trie.item_order)), np.float32(NEVER))
+        leaves, scores = found.leaves.cpu().numpy(), found.scores.cpu().numpy()
+        numbers, values = self._items(leaves, scores, table.shape[1], mask)
+        rows, places = np.nonzero(numbers != NO_ITEM)
+        table[rows, numbers[rows, places]] = values[rows, places]
+        wanted = Mask.of(len(prompts), allow=items).dense(table.shape[1])
+        return np.where(wanted, table, np.float32(NEVER))
+
+    @torch.inference_mode()
     def all(self, prompts: list[list[int]], mask: Mask | None = None, guide: Guide | None = None) -> Scores:
         """Return the exact score of every item; -inf where `mask` forbids it. Shape: [Q, I]."""
         branches, mask = self._branches(prompts, mask, guide)
-        leaves = np.flatnonzero(self._trie.child_counts == 0)
+        leaves = np.flatnonzero(self.trie.child_counts == 0)
         total = score_leaves(self.paths, branches.reader, branches.below).cpu().numpy()[:, leaves]
         self._count(branches)
-        scores = np.empty((len(prompts), len(self._trie.item_order)), np.float32)
-        width = self._trie.item_hi[leaves] - self._trie.item_lo[leaves]
-        scores[:, self._trie.item_order] = np.repeat(total, width, axis=1)
+        scores = np.empty((len(prompts), len(self.trie.item_order)), np.float32)
+        width = self.trie.item_hi[leaves] - self.trie.item_lo[leaves]
+        scores[:, self.trie.item_order] = np.repeat(total, width, axis=1)
         return np.where(mask.dense(scores.shape[1]), scores, np.float32(NEVER))
 
     def _dive(self, branches: Branches, found: Found, rows: NDArray[np.intp], k: int) -> tuple[Tensor, Tensor]:
@@ -175,17 +195,17 @@ class Search:
 
     def _branches(self, prompts: list[list[int]], mask: Mask | None, guide: Guide | None) -> tuple[Branches, Mask]:
         mask = mask or Mask.of(len(prompts))
-        mask.check(len(self._trie.item_order))
-        if guide and guide.scores.shape != (len(prompts), len(self._trie.item_order)):
+        mask.check(len(self.trie.item_order))
+        if guide and guide.scores.shape != (len(prompts), len(self.trie.item_order)):
             raise SearchError(
                 "the signal was made for another catalogue, or for other queries",
                 value=f"{guide.scores.shape[0]} queries and {guide.scores.shape[1]} items",
-                accepted=f"{len(prompts)} queries and {len(self._trie.item_order)} items",
+                accepted=f"{len(prompts)} queries and {len(self.trie.item_order)} items",
             )
         return Branches(self.paths, self._reader(prompts), Below(self.paths, mask, guide)), mask
 
     def _reader(self, prompts: list[list[int]]) -> TreeReader:
-        return TreeReader(self._model, prompts, self._instruction, self.paths.head)
+        return TreeReader(self.model, prompts, self._instruction, self.paths.head)
 
     def _count(self, branches: Branches) -> None:
         reader = branches.reader
@@ -197,7 +217,7 @@ class Search:
 
     def _items(self, leaves: NDArray[np.int64], scores: Scores, k: int, mask: Mask) -> tuple[NDArray[np.int32], Scores]:
         """Return the items of `leaves` [Q, n] and their scores, best first, those of one leaf in the trie's order."""
-        trie, q = self._trie, len(leaves)
+        trie, q = self.trie, len(leaves)
         items, best = np.full((q, k), NO_ITEM, np.int32), np.full((q, k), NEVER, np.float32)
         leaves = np.where(np.isneginf(scores), ROOT, leaves)
         width = np.where(leaves == ROOT, 0, trie.item_hi[leaves] - trie.item_lo[leaves]).ravel()

@@ -1,0 +1,146 @@
+"""`groundrec prepare` and `export` beside the published `process.py`: seconds and peak memory of whole processes.
+
+    python benchmarks/prepare.py [PROCESS_PY] [--python PYTHON] [--folder FOLDER] [--rounds 3] [--large 10000000]
+
+PROCESS_PY is `code/process.py` of the repository SAI990323/DecodingMatters, which has no licence and is not part of
+this one; PYTHON is an interpreter that has its packages (fire, loguru, tqdm). Made-up Amazon reviews are written into
+FOLDER: a million, as dense as the published 5-core of Books, nearly all of them inside the window of time. Both sides
+read them in turn, each in a process of its own, and the files they write are compared to the byte. Medians of the
+rounds are printed. A second table is of `--large` reviews with a memory limit, ours alone: 5 GB of JSON, so mind the
+disk. Without PROCESS_PY only ours runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data"))
+
+from amazon import Shape, write_amazon
+
+CATEGORY = "Books"
+OURS = [sys.executable, "-c", "from groundrec.app.cli import main; main()"]
+WINDOW = ["--K", "5", "--st_year", "2017", "--st_month", "10", "--ed_year", "2018", "--ed_month", "11"]
+LIMIT = "2GB"
+
+
+class Cost(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    mib: float
+
+
+def main() -> None:
+    """Write the reviews, run both sides, print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("process", nargs="?", type=Path)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "groundrec-prepare")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recent", type=float, default=0.95, help="share of the reviews inside the window")
+    parser.add_argument("--large", type=int, default=10_000_000, help="0 leaves the second table out")
+    given = parser.parse_args()
+    raw = reviews(given.folder / "million", 1_000_000, given.recent)
+    run([*OURS, "list"], given.folder)  # so that every module is compiled
+    theirs = [given.python, str(given.process.resolve()), "--category", CATEGORY] if given.process else None
+    rounds = [one_round(raw, theirs) for _ in range(given.rounds)]
+    costs = {name: Cost(*map(median, zip(*(r[name] for r in rounds), strict=True))) for name in rounds[0]}
+    compare(costs)
+    if given.large:
+        large(given.folder / "large", given.large, given.recent, costs["prepare"])
+
+
+def reviews(folder: Path, count: int, recent: float) -> Path:
+    """Return the folder with `count` made-up reviews, written unless they are there."""
+    done = folder / f"{count}-{recent}"
+    if not done.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        shape = Shape(users=count * 68 // 1000, items=count * 26 // 1000, reviews=count, recent=recent)
+        write_amazon(folder, CATEGORY, shape)
+        done.touch()
+    size = (folder / f"{CATEGORY}_5.json").stat().st_size
+    print(f"{count:,} reviews, {size / 1e6:,.0f} MB of JSON, {recent:.0%} inside the window")
+    return folder
+
+
+def one_round(raw: Path, theirs: list[str] | None) -> dict[str, Cost]:
+    """Return what each side took, after comparing what they wrote."""
+    costs = {}
+    if theirs:
+        costs["process.py"] = run(theirs, fresh(raw / "theirs"))
+    ours, files = fresh(raw / "ours"), fresh(raw / "files")
+    costs["prepare"] = prepare(raw, ours)
+    costs["export"] = run([*OURS, "export", str(ours), "--format", "d3", "--out", str(files)], raw)
+    if theirs:
+        names = [file.relative_to(raw / "theirs") for file in (raw / "theirs").glob("*/*")]
+        _, differ, missing = filecmp.cmpfiles(raw / "theirs", files, map(str, names), shallow=False)
+        assert len(names) == 4, names
+        assert not differ, differ
+        assert not missing, missing
+    return costs
+
+
+def prepare(raw: Path, out: Path, *options: str) -> Cost:
+    """Return what `groundrec prepare` took."""
+    command = ["prepare", "amazon", "--category", CATEGORY, *WINDOW, "--path", str(raw), "--out", str(out), *options]
+    return run([*OURS, *command], raw)
+
+
+def fresh(folder: Path) -> Path:
+    """Return an empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def run(command: list[str], folder: Path) -> Cost:
+    """Return the wall seconds and the peak resident memory of a process that works in `folder`."""
+    environment = {**os.environ, "TZ": "UTC"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    with tempfile.TemporaryFile() as log:
+        start = time.monotonic()
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            sys.exit(f"{' '.join(command)}\n{log.read().decode(errors='replace')[-2000:]}")
+    return Cost(seconds, usage.ru_maxrss / 1024)
+
+
+def compare(costs: dict[str, Cost]) -> None:
+    """Print the first table."""
+    ours, export = costs["prepare"], costs["export"]
+    both = Cost(ours.seconds + export.seconds, max(ours.mib, export.mib))
+    rows = {**costs, "prepare + export": both}
+    theirs = costs.get("process.py")
+    print(f"{'':<18}{'seconds':>10}{'peak MiB':>10}{'faster':>10}{'memory':>10}")
+    for name, cost in rows.items():
+        ratios = (
+            f"{theirs.seconds / cost.seconds:>9.1f}×{'1/' + format(theirs.mib / cost.mib, '.1f'):>10}" if theirs else ""
+        )
+        print(f"{name:<18}{cost.seconds:>10.1f}{cost.mib:>10.0f}{ratios}")
+
+
+def large(folder: Path, count: int, recent: float, million: Cost) -> None:
+    """Print the second table."""
+    cost = prepare(reviews(folder, count, recent), fresh(folder / "ours"), "--memory-limit", LIMIT)
+    print(f"{'':<30}{'seconds':>10}{'peak MiB':>10}{'µs per review':>16}")
+    for name, n, c in (("1,000,000", 1_000_000, million), (f"{count:,}, limit {LIMIT}", count, cost)):
+        print(f"{name:<30}{c.seconds:>10.1f}{c.mib:>10.0f}{c.seconds / n * 1e6:>16.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Data sets at the command line: made from raw interactions, and written in the formats of other code.
+
+Knows nothing about what protocols and formats do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from groundrec.app.checks import check_names
+from groundrec.core.errors import ArtifactError
+from groundrec.core.recipe import Recipe, load_recipe
+from groundrec.core.registry import resolve
+from groundrec.core.track import log
+from groundrec.data.dataset import Reader, room_on_disk
+from groundrec.data.prepare import prepare
+
+__all__ = ["bring", "export", "make", "recipe_of"]
+
+WINDOW = ("st_year", "st_month", "ed_year", "ed_month")
+
+
+def recipe_of(given: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
+    """Return the recipe of settings by their names, None meaning not given; a window of time means protocol `d3`."""
+    given = {key: value for key, value in given.items() if value is not None}
+    if any(f"prepare.d3.{name}" in given for name in WINDOW):
+        given = {"prepare.protocol": "d3", **given}
+    # A JSON text is a TOML text, too.
+    texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    recipe, _ = load_recipe(None, [*texts, *overrides])
+    check_names(recipe)
+    return recipe
+
+
+def make(recipe: Recipe, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Prepare a data set in `out` and return its fingerprint and counts; refuse to replace another unasked."""
+    _spare(out, overwrite)
+    log.info(f"{recipe.data.source}, protocol {recipe.prepare.protocol}")
+    prepare(recipe.data, recipe.prepare, recipe.seed, out)
+    return _summary(Reader(out))
+
+
+def export(source: Path, name: str, out: Path) -> list[Path]:
+    """Write the data set in `source`, or that of the run there, in the format `name`; return the files."""
+    inside = source / "dataset"
+    reader = Reader(inside if (inside / "dataset.json").exists() else source)
+    with room_on_disk(out):
+        return resolve("formats", name)(reader, out)
+
+
+def bring(folder: Path, name: str, out: Path, category: str, *, overwrite: bool = False) -> None:
+    """Import what other code has prepared in `folder`; refuse to replace a data set unasked."""
+    _spare(out, overwrite)
+    resolve("imports", name)(folder, out, category)
+
+
+def _spare(out: Path, overwrite: bool) -> None:
+    if (out / "dataset.json").exists() and not overwrite:
+        raise ArtifactError(
+            "there is a data set already",
+            value=out,
+            accepted="another --out",
+            next_step="add --overwrite to replace it once the new one is whole",
+        )
+
+
+def _summary(reader: Reader) -> dict[str, Any]:
+    splits = reader.card.get("splits", {})
+    queries = {name: counts["queries"] for name, counts in splits.items()}
+    return {"fingerprint": reader.fingerprint, "items": len(reader.catalogue), **queries}

@@ -1,0 +1,81 @@
+"""What a finished data set holds, measured from its queries alone, however it was made.
+
+Shares are from 0 to 1. Knows nothing about files, filters or pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundrec.core.types import Catalogue, Queries
+
+__all__ = ["event_count", "filters", "leakage", "measure", "popularity", "title_words"]
+
+
+def measure(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, Any]:
+    """Return how many users, items and events there are, how dense they are, when they were, and titles that repeat."""
+    users = len(np.unique(np.concatenate([part.users for part in splits.values()])))
+    events = event_count(splits)
+    times = np.concatenate([part.times for part in splits.values()])
+    return {
+        "users": users,
+        "items": len(catalogue),
+        "events": events,
+        "density": round(events / (users * len(catalogue)), 6),
+        "duplicate_titles": len(catalogue) - len(set(catalogue.titles)),
+        "time_span": [f"{np.datetime64(int(t), 's')}Z" for t in (times.min(), times.max())],
+    }
+
+
+def event_count(splits: Mapping[str, Queries]) -> int:
+    """Return how many events the queries tell of: every target, and the history of each user's first query."""
+    users = np.concatenate([part.users for part in splits.values()])
+    times = np.concatenate([part.times for part in splits.values()])
+    history = np.concatenate([part.history.lengths for part in splits.values()])
+    by_user = np.lexsort((history, times, users))
+    first = by_user[np.unique(users[by_user], return_index=True)[1]]
+    return int(history[first].sum()) + sum(len(part.targets.values) for part in splits.values())
+
+
+def leakage(splits: Mapping[str, Queries]) -> dict[str, float]:
+    """Return what the test queries share with, or lack in, the training events."""
+    train, test = splits["train"], splits["test"]
+    targets = train.targets.lengths
+    late = targets[train.times >= test.times.min()].sum()
+    known = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
+    total = int(targets.sum())
+    seen = popularity(splits, int(max(test.targets.values.max(), train.targets.values.max())) + 1) > 0
+    return {
+        "train_events_at_or_after_first_test_moment": _share(late, total),
+        "train_events_at_or_after_a_test_moment_on_average": round(1 - float(known.mean()) / total, 6),
+        "test_queries_of_users_unseen_in_train": _share((~np.isin(test.users, train.users)).sum(), len(test)),
+        "test_targets_unseen_in_train": _share((~seen[test.targets.values]).sum(), len(test.targets.values)),
+    }
+
+
+def popularity(splits: Mapping[str, Queries], items: int) -> NDArray[np.int64]:
+    """Return how often each item is a target in train. Shape: [items]."""
+    return np.bincount(splits["train"].targets.values, minlength=items)
+
+
+def filters(rows: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Return each filter that took rows or could have: its name, what it took, and what was left."""
+    left, found = rows.get("read", 0), []
+    for name, taken in rows.items():
+        if name not in ("read", "bad_items", "kept"):
+            left -= taken
+            found.append((name, taken, left))
+    return found
+
+
+def title_words(titles: Iterable[str]) -> NDArray[np.int64]:
+    """Return how many words each title has, between blanks."""
+    return np.array([len(title.split()) for title in titles], np.int64)
+
+
+def _share(part: np.integer, whole: int) -> float:
+    return round(float(part) / whole, 6)

@@ -1,0 +1,124 @@
+"""Raw interactions as numbers: users, items and ratings by code, in the order of the file, twenty bytes each.
+
+What an engine has read, checked and filtered comes in batches and leaves its texts behind, so that tens of millions of
+interactions fit in memory and can be counted in milliseconds. Knows nothing about time windows, titles or queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from groundrec.data.arrays import as_arrow, as_numpy, as_texts
+from groundrec.data.events import Events
+from groundrec.data.files import streamed
+
+__all__ = ["Coded", "coded", "first_seen", "places"]
+
+TEXTS, NUMBERS = ("user", "item", "rating"), ("time", "row")
+
+
+@dataclass(frozen=True)
+class Coded:
+    """N interactions in the order of the file."""
+
+    user: NDArray[np.int32]
+    """Which of `users`. Shape: [N]."""
+    item: NDArray[np.int32]
+    """Which of `items`. Shape: [N]."""
+    rating: NDArray[np.int32]
+    """Which of `ratings`. Shape: [N]."""
+    time: NDArray[np.int64]
+    """Seconds UTC. Shape: [N]."""
+    users: pa.StringArray
+    items: pa.StringArray
+    ratings: pa.StringArray
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def core(self, kept: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
+        """Return which of the interactions `kept` are in their k-core. Shape: [N]."""
+        while True:
+            users = np.bincount(self.user[kept], minlength=len(self.users)) >= k
+            items = np.bincount(self.item[kept], minlength=len(self.items)) >= k
+            smaller = kept & users[self.user] & items[self.item]
+            if smaller.sum() == kept.sum():
+                return kept
+            kept = smaller
+
+    def events(self, kept: NDArray[np.bool_], number: NDArray[np.int32]) -> Events:
+        """Return the interactions `kept` by user and time, users in the order of first appearance.
+
+        `number` is the final number of each item code. Equal times stay in the order of the file.
+        """
+        user, seen = first_seen(self.user[kept], len(self.users))
+        time = self.time[kept]
+        order = np.argsort(time, kind="stable")
+        order = order[np.argsort(user[order], kind="stable")]
+        names = self.users.take(as_arrow(seen)).to_pylist()
+        item, rating = number[self.item[kept]], self.rating[kept]
+        return Events(
+            np.array(names), user[order], time[order], item[order], rating[order], tuple(self.ratings.to_pylist())
+        )
+
+
+def coded(events: ir.Table, most: int) -> Coded:
+    """Return the interactions, `most` at most, of a table with user, item_id, rating, time and row, none of them null."""
+    codes = {name: _Codes() for name in TEXTS}
+    columns = {name: np.empty(most, np.int64 if name in NUMBERS else np.int32) for name in (*TEXTS, *NUMBERS)}
+    count = 0
+    for batch in streamed(events.select("user", "rating", "time", "row", item="item_id")):
+        rows = slice(count, count := count + len(batch))
+        for name, column in columns.items():
+            column[rows] = codes[name].add(batch[name]) if name in codes else as_numpy(batch[name])
+        pa.default_memory_pool().release_unused()
+    columns = {name: column[:count] for name, column in columns.items()}
+    row = columns.pop("row")
+    if (row[1:] < row[:-1]).any():
+        order = np.argsort(row)
+        columns = {name: column[order] for name, column in columns.items()}
+    return Coded(**columns, **{f"{name}s": code.values for name, code in codes.items()})
+
+
+def first_seen(codes: NDArray[np.int32], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return codes below `size` renumbered in the order of first appearance, and the old code of each new one."""
+    place = np.full(size, len(codes))
+    place[codes[::-1]] = np.arange(len(codes))[::-1]  # of several places the last one written stays: the first
+    seen = np.flatnonzero(place < len(codes))
+    seen = seen[np.argsort(place[seen])]
+    number = np.empty(size, np.int32)
+    number[seen] = np.arange(len(seen))
+    return number[codes], seen
+
+
+def places(texts: pa.StringArray, known: pa.StringArray) -> pa.Int32Array:
+    """Return where each text is among `known`, null where it is not."""
+    return pc.call_function("index_in", [texts], pc.SetLookupOptions(known))
+
+
+class _Codes:
+    """A number for each text, in the order of first appearance over all batches."""
+
+    def __init__(self) -> None:
+        self.values = as_texts([])
+
+    def add(self, column: pa.StringArray) -> NDArray[np.int32]:
+        """Return the numbers of the next texts."""
+        found = column.dictionary_encode()
+        texts, numbers = found.dictionary, as_numpy(found.indices)
+        if not len(self.values):
+            self.values = texts
+            return numbers
+        place = places(texts, self.values)
+        new = place.is_null()
+        is_new = as_numpy(new.cast(pa.uint8())).astype(bool)
+        number = np.frombuffer(place.buffers()[1], np.int32)[: len(place)].copy()
+        number[is_new] = np.arange(is_new.sum()) + len(self.values)
+        self.values = pa.concat_arrays([self.values, texts.filter(new)])
+        return number[numbers]

@@ -1,0 +1,201 @@
+"""The protocol `d3`: how the paper of D3 (arXiv 2406.14900) prepares Amazon reviews, to the byte.
+
+1. The reviews inside a window of time, both ends included, of items whose every metadata row has a good title.
+2. Their k-core. While fewer than `least_items` items are left, the window begins a year earlier, not before 1996.
+3. Item numbers: the order of first appearance, shuffled with seed 42.
+4. One query for each review but a user's first: the 10 before it, equal times in the order of the file.
+5. Queries by time: 80% for training, 10% for validation, the rest for testing.
+
+The published script cleans titles in place, once more each time the window grows; so does this. It takes months in the
+time zone of its machine; this takes UTC. Knows nothing about models, nor about the published files.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from groundrec.core.config import D3, Prepare
+from groundrec.core.errors import ConfigError, DataError
+from groundrec.core.track import log
+from groundrec.core.types import Catalogue
+from groundrec.data.arrays import as_arrow, as_numpy
+from groundrec.data.clean import usable
+from groundrec.data.coded import Coded, coded, first_seen, places
+from groundrec.data.files import Column, fetched, release, stored
+from groundrec.data.sources import Raw
+from groundrec.data.windows import Prepared, log_counts, one_target_each
+
+__all__ = ["d3"]
+
+FIRST_YEAR = 1996
+SHUFFLE_SEED = 42
+MAX_HISTORY = 10
+MOST_WORDS = 20
+UNUSED = ("min_rating", "valid_share", "test_share")
+
+
+def d3(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
+    """Protocol: Amazon reviews as the paper of D3 prepares them; the recipe's seed changes nothing."""
+    del seed
+    _refuse_unused(section)
+    good = usable(raw, section, folder)
+    time: Column = good.events.time
+    before = good.events.filter(time <= _month(section.d3.ed_year, section.d3.ed_month))
+    reviews = coded(before, good.rows["read"])
+    release(raw.interactions)
+    window = _first_window_that_suffices(reviews, good.titles, section)
+    catalogue, number = _catalogue(reviews, window)
+    events = reviews.events(window.core, number)
+    splits = one_target_each(events, least=1, most=section.max_history or MAX_HISTORY)
+    log_counts(splits)
+    if not all(map(len, splits.values())):
+        raise _too_few(len(events), section)
+    months = {**section.d3.model_dump(exclude={"least_items"}), "st_year": window.year}
+    card = {"window": months, "notes": _notes(section)}
+    return Prepared(catalogue, events, splits, _rows(good.rows, window), card)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window of time, and which reviews it leaves behind each filter. Shapes: [N]."""
+
+    year: int
+    titles: pa.Table
+    """Items with a good title: item_id, title."""
+    inside: NDArray[np.bool_]
+    titled: NDArray[np.bool_]
+    core: NDArray[np.bool_]
+
+
+def _first_window_that_suffices(reviews: Coded, titles: ir.Table, section: Prepare) -> _Window:
+    """Return the latest window with enough items, else that of 1996."""
+    for year in range(section.d3.st_year, FIRST_YEAR - 1, -1):
+        titles = stored(_cleaned_again(titles))
+        window = _window(reviews, fetched(_accepted(titles)), section, year)
+        items = np.count_nonzero(np.bincount(reviews.item[window.core]))
+        if items >= (section.d3.least_items if year > FIRST_YEAR else 1):
+            return window
+        if not window.inside.any():
+            raise _empty_window(reviews, section.d3, year)
+        log.info(f"  from {year}-{section.d3.st_month} on, {items:,} items are left")
+    raise DataError(
+        f"no item is left after the {section.k_core}-core",
+        value=f"{len(reviews):,} reviews of {len(reviews.items):,} items",
+        accepted=f"reviews in which some users and items, the latter with titles, occur {section.k_core} times",
+        next_step="--set prepare.k_core=… lower, or look for the metadata of these reviews",
+    )
+
+
+def _window(reviews: Coded, titles: pa.Table, section: Prepare, year: int) -> _Window:
+    """Return the window that begins in `year`."""
+    inside = reviews.time >= _month(year, section.d3.st_month)
+    has_title = np.zeros(len(reviews.items), bool)
+    has_title[as_numpy(_items(reviews, titles).drop_null())] = True
+    titled = inside & has_title[reviews.item]
+    return _Window(year, titles, inside, titled, reviews.core(titled, section.k_core))
+
+
+def _items(reviews: Coded, titles: pa.Table) -> pa.Int32Array:
+    """Return the code of each row's item, null for an item without reviews."""
+    return places(titles["item_id"].combine_chunks(), reviews.items)
+
+
+def _cleaned_again(titles: ir.Table) -> ir.Table:
+    """Return the metadata with two entities of each title read, blanks and then quotes taken off its ends, once."""
+    title: Column = titles.title
+    title = title.replace("&quot;", '"').replace("&amp;", "&")
+    for mark in (" ", '"'):
+        title = title.re_replace(rf"\A{mark}+|{mark}+\z", "")
+    return titles.mutate(title=title)
+
+
+def _accepted(titles: ir.Table) -> ir.Table:
+    """Return the items of which no row has a missing, short, long or broken title, each with its last title."""
+    title: Column = titles.title
+    blanks = title.length() - title.replace(" ", "").length()
+    good = ~title.contains("<span id") & (title.length() > 1) & (blanks < MOST_WORDS)
+    bad: Column = ~good.fill_null(False)
+    last = titles.group_by("item_id").agg(title=titles.title.argmax(titles.row), bad=bad.any())
+    return last.filter(~last["bad"]).drop("bad")  # pyright: ignore[reportOperatorIssue]
+
+
+def _catalogue(reviews: Coded, window: _Window) -> tuple[Catalogue, NDArray[np.int32]]:
+    """Return the items of the core in their final order, and the number of each item code."""
+    _, seen = first_seen(reviews.item[window.core], len(reviews.items))
+    shuffled = list(range(len(seen)))
+    random.Random(SHUFFLE_SEED).shuffle(shuffled)
+    codes = seen[shuffled]
+    number = np.zeros(len(reviews.items), np.int32)
+    number[codes] = np.arange(len(codes))
+    ids = reviews.items.take(as_arrow(codes))
+    titles = window.titles["title"].combine_chunks().take(places(ids, window.titles["item_id"].combine_chunks()))
+    return Catalogue(tuple(ids.to_pylist()), tuple(titles.to_pylist())), number
+
+
+def _month(year: int, month: int) -> int:
+    """Return the first second of a month."""
+    return int(datetime(year, month, 1, tzinfo=UTC).timestamp())
+
+
+def _rows(read: dict[str, int], window: _Window) -> dict[str, int]:
+    """Return the rows that were read, those that each filter took, and those that were kept."""
+    inside, titled, kept = (int(mask.sum()) for mask in (window.inside, window.titled, window.core))
+    return {
+        **read,
+        "outside_window": read["read"] - read["bad"] - inside,
+        "without_good_title": inside - titled,
+        "outside_k_core": titled - kept,
+        "kept": kept,
+    }
+
+
+def _too_few(events: int, section: Prepare) -> DataError:
+    return DataError(
+        f"too few reviews are left after the {section.k_core}-core to split them",
+        value=events,
+        accepted="about ten reviews that are not their user's first, or more",
+        next_step="--set prepare.k_core=… lower, or a longer window",
+    )
+
+
+def _refuse_unused(section: Prepare) -> None:
+    if given := [name for name in UNUSED if name in section.model_fields_set]:
+        raise ConfigError(
+            "the protocol `d3` has no use for a setting",
+            value=f"prepare.{given[0]}",
+            accepted="prepare.k_core, prepare.max_history and those of [prepare.d3]",
+            next_step="leave it out, or --set prepare.protocol=global-time",
+        )
+
+
+def _empty_window(reviews: Coded, window: D3, year: int) -> DataError:
+    there = "none before its end"
+    if len(reviews):
+        there = f"from {_day(reviews.time.min())} to {_day(reviews.time.max())}"
+    return DataError(
+        "no review lies inside the window of time",
+        value=f"{year}-{window.st_month} to {window.ed_year}-{window.ed_month}; the reviews before its end are {there}",
+        accepted="a window in which there are reviews",
+        next_step="--st_year … --st_month … --ed_year … --ed_month …",
+    )
+
+
+def _day(seconds: np.integer) -> str:
+    return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%d}"
+
+
+def _notes(section: Prepare) -> list[str]:
+    return [
+        "A history holds the reviews before the target in its user's list, those of the same second and of earlier "
+        "validation and test queries included.",
+        "The catalogue is every item with a remaining review, also those first seen in validation or test.",
+        f"The {section.k_core}-core is counted over all reviews, test included: a mild leak.",
+    ]

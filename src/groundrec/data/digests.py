@@ -1,0 +1,72 @@
+"""Digests of columns: of what they hold, so that neither files nor machines nor blocks show.
+
+Knows nothing about what the columns mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from json.encoder import encode_basestring_ascii
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from groundrec.core.types import Ragged
+from groundrec.data.arrays import as_texts, bytes_of
+
+__all__ = ["QueryHashes", "hash_array", "hash_texts", "quoted"]
+
+
+def hash_array(array: NDArray[np.integer]) -> str:
+    """Return the digest of the numbers, little-endian, in the width they have."""
+    return hashlib.sha256(_little(array)).hexdigest()
+
+
+def hash_texts(texts: Iterable[str]) -> str:
+    """Return the digest of the texts in their order."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def quoted(texts: Iterable[str]) -> pa.StringArray:
+    """Return what stands for each text in a list of them as JSON, a comma before it."""
+    return as_texts(f", {encode_basestring_ascii(text)}" for text in texts)
+
+
+class QueryHashes:
+    """Digests of the columns of queries that come block by block, the same as if they had come at once."""
+
+    def __init__(self) -> None:
+        self._ids, self._users, self._times, *self._lists = (hashlib.sha256() for _ in range(7))
+        self._first = True
+
+    def add(
+        self,
+        ids: NDArray[np.int64],
+        users: pa.StringArray,
+        times: NDArray[np.int64],
+        history: Ragged,
+        targets: Ragged,
+    ) -> None:
+        """Take in the next queries, their users `quoted`."""
+        self._ids.update(_little(ids))
+        self._times.update(_little(times))
+        if len(ids):
+            self._users.update(b"[" if self._first else b", ")
+            self._users.update(bytes_of(users)[2:])
+            self._first = False
+        arrays = [array for ragged in (history, targets) for array in (ragged.values, ragged.lengths)]
+        for column, array in zip(self._lists, arrays, strict=True):
+            column.update(_little(array))
+
+    def digests(self) -> list[str]:
+        """Return the digests of ids, users, times, and values and lengths of histories and targets."""
+        users = self._users.copy()
+        users.update(b"[]" if self._first else b"]")
+        return [column.hexdigest() for column in (self._ids, users, self._times, *self._lists)]
+
+
+def _little(array: NDArray[np.integer]) -> memoryview:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data

@@ -1,0 +1,96 @@
+"""A run by several processes that a launcher starts ends with the very bytes of a run by one."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from groundrec.core.runs import read_json
+from tests.app.conftest import Tiny, slate_bytes
+from tests.app.launched import TORCHRUN, arguments, begun, killed, output, started
+from tests.commands import command
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run whose slates one process has made."""
+    run = begun(tiny, tmp_path_factory.mktemp("alone") / "run")
+    with started([sys.executable, *arguments(tiny, run)]) as process:
+        text = output(process)
+    assert process.returncode == 0, text
+    return run
+
+
+def test_two_processes_write_what_one_writes(tiny: Tiny, alone: Path, tmp_path: Path) -> None:
+    with started([*TORCHRUN, *arguments(tiny, begun(tiny, tmp_path / "run"))]) as process:
+        text = output(process)
+    assert process.returncode == 0, text
+    assert slate_bytes(tmp_path / "run") == slate_bytes(alone)
+    assert text.count("2 processes divide the slates among themselves") == 1
+    assert text.count("slates/test finished") == 1
+    lines = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert sum("slates/test finished" in line for line in lines) == 1
+    results = [read_json(run / "slates" / "test" / "manifest.json")["result"] for run in (tmp_path / "run", alone)]
+    assert results[0] == results[1]
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"
+    assert not (tmp_path / "run" / "processes").exists()
+
+
+def test_from_raw_data_on_the_main_process_does_what_only_one_may(tiny: Tiny, tmp_path: Path) -> None:
+    start = ["-m", "groundrec", "run", str(tiny.recipe), "--run-dir", str(tmp_path / "run")]
+    with started([*TORCHRUN, *start]) as process:
+        text = output(process)
+    assert process.returncode == 0, text
+    assert slate_bytes(tmp_path / "run") == slate_bytes(tiny.run)
+    assert text.count("epoch 12: validation loss") == 1
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_worker_is_killed_and_the_run_resumed(tiny: Tiny, alone: Path, tmp_path: Path, which: int) -> None:
+    start = [*TORCHRUN, *arguments(tiny, begun(tiny, tmp_path / "run"))]
+    with started(start) as process:
+        killed(
+            process, lambda line: "groundrec" in line and "torch.distributed.run" not in line, which, tmp_path / "run"
+        )
+        text = output(process)
+    assert process.returncode != 0, text
+    assert not (tmp_path / "run" / "slates" / "valid" / "manifest.json").exists()
+    with started(start) as process:
+        text = output(process)
+    assert process.returncode == 0, text
+    assert "slates/valid: resumed, it had begun with the same inputs" in text
+    assert slate_bytes(tmp_path / "run") == slate_bytes(alone)
+
+
+def test_a_run_begun_by_two_is_finished_by_one(tiny: Tiny, alone: Path, tmp_path: Path) -> None:
+    run = begun(tiny, tmp_path / "run")
+    for split in ("valid", "test"):
+        shutil.copytree(alone / "slates" / split, run / "slates" / split)
+        (run / "slates" / split / "manifest.json").unlink()
+        (run / "slates" / split / "000000005.parquet").unlink()
+    with started([sys.executable, *arguments(tiny, run, "recommend.memory_limit=1GB")]) as process:
+        text = output(process)
+    assert process.returncode == 0, text
+    assert text.count("resumed, it had begun with the same inputs") == 2
+    assert slate_bytes(run) == slate_bytes(alone)
+
+
+def test_accelerate_that_starts_one_process_for_two_is_found_out(tiny: Tiny, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    start = ["-m", "groundrec", "run", str(tiny.recipe), "--run-dir", str(tmp_path / "run"), "--until", "prepare"]
+    with started([*launch, *start]) as process:
+        text = output(process)
+    assert process.returncode == 0, text
+    assert "asked for several processes and started this one alone" in text
+    assert "torchrun --nproc_per_node" in text
+
+
+def test_one_process_says_nothing_about_several(tiny: Tiny, tmp_path: Path) -> None:
+    result = command("run", tiny.recipe, "--run-dir", tmp_path / "run", "--until", "prepare")
+    assert "processes" not in result.err.replace(tmp_path.name, "")

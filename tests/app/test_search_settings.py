@@ -1,0 +1,110 @@
+"""The search as a user sets it: modes, lists, an assistant, and the explanation of one item."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from groundrec.app.experiment import Experiment
+from groundrec.app.recommender import Recommender
+from groundrec.core.errors import SearchError
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import Run, read_json
+from groundrec.core.track import Metrics
+from groundrec.core.types import NO_ITEM
+from groundrec.rank.below import Guide, guide_totals
+from groundrec.rank.recommend import load_slates
+from tests.app.conftest import Tiny, title
+from tests.commands import Result, command
+
+Resume = Callable[..., Result]
+
+
+def test_every_mode_finds_the_same_slates(tiny: Tiny, copied: Resume, tmp_path: Path) -> None:
+    expected = load_slates(tiny.run / "slates" / "test")
+    for mode in ("exact", "beam"):
+        settings = [f"recommend.mode={mode}", "recommend.beams=30", "recommend.width=3", "recommend.batch_size=5"]
+        done = copied("--until", "recommend", *(a for s in settings for a in ("--set", s)))
+        assert done.code == 0, done.err
+        found = load_slates(tmp_path / "run" / "slates" / "test")
+        np.testing.assert_array_equal(found.items, expected.items)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+        work = read_json(tmp_path / "run" / "slates" / "test" / "manifest.json")["result"]
+        assert work["unproved"] == 0
+        assert work["tokens"] > work["passes"] > 0
+        told = [m for m in Metrics.read(tmp_path / "run" / "metrics.jsonl") if m["stage"] == "slates/test"]
+        assert told[-1].items() >= work.items()
+        assert ("100.0% proved" in done.err) == (mode == "exact")
+
+
+def test_allow_and_deny_lists(tiny: Tiny) -> None:
+    recommender = Recommender.load(tiny.run)
+    history, some = [title(1), title(2)], [title(i) for i in (1, 3, 4, 9)]
+    every = recommender.recommend(history, k=30)
+    allowed = recommender.recommend(history, k=30, allow=some, deny=[title(9)])
+    assert {r.title for r in allowed} == {title(3), title(4)}
+    assert {r.title for r in recommender.recommend(history, k=30, deny=some)} == {r.title for r in every} - set(some)
+    as_command = command("recommend", tiny.run, *history, "--allow", title(3), "--allow", "f4", "--json")
+    assert [r["title"] for r in json.loads(as_command.out)] == [r.title for r in allowed]
+    refused = command("recommend", tiny.run, *history, "--allow", title(1))
+    assert refused.code == 2
+    assert "no item is left" in refused.err
+
+
+def test_an_item_is_explained(tiny: Tiny) -> None:
+    recommender = Recommender.load(tiny.run)
+    history = [title(i) for i in range(4, 12)]
+    first, *_, last = recommender.recommend(history, k=22)
+    told = json.loads(command("explain-item", tiny.run, first.title, *history, "--beams", 2, "--json").out)
+    assert "".join(told["pieces"]) == first.title + "\n"
+    assert told["steps"][-1]["total"] == pytest.approx(first.score, abs=1e-4)
+    assert told["place"] == 1
+    assert told["lost"] == {"2": None}
+    worst = recommender.explain(history, last.title, beams=[1]).path
+    assert worst.place == 22
+    assert worst.lost[1] is not None
+    shown = command("explain-item", tiny.run, first.title, *history)
+    assert shown.code == 0
+    assert "place 1 of the exact ranking" in shown.out
+    assert repr(told["pieces"][0]) in shown.out
+    assert "a beam of 50 finds it" in shown.out
+    with pytest.raises(SearchError, match="may not be recommended"):
+        recommender.explain(history, history[0])
+
+
+@pytest.mark.parametrize("mass", ["sum", "max"])
+def test_an_assistant_takes_part_with_the_weight_chosen_on_validation(
+    copied: Resume, tmp_path: Path, mass: str
+) -> None:
+    settings = ["mode=exact", "assistant=co-occurrence", f"assistant_mass={mass}", "k=10"]
+    done = copied("--until", "recommend", *(a for s in settings for a in ("--set", f"recommend.{s}")))
+    assert done.code == 0, done.err
+    run = tmp_path / "run"
+    curve, alpha = read_json(run / "assistant" / "curve.json"), read_json(run / "assistant" / "manifest.json")
+    means = {point["alpha"]: point["mean"] for point in curve}
+    assert means[alpha["result"]["alpha"]] == max(means.values())
+
+    x = Experiment(Recipe.model_validate(read_json(run / "config.json")), Run(run))
+    queries, ranker = x.queries("test"), x.recommender(guided=False)
+    mask, signal = ranker.mask(queries), x.signal("co-occurrence").scores(queries)
+    lm = ranker.search.all(ranker.prompts(queries), mask)
+    weight = alpha["result"]["alpha"]
+    with np.errstate(invalid="ignore"):
+        truth = weight * lm + (1 - weight) * guide_totals(ranker.search.trie, Guide(signal, weight, mass), mask)
+    found = load_slates(run / "slates" / "test")
+    for row, items, scores in zip(truth, found.items, found.scores, strict=True):
+        assert (items != NO_ITEM).all()
+        np.testing.assert_allclose(scores, np.sort(np.nan_to_num(row, nan=-np.inf))[::-1][:10], atol=1e-3)
+        np.testing.assert_allclose(row[items], scores, atol=1e-3)
+
+
+def test_an_assistant_that_is_not_fitted_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    settings = ("--set", "recommend.assistant=sasrek")
+    refused = command("run", tiny.recipe, "--run-dir", tmp_path / "other", *settings)
+    assert refused.code == 2
+    assert "sasrek" in refused.err
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,198 @@
+"""Several processes at one run: who works, who waits, and when waiting ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groundrec.core import processes
+from groundrec.core.errors import ProcessError
+from groundrec.core.processes import ALONE, Processes, silently_alone
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import Run, read_json
+
+LAUNCHED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("BEAT", 0.05), ("LOOK", 0.01), ("SILENCE", 2.0)):
+        monkeypatch.setattr(processes, name, seconds)
+
+
+def in_processes(world: int, act: Callable[[Processes], Any]) -> list[Any]:
+    """Return what `act` gives, or the error it ends with, in each of `world` processes; here they are threads."""
+    results: list[Any] = [None] * world
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = act(Processes(rank, world, rank, world))
+        except Exception as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_what_a_launcher_says_is_understood() -> None:
+    assert Processes.of({}) == Processes.of({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "4"}) == ALONE
+    assert Processes.of(LAUNCHED) == Processes(3, 4, 1, 2)
+    assert not Processes.of(LAUNCHED).is_main
+    assert ALONE.is_main
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_every_piece_of_work_is_done_once(world: int, count: int) -> None:
+    shares = [Processes(rank, world).share(count) for rank in range(world)]
+    assert sorted(piece for share in shares for piece in share) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_process_where_several_were_asked_for_is_noticed() -> None:
+    asked = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
+    assert silently_alone(asked)
+    assert not silently_alone({**asked, "WORLD_SIZE": "2"})
+    assert not silently_alone({"ACCELERATE_MIXED_PRECISION": "no"})
+    assert not silently_alone({"MASTER_ADDR": "127.0.0.1"})
+
+
+def test_libraries_find_one_process_inside_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    with ALONE.alone():
+        assert Processes.of() == ALONE
+        assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+    assert Processes.of() == Processes(3, 4, 1, 2)
+
+
+def test_one_process_leaves_no_trace_of_meeting(tmp_path: Path) -> None:
+    with ALONE.meet(tmp_path / "processes", "word") as (here, word):
+        assert (here, word) == (ALONE, "word")
+    assert list(tmp_path.iterdir()) == []
+
+
+def left_by_killed_processes(folder: Path) -> None:
+    folder.mkdir()
+    for rank in range(3):
+        (folder / f"{rank}.json").write_text(json.dumps({"beat": 1, "word": "old"}), encoding="utf-8")
+
+
+def test_all_learn_what_the_main_process_says_and_tidy_up(tmp_path: Path) -> None:
+    left_by_killed_processes(tmp_path / "processes")
+
+    def act(process: Processes) -> str:
+        with process.meet(tmp_path / "processes", "new" if process.is_main else "") as (_, word):
+            return word
+
+    assert in_processes(3, act) == ["new"] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_who_waits_for_somebody_who_never_comes_gives_up(tmp_path: Path, there: int) -> None:
+    left_by_killed_processes(tmp_path / "processes")
+    missing = ["process 1 of 2", "the main process"][there]
+    with pytest.raises(ProcessError, match=f"^{missing} is gone: no sign of life for 2 s"):  # noqa: SIM117
+        with Processes(there, 2).meet(tmp_path / "processes", "word"):
+            pass
+
+
+def test_a_process_that_lives_is_waited_for_and_one_that_died_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SILENCE", 60.0)
+    code = (
+        "import sys, time; from pathlib import Path; from groundrec.core import processes; processes.BEAT = 0.05\n"
+        "with processes.Processes(1, 2).meet(Path(sys.argv[1])): time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "processes")])
+    with Processes(0, 2).meet(tmp_path / "processes", "word") as (here, _):
+        monkeypatch.setattr(processes, "SILENCE", 1.0)
+        looks = iter(range(200))  # twice as many as silence lasts
+        here.wait(lambda: next(looks) == 199, "its slates")
+        other.kill()
+        assert other.wait() < 0
+        with pytest.raises(ProcessError, match="while waiting for its slates"):
+            here.wait(lambda: False, "its slates")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def stages(path: Path, act: Callable[[Run], Any], if_exists: Any = "resume") -> list[Any]:
+    """Return what `act` gives in each of three processes that share a run."""
+
+    def shared(process: Processes) -> Any:
+        with Run.shared(path, Recipe(), None, if_exists, process) as run:
+            return act(run)
+
+    return in_processes(3, shared)
+
+
+def test_a_run_is_opened_once_and_all_go_where_it_is(tmp_path: Path) -> None:
+    assert stages(tmp_path / "run", lambda run: run.path) == [tmp_path / "run"] * 3
+    assert stages(tmp_path / "run", lambda run: run.path, "new") == [tmp_path / "run-2"] * 3
+    assert not list(tmp_path.rglob("processes"))
+
+
+def test_the_main_process_works_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    workers: list[int] = []
+
+    def act(run: Run) -> str:
+        def work(folder: Path) -> dict[str, int]:
+            workers.append(run.processes.rank)
+            (folder / "done.txt").write_text("done", encoding="utf-8")
+            return {"rank": run.processes.rank}
+
+        folder = run.stage("stage", {"seed": 0}, work)
+        run.status(rank=run.processes.rank)
+        return (folder / "done.txt").read_text(encoding="utf-8")
+
+    for _ in range(2):  # the second time it is finished, and nobody works
+        assert stages(tmp_path / "run", act) == ["done"] * 3
+        assert workers == [0]
+        assert read_json(tmp_path / "run" / "stage" / "manifest.json")["result"] == {"rank": 0}
+        assert read_json(tmp_path / "run" / "status.json")["rank"] == 0
+
+
+def test_all_work_where_it_is_to_be_done_together(tmp_path: Path) -> None:
+    def act(run: Run) -> list[str]:
+        def work(folder: Path) -> None:
+            for piece in run.processes.share(7):
+                (folder / f"{piece}.txt").write_text(str(run.processes.rank), encoding="utf-8")
+            run.processes.wait(lambda: len(list(folder.glob("*.txt"))) == 7, "the pieces")
+
+        run.stage("other", {"seed": seed}, lambda _: None)
+        folder = run.stage("stage", {"seed": seed}, work, together=True)
+        return [p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.txt"))]
+
+    for seed in (0, 1):  # noqa: B007, the second time, what the first left is emptied before anyone begins
+        assert stages(tmp_path / "run", act) == [["0", "1", "2", "0", "1", "2", "0"]] * 3
+
+
+def test_when_the_main_process_fails_the_others_do_not_wait_for_ever(tmp_path: Path) -> None:
+    def act(run: Run) -> None:
+        def work(_: Path) -> None:
+            raise ValueError("no luck")
+
+        run.stage("stage", {}, work)
+
+    failed, *waited = stages(tmp_path / "run", act)
+    assert isinstance(failed, ValueError)
+    assert all(isinstance(error, ProcessError) for error in waited)
+    assert "the main process is gone" in str(waited[0])
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
