@@ -74,7 +74,7 @@ RECIPES = {
     "cut-offs beyond the slate": ("[recommend]\nk = 5", "at most recommend.k = 5"),
     "a cut-off of zero": ("[evaluate]\nks = [0]", "bad value for evaluate.ks.0"),
     "no cut-offs": ("[evaluate]\nks = []", "bad value for evaluate.ks"),
-    "fewer beams than places": ("[recommend]\nbeams = 2", "recommend.beams ≥ recommend.k = 50"),
+    "fewer beams than places": ('[recommend]\nmode = "beam"\nbeams = 2', "recommend.beams ≥ recommend.k = 50"),
     "an unknown source": ('[data]\nsource = "tabel"', "did you mean 'table'"),
     "an unknown protocol": ('[prepare]\nprotocol = "leave-1-out"', "did you mean 'leave-one-out'"),
     "an unknown signal": ('signals = ["sasrek"]\n[fuse]\nsignals = []', "did you mean 'sasrec'"),

@@ -138,7 +138,7 @@ def test_a_shorter_history_and_another_seed(tmp_path: Path) -> None:
 def test_an_empty_window_says_when_the_reviews_are(tmp_path: Path) -> None:
     write_amazon(tmp_path, "Toys", SMALL)
     section = Prepare(protocol="d3", d3=D3(st_year=2019, ed_year=2020))
-    message = r"no review lies inside the window of time: 2019-10 to 2020-11; the reviews before its end are from 199\d-.* to 2018-"
+    message = r"no review lies inside the window of time: 2019-10 to 2020-11; the reviews are from 199\d-.* to 2018-"
     with pytest.raises(DataError, match=message) as error:
         prepared(tmp_path, "Toys", section, tmp_path / "out")
     assert "--st_year" in error.value.next_step
@@ -147,7 +147,7 @@ def test_an_empty_window_says_when_the_reviews_are(tmp_path: Path) -> None:
 
 def test_nothing_left_behind_the_core_is_an_error(tmp_path: Path) -> None:
     write_amazon(tmp_path, "Toys", SMALL)
-    with pytest.raises(DataError, match=r"no item is left after the 900-core: 2,000 reviews, \d+ rows of metadata"):
+    with pytest.raises(DataError, match=r"no item is left after the 900-core: 2,000 reviews of 60 items"):
         prepared(tmp_path, "Toys", Prepare(protocol="d3", k_core=900, d3=D3(st_year=1998)), tmp_path / "out")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from groundrec.core.errors import ConfigError, MissingDependency, closest
 from groundrec.core.recipe import Recipe
-from groundrec.core.registry import names, resolve
-from groundrec.data.dataset import Reader
+from groundrec.core.registry import BUILT_IN, names, resolve
 from groundrec.text.prompts import load_template
 
 __all__ = ["check_names", "check_paths"]
@@ -36,6 +35,8 @@ def check_paths(recipe: Recipe) -> None:
     if recipe.recommend.engine == "ray" and find_spec("ray") is None:
         raise MissingDependency("ray", "ray")
     if recipe.data.dataset:
+        from groundrec.data.dataset import Reader
+
         Reader(recipe.data.dataset)
     else:
         resolve("sources", recipe.data.source)(recipe.data)
@@ -51,7 +52,7 @@ def check_paths(recipe: Recipe) -> None:
 
 
 def _known(setting: str, seam: str, name: str) -> None:
-    if name not in (known := names(seam)):
+    if name not in BUILT_IN[seam] and name not in (known := names(seam)):
         raise ConfigError(
             f"unknown name in {setting}{closest(name, known)}",
             value=name,

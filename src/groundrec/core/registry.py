@@ -69,7 +69,7 @@ def names(seam: str) -> list[str]:
 
 def resolve(seam: str, name: str) -> Any:
     """Return the object registered as `name` at `seam`, or raise `ConfigError` with the names there are."""
-    table = _table(seam)
+    table = BUILT_IN[seam] if name in BUILT_IN[seam] else _table(seam)
     if name not in table:
         raise ConfigError(
             f"unknown {seam.rstrip('s').replace('_', ' ')}{closest(name, table)}",

@@ -22,7 +22,8 @@ from groundrec.core.config import Prepare
 from groundrec.core.errors import DataError
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import log
-from groundrec.data.files import Column, fetched, forget, stored
+from groundrec.data.coded import Coded, coded
+from groundrec.data.files import Column, fetched, few_threads, forget, release, stored
 from groundrec.data.sources import MILLISECONDS, Raw
 from groundrec.data.tables import line_numbers
 
@@ -39,8 +40,6 @@ REASONS = {
 }
 MOST_UNESCAPES = 8
 LEAST_USERS = 3
-MOST_SMALL_ROWS = (1 << 31) - 2
-"""Rows, and a header line, whose numbers fit 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -82,28 +81,39 @@ def clean(raw: Raw, section: Prepare, folder: Path) -> Clean:
     return Clean(_filtered(good, rows, section), titles, rows)
 
 
-def usable(raw: Raw, section: Prepare, folder: Path) -> Clean:
-    """Return the usable events, with `row` and `rating` as text, and items, with `row`, whatever its titles.
+def usable(raw: Raw, section: Prepare, folder: Path) -> tuple[Coded, ir.Table, dict[str, int]]:
+    """Return the usable interactions, and items with `row`, for protocols that judge titles themselves; and counts.
 
     An item may have several titles, or null; a missing rating is empty. Bad rows raise `DataError` or go to
-    `folder/quarantine.parquet`. Nothing is stored: the tables are views of the raw ones.
+    `folder/quarantine.parquet`.
     """
-    events = raw.interactions.mutate(problem=ibis.cases(*_problems(raw.interactions)))
     items = raw.items.mutate(
         problem=ibis.cases((raw.items.broken.notnull(), "line"), (_empty(raw.items.item_id), "item")),
         title_text=raw.items.title,
     )
     bad_items = count(items.filter(items.problem.notnull()))
-    rows = {"read": count(events), "bad": count(events.filter(events.problem.notnull())), "bad_items": bad_items}
+    good = items.filter(items.problem.isnull()).select("item_id", "title", "row")
+    if raw.glance and not bad_items:
+        with few_threads(raw.glance.table.get_backend(), raw.glance.size):
+            found = coded(_flagged(raw.glance.table).drop("row"))
+        if found:
+            _set_aside(items, items, {"bad": 0, "bad_items": 0}, section, folder)
+            return found, good, {"read": len(found), "bad": 0, "bad_items": 0}
+    events = _flagged(raw.interactions)
+    rows = fetched(events.aggregate(read=events.count(), bad=events.problem.count())).to_pylist()[0]
+    rows["bad_items"] = bad_items
     _set_aside(events, items, rows, section, folder)
-    good = events.filter(events.problem.isnull()) if rows["bad"] else events
-    row = good.row.cast("int32") if rows["read"] < MOST_SMALL_ROWS else good.row
-    rating = _column(good, "rating_text").fill_null("")
-    return Clean(
-        good.select("user", "item_id", "time", row=row, rating=rating),
-        items.filter(items.problem.isnull()).select("item_id", "title", "row"),
-        rows,
-    )
+    found = coded(events.filter(events.problem.isnull()))
+    release(raw.interactions)
+    assert found
+    return found, good, rows
+
+
+def _flagged(events: ir.Table) -> ir.Table:
+    """Return the interactions with `problem`, null for a good row, and `bad`, 1 for any other."""
+    problem = ibis.cases(*_problems(events))
+    rating: Column = events.rating_text
+    return events.mutate(problem=problem, bad=problem.notnull().cast("int8"), rating=rating.fill_null(""))
 
 
 def _filtered(good: ir.Table, rows: dict[str, int], section: Prepare) -> ir.Table:
@@ -122,11 +132,11 @@ def _filtered(good: ir.Table, rows: dict[str, int], section: Prepare) -> ir.Tabl
     return core
 
 
-def k_core(events: ir.Table, k: int, columns: tuple[str, str] = ("user", "item_id")) -> ir.Table:
-    """Return the largest part of `events` in which every value of both columns has at least `k` events."""
+def k_core(events: ir.Table, k: int) -> ir.Table:
+    """Return the largest part of `events` in which every user and every item has at least `k` events."""
     core = events
     while k > 1:
-        sizes = {column: core.group_by(column).agg(events=core.count()) for column in columns}
+        sizes = {column: core.group_by(column).agg(events=core.count()) for column in ("user", "item_id")}
         rare = [table.filter(_column(table, "events") < k) for table in sizes.values()]
         if not any(fetched(ibis.union(*(r.aggregate(values=r.count()) for r in rare)))["values"].to_pylist()):
             break

@@ -7,6 +7,7 @@ interactions fit in memory and can be counted in milliseconds. Knows nothing abo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import ibis.expr.types as ir
 import numpy as np
@@ -20,7 +21,7 @@ from groundrec.data.files import streamed
 
 __all__ = ["Coded", "coded", "first_seen", "places"]
 
-TEXTS, NUMBERS = ("user", "item", "rating"), ("time", "row")
+LEAST_ROOM = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,26 @@ class Coded:
         )
 
 
-def coded(events: ir.Table, most: int) -> Coded:
-    """Return the interactions, `most` at most, of a table with user, item_id, rating, time and row, none of them null."""
-    codes = {name: _Codes() for name in TEXTS}
-    columns = {name: np.empty(most, np.int64 if name in NUMBERS else np.int32) for name in (*TEXTS, *NUMBERS)}
-    count = 0
-    for batch in streamed(events.select("user", "rating", "time", "row", item="item_id")):
-        rows = slice(count, count := count + len(batch))
+def coded(events: ir.Table) -> Coded | None:
+    """Return the interactions of a table with user, item_id, rating, time and bad; None as soon as one is bad.
+
+    They are in the order of `row`; a table without it is in order.
+    """
+    codes = {name: _Codes() for name in ("user", "item", "rating")}
+    numbers = ("time", "row") if "row" in events.columns else ("time",)
+    columns = {name: _Growing(np.int64 if name in numbers else np.int32) for name in (*codes, *numbers)}
+    for batch in streamed(events.select("user", "rating", *numbers, "bad", item="item_id")):
+        if as_numpy(batch["bad"]).any():
+            return None
         for name, column in columns.items():
-            column[rows] = codes[name].add(batch[name]) if name in codes else as_numpy(batch[name])
+            column.append(codes[name].add(batch[name]) if name in codes else as_numpy(batch[name]))
         pa.default_memory_pool().release_unused()
-    columns = {name: column[:count] for name, column in columns.items()}
-    row = columns.pop("row")
+    found = {name: column.array for name, column in columns.items()}
+    row = found.pop("row", np.empty(0))
     if (row[1:] < row[:-1]).any():
         order = np.argsort(row)
-        columns = {name: column[order] for name, column in columns.items()}
-    return Coded(**columns, **{f"{name}s": code.values for name, code in codes.items()})
+        found = {name: column[order] for name, column in found.items()}
+    return Coded(**found, **{f"{name}s": code.values for name, code in codes.items()})
 
 
 def first_seen(codes: NDArray[np.int32], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -122,3 +127,23 @@ class _Codes:
         number[is_new] = np.arange(is_new.sum()) + len(self.values)
         self.values = pa.concat_arrays([self.values, texts.filter(new)])
         return number[numbers]
+
+
+class _Growing:
+    """An array that grows in place."""
+
+    def __init__(self, dtype: type[np.integer]) -> None:
+        self._room, self._used = np.empty(LEAST_ROOM, dtype), 0
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """What was appended so far."""
+        return self._room[: self._used]
+
+    def append(self, values: NDArray[np.integer]) -> None:
+        """Add values at the end."""
+        used = self._used + len(values)
+        if used > len(self._room):
+            self._room.resize(2 * used, refcheck=False)
+        self._room[self._used : used] = values
+        self._used = used

@@ -28,8 +28,8 @@ from groundrec.core.track import log
 from groundrec.core.types import Catalogue
 from groundrec.data.arrays import as_arrow, as_numpy
 from groundrec.data.clean import usable
-from groundrec.data.coded import Coded, coded, first_seen, places
-from groundrec.data.files import Column, fetched, release, stored
+from groundrec.data.coded import Coded, first_seen, places
+from groundrec.data.files import Column, fetched, stored
 from groundrec.data.sources import Raw
 from groundrec.data.windows import Prepared, log_counts, one_target_each
 
@@ -46,12 +46,8 @@ def d3(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: Amazon reviews as the paper of D3 prepares them; the recipe's seed changes nothing."""
     del seed
     _refuse_unused(section)
-    good = usable(raw, section, folder)
-    time: Column = good.events.time
-    before = good.events.filter(time <= _month(section.d3.ed_year, section.d3.ed_month))
-    reviews = coded(before, good.rows["read"])
-    release(raw.interactions)
-    window = _first_window_that_suffices(reviews, good.titles, section)
+    reviews, titles, read = usable(raw, section, folder)
+    window = _first_window_that_suffices(reviews, titles, section)
     catalogue, number = _catalogue(reviews, window)
     events = reviews.events(window.core, number)
     splits = one_target_each(events, least=1, most=section.max_history or MAX_HISTORY)
@@ -60,7 +56,7 @@ def d3(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
         raise _too_few(len(events), section)
     months = {**section.d3.model_dump(exclude={"least_items"}), "st_year": window.year}
     card = {"window": months, "notes": _notes(section)}
-    return Prepared(catalogue, events, splits, _rows(good.rows, window), card)
+    return Prepared(catalogue, events, splits, _rows(read, window), card)
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,8 @@ def _first_window_that_suffices(reviews: Coded, titles: ir.Table, section: Prepa
 
 def _window(reviews: Coded, titles: pa.Table, section: Prepare, year: int) -> _Window:
     """Return the window that begins in `year`."""
-    inside = reviews.time >= _month(year, section.d3.st_month)
+    ends = _month(year, section.d3.st_month), _month(section.d3.ed_year, section.d3.ed_month)
+    inside = (ends[0] <= reviews.time) & (reviews.time <= ends[1])
     has_title = np.zeros(len(reviews.items), bool)
     has_title[as_numpy(_items(reviews, titles).drop_null())] = True
     titled = inside & has_title[reviews.item]
@@ -177,12 +174,10 @@ def _refuse_unused(section: Prepare) -> None:
 
 
 def _empty_window(reviews: Coded, window: D3, year: int) -> DataError:
-    there = "none before its end"
-    if len(reviews):
-        there = f"from {_day(reviews.time.min())} to {_day(reviews.time.max())}"
+    there = f"from {_day(reviews.time.min())} to {_day(reviews.time.max())}" if len(reviews) else "none at all"
     return DataError(
         "no review lies inside the window of time",
-        value=f"{year}-{window.st_month} to {window.ed_year}-{window.ed_month}; the reviews before its end are {there}",
+        value=f"{year}-{window.st_month} to {window.ed_year}-{window.ed_month}; the reviews are {there}",
         accepted="a window in which there are reviews",
         next_step="--st_year … --st_month … --ed_year … --ed_month …",
     )

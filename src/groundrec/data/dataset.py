@@ -16,6 +16,7 @@ import contextlib
 import errno
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -79,6 +80,7 @@ def save(
             file = stack.enter_context(atomic_write(folder / "events.parquet"))
             kept = write_events(events, query_of_each(events, windows), file)
         (folder / "dataset.json").unlink(missing_ok=True)
+    _texts.cache_clear()
     if not events:
         (folder / "events.parquet").unlink(missing_ok=True)
     saved = Saved(digest("data set", *digests), {"items": len(catalogue), **describe(splits)})
@@ -226,7 +228,7 @@ def _write_queries(split: Split, file: Path) -> list[str]:
     """Write the queries and return the digests of their columns."""
     hashes, ids, times = QueryHashes(), split.ids, split.times
     names, user = _users(split)
-    texts, in_json = as_texts(names), quoted(names)
+    texts, in_json = _texts(tuple(names))
     with pq.ParquetWriter(file, QUERIES, compression="zstd", use_dictionary=False) as writer:
         for rows, history, targets in _lists(split):
             number = as_arrow(user[rows])
@@ -236,6 +238,12 @@ def _write_queries(split: Split, file: Path) -> list[str]:
             writer.write_table(pa.Table.from_arrays([*columns, *lists], schema=QUERIES))
             pa.default_memory_pool().release_unused()
     return hashes.digests()
+
+
+@lru_cache(maxsize=1)
+def _texts(names: tuple[str, ...]) -> tuple[pa.StringArray, pa.StringArray]:
+    """Return the names of users as they are and as JSON has them; splits share their users."""
+    return as_texts(names), quoted(names)
 
 
 def _users(split: Split) -> tuple[list[str], NDArray[np.int32]]:

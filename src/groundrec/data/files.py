@@ -57,6 +57,9 @@ Column: TypeAlias = Any
 
 ROW, FILE, BROKEN = "__row__", "__file__", "__broken__"
 UNREADABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException, duckdb.Error)
+SHARE = 1 << 28
+"""Bytes of a file for which one more thread is worth its memory."""
+
 FLUSHES = ("allocator_flush_threshold", "allocator_bulk_deallocation_flush_threshold")
 CUT_SHORT = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -120,10 +123,13 @@ def damaged(what: str) -> DataError:
 
 
 @contextlib.contextmanager
-def few_threads(connection: Backend, most: int) -> Iterator[None]:
-    """Let the engine use `most` threads, at least one, for what is done in the block."""
+def few_threads(connection: Any, size: int) -> Iterator[None]:
+    """Let DuckDB use no more threads in the block than a file of `size` bytes is worth: each needs memory."""
+    if not isinstance(connection, Backend):
+        yield
+        return
     (threads,) = connection.raw_sql("SELECT current_setting('threads')").fetchone()
-    connection.raw_sql(f"SET threads = {min(max(1, most), threads)}")
+    connection.raw_sql(f"SET threads = {min(1 + size // SHARE, threads)}")
     try:
         yield
     finally:

@@ -32,13 +32,10 @@ from groundrec.data.files import (
 )
 from groundrec.data.literals import literal, literal_fields
 
-__all__ = ["SHOWN", "fields_of", "read_objects"]
+__all__ = ["SHOWN", "fields_of", "glance_at_objects", "read_objects"]
 
 SHOWN = 200
 """Characters of a broken line that are kept."""
-
-SHARE = 1 << 28
-"""Bytes of a file for which one more thread is worth its memory."""
 
 LOOKED_AT = 100
 BATCH = 1 << 14
@@ -52,15 +49,36 @@ def read_objects(connection: Backend, path: Path, fields: Sequence[str], ids: Se
     if _is_literal(path):
         return place(_parsed(connection, path, fields, ids, None), path)
     table = _scanned(connection, path, fields)
-    doubtful: Column = ibis.and_(*(table[f].isnull() for f in fields))
-    for field in ids:
-        text: Column = table[field]
-        doubtful |= text.fill_null("").startswith("[") | text.fill_null("").startswith("{")
+    doubtful = _doubtful(table, fields, ids)
     rows = fetched(table.filter(doubtful).select(ROW))[ROW].to_pylist()
     if not rows:
         return place(table, path)
     clear = table.filter(~doubtful).mutate(**{BROKEN: ibis.null("string")})
     return place(clear.union(_parsed(connection, path, fields, ids, frozenset(rows))), path)
+
+
+def glance_at_objects(
+    connection: Backend, path: Path, fields: Sequence[str], ids: Sequence[str] = ()
+) -> ir.Table | None:
+    """Return the same without storing it: every `ROW` is 0, and `BROKEN` is also set where a line is doubtful.
+
+    None for a file of Python literals.
+    """
+    if _is_literal(path):
+        return None
+    columns = dict.fromkeys(fields, "VARCHAR")
+    table = connection.read_json(str(path), columns=columns, format="newline_delimited", ignore_errors=True)
+    doubt = _doubtful(table, fields, ids).ifelse("not read yet", ibis.null("string"))
+    return place(table.mutate(**{ROW: ibis.literal(0), BROKEN: doubt}), path)
+
+
+def _doubtful(table: ir.Table, fields: Sequence[str], ids: Sequence[str]) -> Column:
+    """Return where a row has no field at all, or an id that seems to be a list or an object."""
+    doubtful: Column = ibis.and_(*(table[f].isnull() for f in fields))
+    for field in ids:
+        text: Column = table[field]
+        doubtful |= text.fill_null("").startswith("[") | text.fill_null("").startswith("{")
+    return doubtful
 
 
 def fields_of(path: Path) -> dict[str, Any]:
@@ -75,7 +93,7 @@ def _scanned(connection: Backend, path: Path, fields: Sequence[str]) -> ir.Table
     """Return one row per line that is not empty, all of it null where the line holds no object."""
     name = ibis.util.gen_name("lines")
     columns = ", ".join(f"{_text_literal(f)}: 'VARCHAR'" for f in fields)
-    with few_threads(connection, 1 + path.stat().st_size // SHARE):
+    with few_threads(connection, path.stat().st_size):
         connection.raw_sql(
             f"CREATE TEMP TABLE {name} AS SELECT * FROM read_json({_text_literal(str(path))}, "
             f"format = 'newline_delimited', columns = {{{columns}}}, ignore_errors = true)"

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ibis
+import ibis.expr.types as ir
 
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError, closest
 from groundrec.core.track import log
 from groundrec.data.fetch import known, local
 from groundrec.data.files import Backend
-from groundrec.data.lines import fields_of, read_objects
-from groundrec.data.sources import Raw, interactions, items_of, only
+from groundrec.data.lines import fields_of, glance_at_objects, read_objects
+from groundrec.data.sources import Glance, Raw, interactions, items_of, only
 
 __all__ = ["Amazon", "Steam"]
 
@@ -57,12 +58,19 @@ class Amazon:
         events_file, items_file = self._files or _both(self._data)
         layout = _layout(events_file)
         log.info(f"{events_file.name} and {items_file.name}: Amazon reviews in the layout of {layout.years}")
-        columns = list(layout.columns.values())
-        events = read_objects(connection, events_file, columns, ids=columns[:2])
+        fields = list(layout.columns.values())
+
+        def named(table: ir.Table) -> ir.Table:
+            return interactions(table, layout.columns, milliseconds=layout.milliseconds)
+
         item = next((f for f in ("parent_asin", "asin") if f in fields_of(items_file)), layout.columns["item"])
         items = read_objects(connection, items_file, (item, "title"), ids=(item,))
-        raw = interactions(events, layout.columns, milliseconds=layout.milliseconds)
-        return Raw(raw, items_of(items, item, "title"))
+        seen = glance_at_objects(connection, events_file, fields, ids=fields[:2])
+        return Raw(
+            lambda: named(read_objects(connection, events_file, fields, ids=fields[:2])),
+            items_of(items, item, "title"),
+            None if seen is None else Glance(named(seen), events_file.stat().st_size),
+        )
 
 
 class Steam:

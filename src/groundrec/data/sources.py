@@ -6,8 +6,9 @@ a value that cannot be read is null here, and its text is kept for the message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from groundrec.data.fetch import known, local
 from groundrec.data.files import BROKEN, FILE, ROW, Backend, Column
 from groundrec.data.tables import columns_of, read_table
 
-__all__ = ["INTERACTIONS", "ITEMS", "MILLISECONDS", "NAMES", "Raw", "Source", "Table"]
+__all__ = ["INTERACTIONS", "ITEMS", "MILLISECONDS", "NAMES", "Glance", "Raw", "Source", "Table"]
 __all__ += ["in_milliseconds", "interactions", "items_of", "only", "require"]
 
 INTERACTIONS = {
@@ -54,11 +55,29 @@ NAMES = {"user": "user", "item": "item", "rating": "rating", "time": "time", "ti
 
 
 @dataclass(frozen=True)
-class Raw:
-    """What a source read: tables with the columns of `INTERACTIONS` and `ITEMS`, not yet executed."""
+class Glance:
+    """The interactions as a table that is read straight from its file, of so many bytes, each time it is computed.
 
-    interactions: ir.Table
-    items: ir.Table
+    It has the columns of `INTERACTIONS` but no `row`, comes in the order of the file, and `broken` is also set where a
+    line needs the second look that `Raw.interactions` gives it.
+    """
+
+    table: ir.Table
+    size: int
+
+
+class Raw:
+    """What a source read: tables with the columns of `INTERACTIONS` and `ITEMS`; perhaps a `glance` at the former."""
+
+    def __init__(
+        self, interactions: ir.Table | Callable[[], ir.Table], items: ir.Table, glance: Glance | None = None
+    ) -> None:
+        self._interactions, self.items, self.glance = interactions, items, glance
+
+    @cached_property
+    def interactions(self) -> ir.Table:
+        """Every row, also what can be made of lines that an engine cannot parse."""
+        return self._interactions() if callable(self._interactions) else self._interactions
 
 
 class Source(Protocol):

@@ -135,6 +135,6 @@ def _unfinished(error: Exception) -> ProcessError:
     return ProcessError(
         "Ray could not finish the slates",
         value=told[0] if told else error,
-        accepted="a cluster whose machines see the run directory and have groundrec installed",
+        accepted="a cluster whose machines see the run directory and have the same packages",
         next_step="the same command with --if-exists resume; shards that are there are kept",
     )

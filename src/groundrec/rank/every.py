@@ -14,7 +14,7 @@ from groundrec.rank.paths import NEVER, Below, Paths
 from groundrec.rank.tree import TreeReader
 from groundrec.text.trie import ROOT
 
-__all__ = ["score_leaves"]
+__all__ = ["TOKENS_AT_ONCE", "score_leaves"]
 
 TOKENS_AT_ONCE = 1024
 """Most tree tokens one pass reads per query: attention among them costs their square."""
