@@ -84,8 +84,9 @@ def test_workers_without_ray_are_refused(copied: Callable[..., Result]) -> None:
     assert "recommend.workers are the actors of the engine ray" in result.err
 
 
-def test_another_engine_or_limit_redoes_nothing(copied: Callable[..., Result]) -> None:
-    settings = [word for s in (*RAY, "recommend.memory_limit=1GB") for word in ("--set", s)]
+@pytest.mark.parametrize("engine", [(), pytest.param(RAY, marks=pytest.mark.slow)])
+def test_another_engine_or_limit_redoes_nothing(copied: Callable[..., Result], engine: tuple[str, ...]) -> None:
+    settings = [word for s in (*engine, "recommend.memory_limit=1GB") for word in ("--set", s)]
     result = copied("--until", "fuse", *settings)
     assert result.code == 0, result.err
     assert result.err.count("skipped, finished before with the same inputs") == result.err.count("▪")
