@@ -185,11 +185,13 @@ def show(rows: dict[str, Timing]) -> None:
 def titles(size: int, real: tuple[str, ...], seed: int = 0) -> list[str]:
     """Return the real titles, and as many more as needed, made of their words and years."""
     rng = np.random.default_rng(seed)
-    words = sorted({word for title in real for word in title.rsplit(" (", 1)[0].split()})
+    words = np.array(sorted({word for title in real for word in title.rsplit(" (", 1)[0].split()}))
     found = dict.fromkeys(real[:size])
-    while len(found) < size:
-        chosen = rng.choice(words, int(rng.integers(2, 6)))
-        found[f"{' '.join(chosen)} ({rng.integers(1930, 2000)})"] = None
+    while (missing := size - len(found)) > 0:
+        lengths, years = rng.integers(2, 6, missing), rng.integers(1930, 2000, missing)
+        chosen = words[rng.integers(len(words), size=(missing, 5))].tolist()
+        made = (f"{' '.join(row[:n])} ({year})" for row, n, year in zip(chosen, lengths, years, strict=True))
+        found |= dict.fromkeys(made)
     return list(found)
 
 

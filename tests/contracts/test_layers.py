@@ -15,7 +15,18 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
-    "core": ["errors", "types", "config", "recipe", "registry", "track", "processes", "runs"],
+    "core": [
+        "errors",
+        "types",
+        "config",
+        "config_learn",
+        "config_rank",
+        "recipe",
+        "registry",
+        "track",
+        "processes",
+        "runs",
+    ],
     "data": [
         "files",
         "literals",

@@ -24,6 +24,7 @@ def test_the_fields_are_those_of_the_whole_parse(value: dict[str, Any]) -> None:
         assert found == {key: value[key] for key in WANTED if key in value}
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @given(text=st.text(st.sampled_from("{}[]()'\"\\u:, a1"), max_size=14), tail=st.booleans())
 def test_what_is_no_literal_gives_no_field_that_a_whole_parse_would_not(text: str, tail: bool) -> None:
     """A value that is not wanted may be nonsense, as `nan` is; a wanted one may not."""

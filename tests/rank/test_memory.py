@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundrec.core.config import Recommend
+from groundrec.core.config_rank import Recommend
 from groundrec.core.types import Ragged
 from groundrec.rank import every, memory
 from groundrec.rank.memory import Need, free_bytes, is_out_of_memory, readable, size_of, tree_tokens

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundrec.core.config import Recommend
+from groundrec.core.config_rank import Recommend
 from groundrec.core.errors import SearchError
 from groundrec.core.processes import Processes
 from groundrec.core.track import log

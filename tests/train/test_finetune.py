@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from groundrec.core import config
+from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, TrainingError
 from groundrec.core.track import Metrics
 from groundrec.core.types import PreparedDataset, Queries, Ragged
@@ -24,9 +24,9 @@ from groundrec.train import finetune as module
 from groundrec.train.finetune import explain_batch, finetune, last_whole_checkpoint, training_rows
 from tests.shops import planted_shop
 
-TINY = config.Model(scratch=config.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1))
-WIDER = config.Model(scratch=config.Scratch(vocabulary=300, hidden=64, layers=2, heads=2, dropout=0.0))
-QUICK = config.Train(
+TINY = config_learn.Model(scratch=config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1))
+WIDER = config_learn.Model(scratch=config_learn.Scratch(vocabulary=300, hidden=64, layers=2, heads=2, dropout=0.0))
+QUICK = config_learn.Train(
     epochs=4, learning_rate=5e-3, warmup_steps=2, batch_size=4, micro_batch_size=4, cutoff_len=96, patience=0
 )
 
@@ -38,9 +38,9 @@ class Crash(Exception):
 def training(
     dataset: PreparedDataset,
     folder: Path,
-    section: config.Train = QUICK,
+    section: config_learn.Train = QUICK,
     template: str = "list",
-    model: config.Model = TINY,
+    model: config_learn.Model = TINY,
 ) -> LanguageModel:
     lm = open_base(model, dataset.catalogue.titles, seed=3)
     encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, section.cutoff_len)
@@ -116,7 +116,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 def test_the_last_epochs_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = module._arguments
 
-    def keep_all(section: config.Train, seed: int, folder: Path):
+    def keep_all(section: config_learn.Train, seed: int, folder: Path):
         arguments = kept(section, seed, folder)
         arguments.save_total_limit = None
         return arguments
@@ -221,10 +221,10 @@ def test_learning_choices_leaves_out_forced_tokens() -> None:
 
 
 def test_batches_are_explained_or_refused() -> None:
-    section = config.Train(batch_size=128, micro_batch_size=4)
+    section = config_learn.Train(batch_size=128, micro_batch_size=4)
     assert explain_batch(section, 2) == "batch 128 = 4 per step × 16 accumulation × 2 processes"
     with pytest.raises(ConfigError, match="does not divide"):
-        explain_batch(config.Train(batch_size=10, micro_batch_size=4))
+        explain_batch(config_learn.Train(batch_size=10, micro_batch_size=4))
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from groundrec.core import config
+from groundrec.core import config_learn
 from groundrec.core.errors import TrainingError
 from groundrec.core.track import Metrics
 from groundrec.core.types import Ragged
@@ -21,7 +21,7 @@ from groundrec.train import fit_sequential
 from groundrec.train.fit_sequential import fit, mean_ndcg, ndcg, validator, windows
 from tests.shops import planted_shop, queries_of
 
-SECTION = config.Sequential.model_validate(
+SECTION = config_learn.Sequential.model_validate(
     {"hidden": 16, "layers": 1, "max_length": 6, "epochs": 4, "batch_size": 8, "learning_rate": 0.001, "patience": 0}
 )
 SEQUENCES = Ragged.of([[0, 1, 2, 3, 4, 5, 0, 1], [3, 4, 5], [2, 3, 4, 5, 0], [5, 0], [1]])

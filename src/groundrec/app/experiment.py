@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from groundrec.core.config import Recommend
+from groundrec.core.config_rank import Recommend
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, read_json

@@ -1,6 +1,6 @@
 """Recipes: one experiment's settings, where each value came from, and what is wrong with the ones that are not.
 
-Knows every section's name; what a setting means is said in `core.config`.
+Knows every section's name; what a setting means is said where it is declared, in `core.config` and its two neighbours.
 """
 
 from __future__ import annotations
@@ -14,19 +14,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from groundrec.core.config import (
-    CoOccurrence,
-    Data,
-    Evaluate,
-    Fuse,
-    Model,
-    Neighbours,
-    Prepare,
-    Recommend,
-    Section,
-    Sequential,
-    Train,
-)
+from groundrec.core.config import Data, Prepare, Section
+from groundrec.core.config_learn import CoOccurrence, Model, Neighbours, Sequential, Train
+from groundrec.core.config_rank import Evaluate, Fuse, Recommend
 from groundrec.core.errors import ConfigError
 
 __all__ = ["Recipe", "load_recipe", "settings"]

@@ -61,7 +61,16 @@ class Ragged:
 
     def take(self, index: NDArray[np.integer]) -> Ragged:
         """Return the rows of `index`, in that order."""
-        return Ragged.of(self[int(i)] for i in index)
+        lengths = self.lengths[index]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        moved = np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
+        return Ragged(self.values[np.arange(offsets[-1]) + moved], offsets)
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Return the rows of all parts, one part below the other."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
 
 
 @dataclass(frozen=True)

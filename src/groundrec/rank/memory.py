@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from groundrec.core import config
+from groundrec.core import config_rank
 from groundrec.rank.every import TOKENS_AT_ONCE
 from groundrec.rank.paths import Paths
 
@@ -42,7 +42,7 @@ class Need:
         return f"{queries} × ({self.prompt} + {self.tree}) tokens × {readable(self.token)} = {readable(self.total)}"
 
 
-def tree_tokens(paths: Paths, section: config.Recommend) -> int:
+def tree_tokens(paths: Paths, section: config_rank.Recommend) -> int:
     """Return the most tree tokens that one query's search may hold at once."""
     nodes = torch.arange(len(paths), device=paths.depth.device)
     length = paths.tokens_to_read(nodes).cpu().numpy()

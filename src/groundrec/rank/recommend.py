@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from groundrec.core import config
+from groundrec.core import config_rank
 from groundrec.core.errors import ArtifactError, SearchError
 from groundrec.core.processes import ALONE, Processes
 from groundrec.core.runs import atomic_write
@@ -53,7 +53,7 @@ class Recommender:
 
     search: Search
     encoder: Encoder
-    section: config.Recommend
+    section: config_rank.Recommend
     assistant: Assistant | None = None
 
     def slates(self, queries: Queries, k: int, allow: Ragged | None = None, deny: Ragged | None = None) -> Slates:

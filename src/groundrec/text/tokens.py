@@ -7,8 +7,9 @@ Knows nothing about models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,9 @@ __all__ = ["END", "IGNORED", "PAD", "START", "Encoder", "Example", "train_tokeni
 
 IGNORED = -100
 """Label of a token that is read but not learned."""
+
+CHUNK = 1 << 14
+"""Titles that are tokenised at a time."""
 
 PAD, START, END = 0, 1, 2
 """Ids of the special tokens of a tokenizer made by `train_tokenizer`."""
@@ -88,15 +92,13 @@ class Encoder:
         start = self._start()
         self._head = start + self._ids(t.head)
         self._tail = self._after(t.head or t.separator, [t.tail])[0] if t.tail else []
-        answers = self._after(t.tail or t.item.split("{title}")[1], [t.answer_text(x) for x in self.titles])
-        self.answers = Ragged.of([[*ids, *self._end()] for ids in answers])
+        behind_item = t.item.split("{title}")[1]
+        self.answers = self._titles_after(t.tail or behind_item, t.answer_text, self._end())
         if t.running:
             self._first = self._later = self.answers
         else:
-            self._first = Ragged.of(self._after(t.head, [t.item_text(x, first=True) for x in self.titles]))
-            self._later = Ragged.of(
-                self._after(t.item.split("{title}")[1], [t.item_text(x, first=False) for x in self.titles])
-            )
+            self._first = self._titles_after(t.head, partial(t.item_text, first=True))
+            self._later = self._titles_after(behind_item, partial(t.item_text, first=False))
         longest = int(self.answers.lengths.max())
         self._room = self.cutoff_len - len(self._head) - len(self._tail) - longest
         if self._room < 0:
@@ -183,20 +185,28 @@ class Encoder:
         return self._batch([text])[0] if text else []
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
         return found["input_ids"]  # type: ignore[return-value]
+
+    def _titles_after(self, context: str, spell: Callable[[str], str], end: Sequence[int] = ()) -> Ragged:
+        """Return the tokens of each title, spelled as it follows `context`, and `end` behind each."""
+        parts = []
+        for start in range(0, len(self.titles), CHUNK):
+            texts = [spell(title) for title in self.titles[start : start + CHUNK]]
+            parts.append(Ragged.of([*ids, *end] for ids in self._after(context, texts)))
+        return Ragged.stacked(parts)
 
     def _after(self, context: str, texts: list[str]) -> list[list[int]]:
         """Return the tokens of each text as it follows `context`.
 
         Where the two would share a token, as the text begins a line; where that does not come apart either, alone.
         """
-        found = self._batch(texts)
-        for words in ("\n", context):
+        found: dict[int, list[int]] = {}
+        for words in (context, "\n", ""):
+            left = [i for i in range(len(texts)) if i not in found]
             before = self._ids(words)
-            together = self._batch([words + text for text in texts])
-            found = [
-                ids[len(before) :] if ids[: len(before)] == before else old
-                for ids, old in zip(together, found, strict=True)
-            ]
-        return found
+            together = self._batch([words + texts[i] for i in left]) if left else []
+            found |= {
+                i: ids[len(before) :] for i, ids in zip(left, together, strict=True) if ids[: len(before)] == before
+            }
+        return [found[i] for i in range(len(texts))]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from groundrec.core.errors import DataError
@@ -52,13 +54,11 @@ class Trie:
         if len(sequences) == 0 or not sequences.lengths.all():
             empty = np.flatnonzero(sequences.lengths == 0)
             raise DataError("an item without tokens", value=empty[:5].tolist(), accepted="at least one token per item")
-        table = _padded(sequences)
-        keys = [-priority if priority is not None else np.zeros(len(sequences)), *table.T[::-1]]
-        order = np.lexsort(keys).astype(np.int32)
-        table = table[order]
-        same = np.append(False, (table[1:] == table[:-1]).all(axis=1)) if len(table) else np.zeros(0, bool)
-        first = np.flatnonzero(~same)
-        return _compile(table[first], sequences.lengths[order][first], np.append(first, len(order)), order)
+        order = _sorted(sequences, priority)
+        rows = sequences.take(order)
+        common = _common_prefix(rows)
+        first = np.flatnonzero(common < rows.lengths)
+        return _compile(rows.take(first), common[first], np.append(first, len(order)), order)
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -130,20 +130,26 @@ class Trie:
             return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
-def _padded(sequences: Ragged) -> Ints:
-    table = np.full((len(sequences), int(sequences.lengths.max())), -1, np.int32)
-    column = np.arange(len(sequences.values)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
-    table[sequences.rows, column] = sequences.values
-    return table
+def _sorted(sequences: Ragged, priority: NDArray[np.integer] | None) -> Ints:
+    """Return the numbers of the rows in the order of their tokens; equal rows by priority, then by number."""
+    order = np.arange(len(sequences)) if priority is None else np.argsort(-priority, kind="stable")
+    rows = sequences.take(order)
+    offsets, tokens = rows.offsets * 4, rows.values.astype(">u4")  # bytes in the order of the numbers they spell
+    keys = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(rows), [None, pa.py_buffer(offsets), pa.py_buffer(tokens)]
+    )
+    return order[pc.call_function("sort_indices", [keys]).to_numpy()].astype(np.int32)  # a stable sort
 
 
-def _compile(table: Ints, lengths: NDArray[np.int64], item_bounds: NDArray[np.int64], item_order: Ints) -> Trie:
-    """Return the tree of the sorted, distinct rows of `table`; items of row r: `item_bounds[r]:item_bounds[r + 1]`."""
-    common = _common_prefix(table, lengths)
+def _compile(rows: Ragged, common: NDArray[np.int64], item_bounds: NDArray[np.int64], item_order: Ints) -> Trie:
+    """Return the tree of sorted, distinct rows, each `common` tokens like the one before.
+
+    Items of row r: `item_order[item_bounds[r]:item_bounds[r + 1]]`.
+    """
     lo, hi, depth, parent, leaf_parent = _branching_nodes(common)
-    rows = np.arange(len(table))
-    lo, hi = np.concatenate([lo, rows]), np.concatenate([hi, rows + 1])
-    depth, parent = np.concatenate([depth, lengths]), np.concatenate([parent, leaf_parent])
+    each = np.arange(len(rows))
+    lo, hi = np.concatenate([lo, each]), np.concatenate([hi, each + 1])
+    depth, parent = np.concatenate([depth, rows.lengths]), np.concatenate([parent, leaf_parent])
     # Depth-first numbers: by first row, then the shallower (larger) node first.
     order = np.lexsort([depth, lo])
     number = np.empty(len(order), np.int32)
@@ -160,7 +166,7 @@ def _compile(table: Ints, lengths: NDArray[np.int64], item_bounds: NDArray[np.in
         parent=parent,
         depth=depth,
         edge_start=edge_start,
-        edge_tokens=table[lo[edges.rows], column],
+        edge_tokens=rows.values[rows.offsets[lo[edges.rows]] + column],
         child_start=child_start,
         children=children,
         item_lo=item_bounds[lo].astype(np.int32),
@@ -169,15 +175,22 @@ def _compile(table: Ints, lengths: NDArray[np.int64], item_bounds: NDArray[np.in
     )
 
 
-def _common_prefix(table: Ints, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _common_prefix(rows: Ragged) -> NDArray[np.int64]:
     """Return how many tokens each row shares with the row before it; -1 for the first row."""
-    differs = table[1:] != table[:-1]
-    common = np.concatenate([[-1], differs.argmax(axis=1)]) if len(table) > 1 else np.array([-1])
+    start, lengths = rows.offsets[:-1], rows.lengths
     shorter = np.minimum(lengths, np.concatenate([[0], lengths[:-1]]))
-    if len(clash := np.flatnonzero(common[1:] >= shorter[1:])):
+    common = np.zeros(len(rows), np.int64)
+    alike, depth = np.arange(1, len(rows)), 0
+    while len(alike := alike[shorter[alike] > depth]):
+        alike = alike[rows.values[start[alike] + depth] == rows.values[start[alike - 1] + depth]]
+        depth += 1
+        common[alike] = depth
+    common[0] = -1
+    continues = (common == shorter) & (lengths != np.concatenate([[0], lengths[:-1]]))
+    if len(clash := np.flatnonzero(continues)):
         raise DataError(
             "a token sequence continues another",
-            value=table[clash[0]].tolist(),
+            value=rows[int(clash[0])].tolist(),
             accepted="every title ends with an end token",
         )
     return common

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from groundrec.core import config
+from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency, TrainingError
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset, Queries
@@ -61,7 +61,7 @@ class Rows(Dataset[Row]):
         return {"input_ids": torch.from_numpy(row.input_ids).long(), "labels": torch.from_numpy(row.labels).long()}
 
 
-def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config.Train, seed: int) -> Rows:
+def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:
     """Return the rows of the training split: whole sequences for a running template, else one row per target."""
     if encoder.template.running:
         rows: Rows = _RunningRows(dataset.train, encoder, section, seed)
@@ -80,7 +80,7 @@ class _RunningRows(Rows):
     and which items are left out. A user has as many rows in every epoch; the last may be empty.
     """
 
-    def __init__(self, queries: Queries, encoder: Encoder, section: config.Train, seed: int) -> None:
+    def __init__(self, queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int) -> None:
         self._sequences, self._encoder, self._section, self._seed = queries.sequences(), encoder, section, seed
         self._moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
         rows = [(u, j) for u, items in enumerate(self._sequences) for j in range(len(encoder.cuts(items)))]
@@ -126,7 +126,7 @@ def finetune(
     dataset: PreparedDataset,
     encoder: Encoder,
     trie: Trie,
-    section: config.Train,
+    section: config_learn.Train,
     seed: int,
     folder: Path,
     metrics: Metrics,
@@ -164,7 +164,7 @@ def finetune(
     return LanguageModel(model, language_model.tokenizer)
 
 
-def explain_batch(section: config.Train, world_size: int = 1) -> str:
+def explain_batch(section: config_learn.Train, world_size: int = 1) -> str:
     """Return how `batch_size` comes about; raise `ConfigError` where it cannot."""
     per_step = section.micro_batch_size * world_size
     if section.batch_size % per_step:
@@ -217,7 +217,7 @@ class _Mean(TrainerCallback):
 
     FILE = "mean.safetensors"
 
-    def __init__(self, model: torch.nn.Module, section: config.Train, checkpoint: Path | None) -> None:
+    def __init__(self, model: torch.nn.Module, section: config_learn.Train, checkpoint: Path | None) -> None:
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._first = section.epochs * (1 - section.average)
         self._sum: dict[str, torch.Tensor] = {}
@@ -280,7 +280,7 @@ class _Reporter(TrainerCallback):
             self._bar.stop()
 
 
-def _arguments(section: config.Train, seed: int, folder: Path) -> TrainingArguments:
+def _arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=section.micro_batch_size,
@@ -311,7 +311,7 @@ def _arguments(section: config.Train, seed: int, folder: Path) -> TrainingArgume
     return arguments
 
 
-def _with_lora(model: PreTrainedModel, section: config.Train) -> Any:
+def _with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:

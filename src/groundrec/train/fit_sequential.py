@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from groundrec.core import config
+from groundrec.core import config_learn
 from groundrec.core.errors import TrainingError
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import Metrics, log, progress
@@ -41,7 +41,7 @@ class _Standing:
 def fit(
     sequences: Ragged,
     item_count: int,
-    section: config.Sequential,
+    section: config_learn.Sequential,
     seed: int,
     folder: Path,
     validate: Callable[[SASRec], float] | None,
@@ -86,7 +86,7 @@ def fit(
     return model.eval()
 
 
-def build(item_count: int, section: config.Sequential) -> SASRec:
+def build(item_count: int, section: config_learn.Sequential) -> SASRec:
     """Return an untrained model with the settings of `section`."""
     names = ("hidden", "layers", "heads", "dropout", "max_length")
     if section.hidden % section.heads:
@@ -143,7 +143,7 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     sequences: Ragged,
     moments: NDArray[np.integer] | None,
-    section: config.Sequential,
+    section: config_learn.Sequential,
     rng: np.random.Generator,
     epoch: int,
 ) -> float:
@@ -176,7 +176,9 @@ def _reorder(sequences: Ragged, moments: NDArray[np.integer] | None, rng: np.ran
     return Ragged(sequences.values[order], sequences.offsets)
 
 
-def _batches(sequences: Ragged, section: config.Sequential, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def _batches(
+    sequences: Ragged, section: config_learn.Sequential, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
     """Yield padded windows [b, L] (an item to predict, and up to `max_length` before it), batches in random order."""
     pieces = windows(sequences, section.max_length + 1, rng)
     order = np.lexsort((rng.random(len(pieces)), pieces.lengths))
@@ -186,7 +188,7 @@ def _batches(sequences: Ragged, section: config.Sequential, rng: np.random.Gener
         yield pad(rows, int(rows.lengths.max()))
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, section: config.Sequential, epochs: float) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, section: config_learn.Sequential, epochs: float) -> None:
     """Set the learning rate: it rises over the first epoch, then falls to 0 along a cosine."""
     rate = section.learning_rate * min(1.0, epochs + 0.05) * (1 + math.cos(math.pi * epochs / section.epochs)) / 2
     for group in optimizer.param_groups:

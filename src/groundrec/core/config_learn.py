@@ -1,0 +1,160 @@
+"""The sections of a recipe that fit models: the language model, its training, and the collaborative signals."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from groundrec.core.config import Section
+
+__all__ = ["CoOccurrence", "Model", "Neighbours", "Scratch", "Sequential", "Train"]
+
+
+class Scratch(Section):
+    """The small decoder trained from random weights when `model.base_model = \"scratch\"`."""
+
+    vocabulary: int = Field(
+        default=4096, ge=300, description="Size of the byte-level BPE vocabulary learned from the titles."
+    )
+    hidden: int = Field(default=128, ge=8, description="Width of the network.")
+    layers: int = Field(default=2, ge=1, description="Number of transformer layers.")
+    heads: int = Field(default=4, ge=1, description="Attention heads per layer.")
+    feed_forward: int = Field(
+        default=2, ge=1, description="Width of the feed-forward layers, as a multiple of `hidden`."
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout inside attention while training.")
+
+
+class Model(Section):
+    """The language model and the words it is shown."""
+
+    base_model: str = Field(
+        default="scratch", description="`scratch`, or the folder of any transformers causal language model."
+    )
+    template: str = Field(
+        default="list", description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file."
+    )
+    scratch: Scratch = Scratch()
+
+
+class Train(Section):
+    """Fine-tuning of the language model."""
+
+    method: Literal["full", "lora"] = Field(
+        default="full", description="Train every weight, or low-rank adapters (LoRA)."
+    )
+    epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_steps: int = Field(default=20, ge=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    batch_size: int = Field(default=128, ge=1, description="Sequences per optimiser step, over all processes.")
+    micro_batch_size: int = Field(
+        default=4,
+        ge=1,
+        description="Sequences per forward pass on one device; the rest of the batch is accumulated. Lower it when memory runs out: results stay the same.",
+    )
+    cutoff_len: int = Field(
+        default=512,
+        ge=16,
+        description="Longest sequence in tokens. The oldest history is dropped first; never the answer or the instruction.",
+    )
+    learn: Literal["answer", "choices"] = Field(
+        default="answer",
+        description="Learn every token of an answer, or only those where the catalogue leaves a choice: enough for `renormalised` scores, where a forced token costs nothing, and several times faster for small models.",
+    )
+    drop_items: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the items of a running list left out at random, anew in each epoch: keeps a small model from learning histories by heart.",
+    )
+    train_on_inputs: bool = Field(
+        default=False,
+        description="Also learn to predict the prompt, not only the answer (templates with an instruction).",
+    )
+    max_examples: int | None = Field(
+        default=None, ge=1, description="Train on a random sample of this many examples; all when unset."
+    )
+    patience: int = Field(
+        default=3,
+        ge=0,
+        description="Stop after this many epochs without a better validation loss; 0 never stops early.",
+    )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the epochs, the last ones, whose weights are averaged into the model, best with a constant schedule; 0 keeps the epoch of the best validation loss.",
+    )
+    lora_r: int = Field(default=8, ge=1, description="Rank of the LoRA matrices.")
+    lora_alpha: int = Field(default=16, ge=1, description="LoRA scale: updates are multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    lora_target_modules: list[str] | Literal["all-linear"] = Field(
+        default=["q_proj", "v_proj"], description="Names of the layers that get LoRA matrices, or `all-linear`."
+    )
+
+
+class Neighbours(Section):
+    """The `item-knn` signal: cosine similarity of items by who took them."""
+
+    last: int = Field(default=5, ge=1, description="Most recent items of a history whose neighbours count.")
+    decay: float = Field(
+        default=0.8, gt=0, le=1, description="Weight of each of these items, relative to the next more recent one."
+    )
+    smoothing: float = Field(
+        default=0.001,
+        gt=0,
+        lt=1,
+        description="Share of the distribution that is popularity, so that no item is impossible.",
+    )
+
+
+class CoOccurrence(Section):
+    """The `co-occurrence` signal: which items follow which, nearer ones counting more."""
+
+    window: int = Field(
+        default=10, ge=1, description="Items that follow at most this many places later count, as 1 / distance."
+    )
+    last: int = Field(
+        default=10, ge=1, description="Most recent items of a history that vote, each as 1 / sqrt(its rank)."
+    )
+    source_power: float = Field(
+        default=0.5, ge=0, description="Votes of an item are divided by its damped count to this power."
+    )
+    target_power: float = Field(
+        default=0.3, ge=0, description="Votes for an item are divided by its damped count to this power."
+    )
+    damping: float = Field(default=20, gt=0, description="Added to an item's count before it divides votes.")
+    smoothing: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Share of the distribution that is popularity, so that no item is impossible.",
+    )
+
+
+class Sequential(Section):
+    """The text-free sequential model (SASRec)."""
+
+    hidden: int = Field(default=64, ge=4, description="Width of the item embeddings.")
+    layers: int = Field(default=2, ge=1, description="Self-attention layers.")
+    heads: int = Field(default=2, ge=1, description="Attention heads per layer.")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout while training.")
+    max_length: int = Field(default=20, ge=2, description="Most recent items the model sees.")
+    epochs: int = Field(default=15, ge=1, description="Most passes over the training sequences.")
+    batch_size: int = Field(
+        default=32, ge=1, description="Pieces of sequences, of `max_length` + 1 items, per optimiser step."
+    )
+    learning_rate: float = Field(
+        default=3e-3, gt=0, description="AdamW's peak learning rate; it falls to 0 over `epochs`."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
+    patience: int = Field(
+        default=5,
+        ge=0,
+        description="Stop after this many epochs without a better validation NDCG@10; 0 never stops early.",
+    )
