@@ -69,6 +69,7 @@ ROOMS = {
         "memory",
         "search",
         "explain",
+        "batches",
         "signals",
         "recommend",
         "cluster",

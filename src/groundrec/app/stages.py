@@ -111,6 +111,7 @@ def recommend_stage(x: Experiment) -> None:
             return result
 
         inputs = {"model": x.run.fingerprint("model"), "cutoff_len": x.recipe.train.cutoff_len, **_assistant(x)}
+        inputs["lists"] = _files(x.recipe.recommend.allow) + _files(x.recipe.recommend.deny)
         x.run.stage(f"slates/{split}", {**inputs, **x.section("recommend")}, work, together=not by_ray)
 
 
