@@ -55,8 +55,8 @@ ROOMS = {
         "instructions",
     ],
     "text": ["prompts", "tokens", "trie"],
-    "models": ["language", "packaged", "sequential"],
-    "train": ["finetune", "fit_sequential"],
+    "models": ["attention", "language", "packaged", "sequential"],
+    "train": ["packing", "rows", "finetune", "fit_sequential"],
     "rank": [
         "tree",
         "fuse",

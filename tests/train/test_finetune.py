@@ -21,7 +21,8 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder
 from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
-from groundrec.train.finetune import explain_batch, finetune, last_whole_checkpoint, training_rows
+from groundrec.train.finetune import explain_batch, finetune, last_whole_checkpoint
+from groundrec.train.rows import training_rows
 from tests.shops import planted_shop
 
 TINY = config_learn.Model(scratch=config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1))

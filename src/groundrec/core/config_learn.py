@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from groundrec.core.config import Section
+from groundrec.core.errors import ConfigError
 
 __all__ = ["CoOccurrence", "Model", "Neighbours", "Scratch", "Sequential", "Train"]
 
@@ -66,6 +67,13 @@ class Train(Section):
         default="answer",
         description="Learn every token of an answer, or only those where the catalogue leaves a choice: enough for `renormalised` scores, where a forced token costs nothing, and several times faster for small models.",
     )
+    packing: Literal["rows", "tree"] = Field(
+        default="rows",
+        description="`rows`: a row for each example; for a running list, for each piece of a user's list. `tree`: one tree for up to `tree_targets` successive targets of a user, in which the history they share is read once: the loss and gradients of a row for each, from a fraction of the tokens. The histories of a tree begin at the same item. A tree counts as one sequence of a batch.",
+    )
+    tree_targets: int = Field(
+        default=20, ge=1, description="Most targets of a tree; the one in the middle has the data set's own history."
+    )
     drop_items: float = Field(
         default=0.0,
         ge=0,
@@ -96,6 +104,16 @@ class Train(Section):
     lora_target_modules: list[str] | Literal["all-linear"] = Field(
         default=["q_proj", "v_proj"], description="Names of the layers that get LoRA matrices, or `all-linear`."
     )
+
+    def model_post_init(self, _: Any) -> None:
+        """Check that nothing is asked of trees that only rows can do."""
+        if self.packing == "tree" and self.drop_items:
+            raise ConfigError(
+                "train.drop_items leaves items out of the rows of running lists, and train.packing is `tree`",
+                value=self.drop_items,
+                accepted="0, or train.packing = rows",
+                next_step="--set train.drop_items=0",
+            )
 
 
 class Neighbours(Section):

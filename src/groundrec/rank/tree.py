@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from groundrec.models.attention import additive, for_layers
 from groundrec.models.language import logits_only
 
 if TYPE_CHECKING:
@@ -123,20 +124,11 @@ class TreeReader:
 
     def _masks(self, visible: Tensor, position: Tensor) -> Tensor | dict[str, Tensor]:
         """Return additive masks [Q, 1, T, S]: one, or one for each kind of layer where some see only a window."""
-        shape = self._model.config.get_text_config()
-        kinds = set(getattr(shape, "layer_types", None) or ())
-        window = getattr(shape, "sliding_window", None)
-        if window is None or kinds == {"full_attention"}:
-            return self._additive(visible)
-        near = visible & (position[:, :, None] - self._positions[:, None] < window)
-        if kinds:
-            return {kind: self._additive(near if kind == "sliding_attention" else visible) for kind in kinds}
-        return self._additive(near)
-
-    def _additive(self, visible: Tensor) -> Tensor:
+        back = position[:, :, None] - self._positions[:, None]
         dtype = self._model.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        return for_layers(
+            self._model, lambda window: additive(visible if window is None else visible & (back < window), dtype)
+        )
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the queries only. `rows`: int64 [q]."""

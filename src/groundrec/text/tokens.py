@@ -99,6 +99,8 @@ class Encoder:
         else:
             self._first = self._titles_after(t.head, partial(t.item_text, first=True))
             self._later = self._titles_after(behind_item, partial(t.item_text, first=False))
+        # Whichever item comes first in a prompt has no separator before it; room is kept for the longer form.
+        self._cost = np.maximum(self._first.lengths, self._later.lengths)
         longest = int(self.answers.lengths.max())
         self._room = self.cutoff_len - len(self._head) - len(self._tail) - longest
         if self._room < 0:
@@ -119,18 +121,17 @@ class Encoder:
 
         The oldest items that do not fit `cutoff_len` beside the longest answer are left out.
         """
-        kept: list[NDArray[np.int32]] = []
-        room = self._room
-        for item in reversed(history):
-            # Whichever comes first in the prompt has no separator before it; room is kept for the longer form.
-            room -= max(len(self._first[item]), len(self._later[item]))
-            if room < 0:
-                self.trimmed += 1
-                break
-            kept.append(self._later[item])
+        fitting = self.fitting(history)
+        self.trimmed += fitting < len(history)
+        kept = [self._later[item] for item in history[len(history) - fitting :]]
         if kept:
-            kept[-1] = self._first[history[-len(kept)]]
-        return [*self._head, *(int(t) for ids in reversed(kept) for t in ids), *self._tail]
+            kept[0] = self._first[history[len(history) - fitting]]
+        return [*self._head, *(int(t) for ids in kept for t in ids), *self._tail]
+
+    def fitting(self, history: NDArray[np.integer] | Sequence[int]) -> int:
+        """Return how many items of a history, the latest ones, fit `cutoff_len` beside the longest answer."""
+        taken = self._cost[np.asarray(history, np.int64)[::-1]].cumsum()
+        return int(np.searchsorted(taken, self._room, side="right"))
 
     def example(self, history: NDArray[np.integer], target: int, *, train_on_inputs: bool = False) -> Example:
         """Return one row that teaches to answer `target` after `history`."""

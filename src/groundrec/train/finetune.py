@@ -1,7 +1,7 @@
 """Fine-tuning a language model to write the next title, full or with LoRA, by transformers' Trainer.
 
-Resume, schedules and devices are the Trainer's work; here are the rows it sees, a loss that computes logits only
-where something is learned, and checkpoints that are used only when whole. Knows nothing about searching or ranking.
+Resume, schedules and devices are the Trainer's work; here are how a loss is normalised, and checkpoints that are used
+only when whole. Knows nothing about searching or ranking.
 """
 
 from __future__ import annotations
@@ -9,116 +9,33 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency, TrainingError
 from groundrec.core.track import Metrics, log, progress_bar
-from groundrec.core.types import PreparedDataset, Queries
-from groundrec.models.language import LanguageModel, logits_only
-from groundrec.text.tokens import IGNORED, Encoder, Example
+from groundrec.core.types import PreparedDataset
+from groundrec.models.language import LanguageModel
+from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
+from groundrec.train.rows import Row, Rows, collate, learned_tokens, summed_loss, training_rows, validation_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Rows", "explain_batch", "finetune", "last_whole_checkpoint", "training_rows"]
+__all__ = ["explain_batch", "finetune", "last_whole_checkpoint"]
 
-T = TypeVar("T")
 VALIDATION_ROWS = 500
 """Validation queries behind the validation loss of each epoch."""
-
-
-Row = dict[str, torch.Tensor]
-
-
-class Rows(Dataset[Row]):
-    """Training rows as the Trainer reads them. Row `i` of epoch `e` is always the same."""
-
-    def __init__(self, length: int, example: Callable[[int, int], Example]) -> None:
-        self._length, self._example, self._epoch = length, example, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Move on to an epoch; called by the data loader, on resume too."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, i: int) -> Row:
-        row = self._example(i, self._epoch)
-        return {"input_ids": torch.from_numpy(row.input_ids).long(), "labels": torch.from_numpy(row.labels).long()}
-
-
-def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:
-    """Return the rows of the training split: whole sequences for a running template, else one row per target."""
-    if encoder.template.running:
-        rows: Rows = _RunningRows(dataset.train, encoder, section, seed)
-    else:
-        examples = _examples(dataset.train, encoder, section.max_examples, seed, section.train_on_inputs)
-        rows = Rows(len(examples), lambda i, _: examples[i])
-    if not len(rows):
-        raise TrainingError("no training examples", accepted="a data set with training queries that have a history")
-    return rows
-
-
-class _RunningRows(Rows):
-    """Rows that hold each user's items once, cut at `cutoff_len`.
-
-    Each epoch draws anew where the cuts fall, how the items of one moment, which have no order, follow each other,
-    and which items are left out. A user has as many rows in every epoch; the last may be empty.
-    """
-
-    def __init__(self, queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int) -> None:
-        self._sequences, self._encoder, self._section, self._seed = queries.sequences(), encoder, section, seed
-        self._moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
-        rows = [(u, j) for u, items in enumerate(self._sequences) for j in range(len(encoder.cuts(items)))]
-        self._rows = _sample(rows, section.max_examples, seed)
-        super().__init__(len(self._rows), self._row)
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the cuts of an epoch."""
-        super().set_epoch(epoch)
-        shares = np.random.default_rng([self._seed, epoch]).random(len(self._sequences))
-        self._cuts = [self._encoder.cuts(items, s) for items, s in zip(self._sequences, shares, strict=True)]
-
-    def _row(self, i: int, epoch: int) -> Example:
-        user, piece = self._rows[i]
-        cuts = self._sequences.offsets[user] + self._cuts[user]
-        a, b = cuts[piece : piece + 2] if piece + 1 < len(cuts) else (cuts[-1], cuts[-1])
-        draw = np.random.default_rng([self._seed, epoch, i]).random((2, b - a))
-        order = np.lexsort([draw[0], self._moments[a:b]])
-        kept = order[draw[1] >= self._section.drop_items]
-        return self._encoder.running(self._sequences.values[a:b][kept])
-
-
-def _examples(
-    queries: Queries, encoder: Encoder, limit: int | None, seed: int, train_on_inputs: bool = False
-) -> list[Example]:
-    """Return one row per target of the queries that have a history; a random `limit` of rows where given."""
-    some = queries.take(np.flatnonzero(queries.history.lengths > 0))
-    pairs = [(query.history, int(target)) for query in some for target in query.targets]
-    chosen = _sample(pairs, limit, seed)
-    return [encoder.example(history, target, train_on_inputs=train_on_inputs) for history, target in chosen]
-
-
-def _sample(rows: list[T], limit: int | None, seed: int) -> list[T]:
-    if limit is None or limit >= len(rows):
-        return rows
-    chosen = np.random.default_rng(seed).choice(len(rows), limit, replace=False)
-    return [rows[i] for i in np.sort(chosen)]
 
 
 def finetune(
@@ -138,7 +55,6 @@ def finetune(
     if section.learn == "choices":
         encoder = replace(encoder, learned=trie.choices(encoder.answers))
     model = _with_lora(language_model.model, section) if section.method == "lora" else language_model.model
-    validation = _examples(dataset.valid, encoder, VALIDATION_ROWS, seed)
     checkpoint = last_whole_checkpoint(folder)
     mean = _Mean(model, section, checkpoint)
     stopping = [EarlyStoppingCallback(section.patience)] if section.patience else []
@@ -146,8 +62,8 @@ def finetune(
         model=model,
         args=_arguments(section, seed, folder),
         train_dataset=training_rows(dataset, encoder, section, seed),
-        eval_dataset=Rows(len(validation), lambda i, _: validation[i]),
-        data_collator=_collate,
+        eval_dataset=validation_rows(dataset, encoder, VALIDATION_ROWS, seed),
+        data_collator=collate,
         callbacks=[mean, _Reporter(metrics), *stopping],
     )
     trainer.remove_callback(_printer())
@@ -194,22 +110,37 @@ _WHOLE = "whole.json"
 
 
 class _GroundedTrainer(Trainer):
-    """Computes logits only for the positions whose next token is learned."""
+    """Means over the learned tokens of an optimiser step, however it is divided into micro batches and processes."""
+
+    loss_is_scaled_for_ga = True
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
+    ) -> tuple[list[Row], torch.Tensor | int | None]:
+        """Return the micro batches of an optimiser step, and how many tokens it learns on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        learned = torch.stack([learned_tokens(batch) for batch in batches]).sum() if batches else torch.tensor(0)
+        return batches, self.accelerator.gather(learned.to(device)).sum()
 
     def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: torch.nn.Module, inputs: Row, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
-        learned = labels != IGNORED
-        with logits_only(self.accelerator.unwrap_model(model), learned):
-            outputs = model(input_ids=inputs["input_ids"], use_cache=False)
-        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels[learned], reduction="sum")
-        loss = loss / (num_items_in_batch if num_items_in_batch is not None else learned.sum())
+        """Return the loss of a micro batch as its part of the mean over the learned tokens of the optimiser step.
+
+        Distributed engines average the gradients of processes, so each counts as often as there are processes.
+        """
+        loss, outputs = summed_loss(model, inputs, self.accelerator.unwrap_model(model))
+        if model.training:
+            loss = loss * self.accelerator.num_processes / num_items_in_batch
+        else:
+            loss = loss / len(inputs["input_ids"]) * self._rows_per_token
         return (loss, outputs) if return_outputs else loss
+
+    @cached_property
+    def _rows_per_token(self) -> float:
+        """What makes a mean over validation rows the mean over their learned tokens, however they are batched."""
+        rows = cast("Rows", self.eval_dataset)
+        return len(rows) / max(1, sum(int(learned_tokens(collate([rows[i]]))) for i in range(len(rows))))
 
 
 class _Mean(TrainerCallback):
@@ -334,14 +265,6 @@ def _with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
     with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, lora)
-
-
-def _collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Pad on the right. A causal model never looks there, so no attention mask is needed."""
-    return {
-        "input_ids": pad_sequence([r["input_ids"] for r in rows], batch_first=True, padding_value=0),
-        "labels": pad_sequence([r["labels"] for r in rows], batch_first=True, padding_value=IGNORED),
-    }
 
 
 def _printer() -> type[TrainerCallback]:

@@ -1,0 +1,197 @@
+"""The rows that training reads: one per example, whole lists, or prefix trees; and the loss of a batch of them.
+
+Knows nothing about optimisers or checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, pad
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from groundrec.core import config_learn
+from groundrec.core.errors import TrainingError
+from groundrec.core.track import log
+from groundrec.core.types import PreparedDataset, Queries
+from groundrec.models.language import logits_only
+from groundrec.text.tokens import IGNORED, Encoder, Example
+from groundrec.train.packing import Block, Tree, anchored, collate_trees, tree_masks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Row", "Rows", "collate", "learned_tokens", "summed_loss", "training_rows", "validation_rows"]
+
+T = TypeVar("T")
+Row = dict[str, torch.Tensor]
+
+
+class Rows(Dataset[Row]):
+    """Training rows as the Trainer reads them. Row `i` of epoch `e` is always the same."""
+
+    def __init__(self, length: int, row: Callable[[int, int], Example | Tree]) -> None:
+        self._length, self._row_of, self._epoch = length, row, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move on to an epoch; called by the data loader, on resume too."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Row:
+        row = self._row_of(i, self._epoch)
+        if isinstance(row, Tree):
+            return row.row()
+        return {"input_ids": torch.from_numpy(row.input_ids).long(), "labels": torch.from_numpy(row.labels).long()}
+
+
+def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:
+    """Return the rows of the training split: trees, whole sequences for a running template, else a row per target."""
+    if section.packing == "tree":
+        rows = _trees(dataset.train, encoder, section, seed)
+    elif encoder.template.running:
+        rows = _RunningRows(dataset.train, encoder, section, seed)
+    else:
+        examples = _examples(dataset.train, encoder, section.max_examples, seed, section.train_on_inputs)
+        rows = Rows(len(examples), lambda i, _: examples[i])
+    if not len(rows):
+        raise TrainingError("no training examples", accepted="a data set with training queries that have a history")
+    return rows
+
+
+def validation_rows(dataset: PreparedDataset, encoder: Encoder, limit: int, seed: int) -> Rows:
+    """Return a random `limit` of the validation split's examples, a row each."""
+    examples = _examples(dataset.valid, encoder, limit, seed)
+    return Rows(len(examples), lambda i, _: examples[i])
+
+
+def _trees(queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:
+    blocks = _whole_blocks(list(anchored(queries, encoder, section.tree_targets)), section.max_examples, seed)
+    trees, alone = [], 0
+    for block in blocks:
+        examples = block.examples(encoder, train_on_inputs=section.train_on_inputs)
+        alone += sum(len(example.input_ids) for example in examples)
+        trees.append(Tree.of(examples))
+    targets, tokens = sum(len(block.targets) for block in blocks), sum(len(tree.tokens) for tree in trees)
+    if trees:
+        log.info(f"  {targets:,} examples in {len(trees):,} trees: {tokens:,} tokens instead of {alone:,}")
+    return Rows(len(trees), lambda i, _: trees[i])
+
+
+def _whole_blocks(blocks: list[Block], limit: int | None, seed: int) -> list[Block]:
+    """Return random blocks, in their old order, with `limit` targets in all: the last one drawn is cut short."""
+    if limit is None:
+        return blocks
+    left, chosen = limit, {}
+    for i in np.random.default_rng(seed).permutation(len(blocks)).tolist():
+        if left > 0:
+            chosen[i] = blocks[i].first(left)
+            left -= len(chosen[i].targets)
+    return [chosen[i] for i in sorted(chosen)]
+
+
+class _RunningRows(Rows):
+    """Rows that hold each user's items once, cut at `cutoff_len`.
+
+    Each epoch draws anew where the cuts fall, how the items of one moment, which have no order, follow each other,
+    and which items are left out. A user has as many rows in every epoch; the last may be empty.
+    """
+
+    def __init__(self, queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int) -> None:
+        self._sequences, self._encoder, self._section, self._seed = queries.sequences(), encoder, section, seed
+        self._moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
+        rows = [(u, j) for u, items in enumerate(self._sequences) for j in range(len(encoder.cuts(items)))]
+        self._rows = _sample(rows, section.max_examples, seed)
+        super().__init__(len(self._rows), self._row)
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the cuts of an epoch."""
+        super().set_epoch(epoch)
+        shares = np.random.default_rng([self._seed, epoch]).random(len(self._sequences))
+        self._cuts = [self._encoder.cuts(items, s) for items, s in zip(self._sequences, shares, strict=True)]
+
+    def _row(self, i: int, epoch: int) -> Example:
+        user, piece = self._rows[i]
+        cuts = self._sequences.offsets[user] + self._cuts[user]
+        a, b = cuts[piece : piece + 2] if piece + 1 < len(cuts) else (cuts[-1], cuts[-1])
+        draw = np.random.default_rng([self._seed, epoch, i]).random((2, b - a))
+        order = np.lexsort([draw[0], self._moments[a:b]])
+        kept = order[draw[1] >= self._section.drop_items]
+        return self._encoder.running(self._sequences.values[a:b][kept])
+
+
+def _examples(
+    queries: Queries, encoder: Encoder, limit: int | None, seed: int, train_on_inputs: bool = False
+) -> list[Example]:
+    """Return one row per target of the queries that have a history; a random `limit` of rows where given."""
+    some = queries.take(np.flatnonzero(queries.history.lengths > 0))
+    pairs = [(query.history, int(target)) for query in some for target in query.targets]
+    chosen = _sample(pairs, limit, seed)
+    return [encoder.example(history, target, train_on_inputs=train_on_inputs) for history, target in chosen]
+
+
+def _sample(rows: list[T], limit: int | None, seed: int) -> list[T]:
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), limit, replace=False)
+    return [rows[i] for i in np.sort(chosen)]
+
+
+def collate(rows: list[Row]) -> Row:
+    """Return rows, or trees, as one batch, padded on the right. Under causal attention rows need no mask."""
+    if "ends" in rows[0]:
+        return collate_trees(rows)
+    return {
+        "input_ids": pad_sequence([r["input_ids"] for r in rows], batch_first=True, padding_value=0),
+        "labels": pad_sequence([r["labels"] for r in rows], batch_first=True, padding_value=IGNORED),
+    }
+
+
+def learned_tokens(batch: Row) -> torch.Tensor:
+    """Return how many tokens a batch teaches, counted once for each example that learns them."""
+    return batch["weights"].sum() if "ends" in batch else (batch["labels"][:, 1:] != IGNORED).sum()
+
+
+def summed_loss(
+    model: torch.nn.Module, batch: Row, unwrapped: PreTrainedModel | None = None
+) -> tuple[torch.Tensor, object]:
+    """Return the cross entropy of the learned tokens, summed, and the model's outputs.
+
+    Logits are computed for the tokens before learned ones only, and kept in fp32 at least. `unwrapped` is the model
+    without what distributed training puts around it.
+    """
+    own = unwrapped if unwrapped is not None else cast("PreTrainedModel", model)
+    return _tree_loss(model, batch, own) if "ends" in batch else _row_loss(model, batch, own)
+
+
+def _row_loss(model: torch.nn.Module, batch: Row, own: PreTrainedModel) -> tuple[torch.Tensor, object]:
+    labels = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    learned = labels != IGNORED
+    with logits_only(own, learned):
+        outputs = model(input_ids=batch["input_ids"], use_cache=False)
+    return cross_entropy(_precise(outputs.logits), labels[learned], reduction="sum"), outputs
+
+
+def _tree_loss(model: torch.nn.Module, batch: Row, own: PreTrainedModel) -> tuple[torch.Tensor, object]:
+    depth = batch["position_ids"]
+    with logits_only(own, batch["sources"]):
+        outputs = model(
+            input_ids=batch["input_ids"],
+            position_ids=depth,
+            attention_mask=tree_masks(own, batch["ends"], depth),
+            use_cache=False,
+        )
+    logits = _precise(outputs.logits).flatten(0, 1)
+    losses = cross_entropy(logits, batch["labels"].flatten(), reduction="none")
+    return losses @ batch["weights"].flatten().to(losses.dtype), outputs
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
