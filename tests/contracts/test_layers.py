@@ -56,7 +56,7 @@ ROOMS = {
     ],
     "text": ["prompts", "tokens", "trie"],
     "models": ["language", "packaged", "sequential"],
-    "train": ["finetune", "fit_sequential"],
+    "train": ["finetune", "objectives", "fit_sequential"],
     "rank": [
         "tree",
         "fuse",
@@ -71,6 +71,7 @@ ROOMS = {
         "explain",
         "batches",
         "signals",
+        "networks",
         "recommend",
         "cluster",
     ],

@@ -19,7 +19,7 @@ RECIPE = Recipe.model_validate(
     {"sequential": {"hidden": 16, "layers": 1, "epochs": 30, "batch_size": 8, "learning_rate": 0.01, "dropout": 0}}
 )
 SHOP = planted_shop()
-FINDS_AMONG = {"popularity": 12, "item-knn": 2, "co-occurrence": 1, "sasrec": 1}
+FINDS_AMONG = {"popularity": 12, "item-knn": 2, "co-occurrence": 1, "sasrec": 1, "gru4rec": 1, "caser": 1}
 """The planted item is among so many best unseen ones; other signals must at least score it."""
 
 

@@ -138,12 +138,34 @@ class CoOccurrence(Section):
 
 
 class Sequential(Section):
-    """The text-free sequential model (SASRec)."""
+    """The text-free sequential models: `sasrec`, `gru4rec`, `caser`, and each of them as `…-dros`."""
 
     hidden: int = Field(default=64, ge=4, description="Width of the item embeddings.")
-    layers: int = Field(default=2, ge=1, description="Self-attention layers.")
-    heads: int = Field(default=2, ge=1, description="Attention heads per layer.")
+    layers: int = Field(default=2, ge=1, description="Layers of SASRec and GRU4Rec.")
+    heads: int = Field(default=2, ge=1, description="Attention heads per layer of SASRec.")
+    window: int = Field(default=5, ge=1, description="Most recent items that Caser's filters see.")
+    horizontal: int = Field(default=16, ge=1, description="Caser's horizontal filters of each height.")
+    vertical: int = Field(default=4, ge=1, description="Caser's vertical filters.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout while training.")
+    loss: Literal["cross-entropy", "binary", "gbce"] = Field(
+        default="cross-entropy",
+        description="Objective: cross-entropy over the whole catalogue; `binary` tells the next item from `negatives` random ones, as SASRec's paper does; `gbce` also corrects the overconfidence that this brings (gSASRec). The `…-dros` signals have their own.",
+    )
+    negatives: int = Field(default=16, ge=1, description="Random items beside each next one, for `binary` and `gbce`.")
+    calibration: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="Strength of `gbce`'s correction (t in the paper): 0 is `binary`, 1 corrects in full.",
+    )
+    dros_weight: float = Field(
+        default=0.1, ge=0, description="Weight of the distributionally robust part of the `…-dros` signals' objective."
+    )
+    dros_temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="How far DROS lets the distribution of items move from popularity: smaller looks at worse cases.",
+    )
     max_length: int = Field(default=20, ge=2, description="Most recent items the model sees.")
     epochs: int = Field(default=15, ge=1, description="Most passes over the training sequences.")
     batch_size: int = Field(

@@ -47,7 +47,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "popularity": "groundrec.rank.signals:Popularity",
         "item-knn": "groundrec.rank.signals:ItemKNN",
         "co-occurrence": "groundrec.rank.signals:CoOccurrence",
-        "sasrec": "groundrec.rank.signals:Sequential",
+        "sasrec": "groundrec.rank.networks:SASRec",
+        "gru4rec": "groundrec.rank.networks:GRU4Rec",
+        "caser": "groundrec.rank.networks:Caser",
+        "sasrec-dros": "groundrec.rank.networks:SASRecDROS",
+        "gru4rec-dros": "groundrec.rank.networks:GRU4RecDROS",
+        "caser-dros": "groundrec.rank.networks:CaserDROS",
     },
     "metrics": {
         "hr": "groundrec.evaluate.metrics:hit_rate",
