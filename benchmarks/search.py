@@ -240,7 +240,7 @@ def main() -> None:
     encoder = x.encoder(lm.tokenizer)
     trie = Trie.compile(encoder.answers, x.dataset.popularity())
     queries = x.dataset.test.sample(options.queries, 0)
-    prompts = [encoder.prompt(row) for row in queries.history]
+    prompts = sorted((encoder.prompt(row) for row in queries.history), key=len)  # batches of like length, as in a run
     print(
         f"{len(prompts)} test queries, prompts of {np.mean([len(p) for p in prompts]):.0f} tokens, {len(trie):,} nodes"
     )
