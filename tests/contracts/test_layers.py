@@ -72,6 +72,7 @@ ROOMS = {
         "batches",
         "signals",
         "networks",
+        "external",
         "recommend",
         "cluster",
     ],

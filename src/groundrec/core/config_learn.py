@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from groundrec.core.config import Section
 
-__all__ = ["CoOccurrence", "Model", "Neighbours", "Scratch", "Sequential", "Train"]
+__all__ = ["CoOccurrence", "External", "Model", "Neighbours", "Popularity", "Scratch", "Sequential", "Train"]
 
 
 class Scratch(Section):
@@ -134,6 +135,28 @@ class CoOccurrence(Section):
         gt=0,
         lt=1,
         description="Share of the distribution that is popularity, so that no item is impossible.",
+    )
+
+
+class Popularity(Section):
+    """The `recent-popularity` signal: how often each item was taken in the last days of training."""
+
+    recent_days: float = Field(default=30, gt=0, description="Days before the end of training that count.")
+
+
+class External(Section):
+    """The `external` signal: scores made elsewhere, for every query of validation and test."""
+
+    path: Path | None = Field(
+        default=None,
+        description="A `.npz` file with `query_ids` [Q] and `scores` [Q, items] (perhaps also `item_ids`, the columns' order, and `dataset`, the fingerprint), a Parquet file with the columns `query_id` and `scores`, or a bare `.npy` array as D3's code writes it.",
+    )
+    rows: list[Literal["train", "valid", "test"]] = Field(
+        default=[],
+        description="Which queries the rows of a bare `.npy` are: those of these splits, in their order. Without it such a file is refused.",
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="Divides the scores, which are taken for unnormalised log-probabilities."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from groundrec.core.config import Data, Prepare, Section
-from groundrec.core.config_learn import CoOccurrence, Model, Neighbours, Sequential, Train
+from groundrec.core.config_learn import CoOccurrence, External, Model, Neighbours, Popularity, Sequential, Train
 from groundrec.core.config_rank import Evaluate, Fuse, Recommend
 from groundrec.core.errors import ConfigError
 
@@ -38,9 +38,11 @@ class Recipe(Section):
         default=["popularity", "item-knn", "co-occurrence", "sasrec"],
         description="Collaborative signals to fit and compare.",
     )
+    popularity: Popularity = Popularity()
     neighbours: Neighbours = Neighbours()
     co_occurrence: CoOccurrence = CoOccurrence()
     sequential: Sequential = Sequential()
+    external: External = External()
     recommend: Recommend = Recommend()
     fuse: Fuse = Fuse()
     evaluate: Evaluate = Evaluate()

@@ -45,6 +45,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "signals": {
         "popularity": "groundrec.rank.signals:Popularity",
+        "recent-popularity": "groundrec.rank.signals:RecentPopularity",
+        "external": "groundrec.rank.external:External",
         "item-knn": "groundrec.rank.signals:ItemKNN",
         "co-occurrence": "groundrec.rank.signals:CoOccurrence",
         "sasrec": "groundrec.rank.networks:SASRec",

@@ -19,7 +19,7 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.runs import atomic_write
 from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores
 
-__all__ = ["CoOccurrence", "ItemKNN", "Popularity", "Signal", "existing"]
+__all__ = ["CoOccurrence", "ItemKNN", "Popularity", "RecentPopularity", "Signal", "existing"]
 
 S = TypeVar("S", bound="Signal")
 T = TypeVar("T", bound="_Table")
@@ -108,6 +108,18 @@ class Popularity(_Table):
 
     def _votes(self, sequences: Ragged) -> sparse.csr_array:
         return sparse.csr_array((len(self.counts), len(self.counts)), dtype=np.float32)
+
+
+class RecentPopularity(Popularity):
+    """How often each item was taken in the last days of training, plus one; the same for everyone."""
+
+    def fit(self, dataset: PreparedDataset, folder: Path) -> None:
+        """Count the training targets of `popularity.recent_days`."""
+        train = dataset.train
+        since = train.times.max(initial=0) - self.recipe.popularity.recent_days * 86_400
+        taken = train.targets.values[(train.times > since)[train.targets.rows]]
+        self.counts = np.bincount(taken, minlength=len(dataset.catalogue))
+        self.table = self._votes(train.targets)
 
 
 class ItemKNN(_Table):
