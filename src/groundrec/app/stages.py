@@ -92,7 +92,8 @@ def train_stage(x: Experiment) -> None:
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
-        lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, folder / "checkpoints", metrics)
+        if x.recipe.train.method != "none":
+            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, folder / "checkpoints", metrics)
         trie.save(folder / TRIE)
         lm.save(folder)
 

@@ -42,8 +42,9 @@ class Model(Section):
 class Train(Section):
     """Fine-tuning of the language model."""
 
-    method: Literal["full", "lora"] = Field(
-        default="full", description="Train every weight, or low-rank adapters (LoRA)."
+    method: Literal["full", "lora", "none"] = Field(
+        default="full",
+        description="Train every weight, or low-rank adapters (LoRA), or nothing: the base model as it is, to compare with.",
     )
     epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")

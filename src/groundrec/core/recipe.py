@@ -49,10 +49,10 @@ class Recipe(Section):
 
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one section."""
-        if self.train.method == "lora" and self.model.base_model == "scratch":
+        if self.train.method != "full" and self.model.base_model == "scratch":
             raise ConfigError(
-                "LoRA adapts a trained model, and `scratch` is none",
-                value="train.method = lora, model.base_model = scratch",
+                "the model `scratch` has random weights: all of them have to be trained",
+                value=f"train.method = {self.train.method}, model.base_model = scratch",
                 accepted="the folder of a language model, or train.method = full",
                 next_step="--set train.method=full, or --set model.base_model=PATH",
             )
