@@ -223,6 +223,11 @@ def export(
     dataset: Annotated[Path, typer.Argument(help="A prepared data set, or a run directory.")],
     format_: Annotated[str, typer.Option("--format", help="What to write: `groundrec list formats`.")],
     out: Annotated[Path, typer.Option(help="Where to write it.")],
+    template: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="TOML file with the words of `bigrec`: `instruction`, and `input` with `{titles}` in it."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names in OUT.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a data set in the file format of other code."""
@@ -230,7 +235,7 @@ def export(
     log_to(None, quiet=as_json)
     from groundrec.app.datasets import export as write
 
-    files = [str(file) for file in write(dataset, format_, out)]
+    files = [str(file) for file in write(dataset, format_, out, template, overwrite=overwrite)]
     print(json.dumps(files) if as_json else "\n".join(files))
 
 

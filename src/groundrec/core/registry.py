@@ -23,6 +23,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "table": "groundrec.data.sources:Table",
     },
     "protocols": {
+        "bigrec-game": "groundrec.data.bigrec:game",
+        "bigrec-movie": "groundrec.data.bigrec:movie",
         "d3": "groundrec.data.d3:d3",
         "global-time": "groundrec.data.moments:global_time",
         "leave-one-out": "groundrec.data.moments:leave_one_out",
@@ -36,7 +38,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "minionerec": "groundrec.data.imports:minionerec",
     },
     "formats": {
+        "bigrec": "groundrec.data.exports:bigrec",
         "d3": "groundrec.data.formats:d3",
+        "minionerec": "groundrec.data.exports:minionerec",
+        "recbole": "groundrec.data.exports:recbole",
     },
     "base_models": {
         "scratch": "groundrec.models.language:scratch",

@@ -28,7 +28,7 @@ from groundrec.data.dataset import Reader
 from groundrec.data.events import Events
 from groundrec.data.windows import SPLITS, ranges
 
-__all__ = ["Format", "d3"]
+__all__ = ["Format", "d3", "name_of"]
 
 Format: TypeAlias = Callable[[Reader, Path], list[Path]]
 """Writes a finished data set into a folder and returns the files; none of them before all are whole."""
@@ -43,7 +43,7 @@ HEADER = (
 
 def d3(reader: Reader, folder: Path) -> list[Path]:
     """Write the files of D3's `process.py`; queries without a history have no row there, and are left out."""
-    name = _name_of(reader)
+    name = name_of(reader)
     files = [folder / part / f"{name}.csv" for part in SPLITS] + [folder / "info" / f"{name}.txt"]
     writer = _Writer(reader)
     with contextlib.ExitStack() as stack:
@@ -63,7 +63,8 @@ def d3(reader: Reader, folder: Path) -> list[Path]:
     return files
 
 
-def _name_of(reader: Reader) -> str:
+def name_of(reader: Reader) -> str:
+    """Return what the published script would call the files: category, k and window, as far as they are known."""
     settings, window = reader.card.get("settings", {}), reader.card.get("window")
     category = settings.get("category") or settings.get("source") or "dataset"
     if not window:

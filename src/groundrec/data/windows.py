@@ -88,8 +88,10 @@ class Prepared:
     """What else the card should say; `notes` is a list of sentences."""
 
 
-def one_target_each(events: Events, *, least: int, most: int) -> dict[str, Windows]:
+def one_target_each(events: Events, *, least: int | NDArray[np.integer], most: int) -> dict[str, Windows]:
     """Return one query for each event that has `least` earlier ones of its user; its history is the `most` latest.
+
+    `least` may be another number for each event. Shape: [E].
 
     Earlier means before it in `events`, be it in the same second. Queries are sorted by time, equal times as in
     `events`; the first 80% are train, the next 10% valid, the rest test.
