@@ -138,7 +138,12 @@ BREAKS = {
     "minionerec": ("info", "*.txt", lambda data: data.replace(b"\t7\n", b"\t8\n"), "a title, a tab and the number 7"),
     "bigrec": (".", "valid.json", lambda data: data[:-9], "a raw file cannot be read"),
     "bigrec, its list": (".", "id2name.txt", lambda data: data[:-4], "a title, a tab and a number"),
-    "bigrec, a row": (".", "test.json", lambda data: re.sub(rb'"output": .*', b'"output": ""', data, count=1), "this row cannot be used"),
+    "bigrec, a row": (
+        ".",
+        "test.json",
+        lambda data: re.sub(rb'"output": .*', b'"output": ""', data, count=1),
+        "this row cannot be used",
+    ),
 }
 
 

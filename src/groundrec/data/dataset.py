@@ -179,9 +179,10 @@ def room_on_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        there = next(path for path in (folder, *folder.parents) if path.exists())
         raise DataError(
             "the disk is full",
-            value=f"{shutil.disk_usage(folder).free:,} bytes are free in {folder}",
+            value=f"{folder}; without what was begun, {shutil.disk_usage(there).free:,} bytes are free",
             accepted="room for the data set and for what the engine sets aside meanwhile",
             next_step="free some space, or write to another disk; nothing half-written was kept",
         ) from None
