@@ -7,7 +7,8 @@
 
 `bigrec` and `minionerec` have one row per target, also of queries without a history. A sample is drawn as pandas'
 `sample(5000, random_state=42)` draws it. Semantic ids are not learned here: each item has one of a single token, its
-number. Knows nothing about how the data set was made.
+number. A target that pandas takes for a missing value, `NA` or `None`, is written as it is, where the public notebook
+for games writes `nan`. Knows nothing about how the data set was made.
 """
 
 from __future__ import annotations
