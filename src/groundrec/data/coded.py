@@ -152,7 +152,7 @@ class _Texts:
         self._numbers.append(as_numpy(found.indices) + np.int32(self._size))
         self._parts.append(found.dictionary)
         self._size += len(found.dictionary)
-        if self._size > max(MOST_REPEATED, 3 * len(self._parts[0])):
+        if self._size > max(MOST_REPEATED, 8 * len(self._parts[0])):
             self.values()
 
     def values(self) -> pa.StringArray:
