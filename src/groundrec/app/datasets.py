@@ -17,7 +17,6 @@ from groundrec.core.recipe import Recipe, load_recipe
 from groundrec.core.registry import resolve
 from groundrec.core.track import log
 from groundrec.data.dataset import Reader, room_on_disk
-from groundrec.data.prepare import prepare
 
 __all__ = ["bring", "export", "make", "recipe_of"]
 
@@ -39,6 +38,8 @@ def recipe_of(given: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
 def make(recipe: Recipe, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Prepare a data set in `out` and return its fingerprint and counts; refuse to replace another unasked."""
     _spare(out, overwrite)
+    from groundrec.data.prepare import prepare
+
     log.info(f"{recipe.data.source}, protocol {recipe.prepare.protocol}")
     prepare(recipe.data, recipe.prepare, recipe.seed, out)
     return _summary(Reader(out))

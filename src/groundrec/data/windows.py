@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue, Queries, Query, Ragged
+from groundrec.data.arrays import order_of
 from groundrec.data.events import NO_QUERY, Events
 
 __all__ = ["BLOCK", "SPLITS", "Prepared", "Windows", "log_counts", "one_target_each", "query_of_each", "ranges"]
@@ -98,7 +99,7 @@ def one_target_each(events: Events, *, least: int | NDArray[np.integer], most: i
     """
     first = events.first[events.user]
     start = np.flatnonzero(np.arange(len(events), dtype=first.dtype) - first >= least).astype(first.dtype)
-    start = start[np.argsort(events.time[start], kind="stable")]
+    start = start[order_of(events.time[start])]
     cuts = [0, int(len(start) * 0.8), int(len(start) * 0.9), len(start)]
     return {
         name: _windows(events, start[a:b], first[start[a:b]], most, a)
@@ -140,5 +141,5 @@ def ranges(start: NDArray[np.integer], stop: NDArray[np.integer]) -> NDArray[np.
     lengths = stop - start
     if (lengths == 1).all():
         return start
-    offsets = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(start - offsets, lengths)
+    offsets = (np.cumsum(lengths) - lengths).astype(start.dtype)
+    return np.arange(lengths.sum(), dtype=start.dtype) + np.repeat(start - offsets, lengths)
