@@ -130,18 +130,17 @@ def beside_generate(
                     search=Search(model, trie, score, instruction=encoder.head)
                 )
     compared = 0
-    for number, chunk in enumerate(batches(prompts, BATCH)):
+    each = -(-few * BATCH // len(prompts))
+    for chunk in batches(sorted(prompts, key=len), BATCH):  # batches of like length, as in a run
         for name, timing in rows.items():
             if timing.search is None:
-                for prompt in chunk[: max(0, few - number * BATCH)]:
+                for prompt in chunk[:each]:
                     written = timed(timing, clock, lambda p=prompt: generate(model, p, follow, end, longest), 1)
                     compared += compare(written, Search(model, trie, "full").beam([prompt], K, K), trie, end)
                 continue
             size = int(name.rsplit(" ", 1)[1])
-            if size == 1 and number >= -(-few // BATCH):
-                continue
             ask = timing.search.beam if name.startswith("beam") else timing.search.exact
-            for part in batches(chunk, size):
+            for part in batches(chunk if size > 1 else chunk[:each], size):
                 timed(timing, clock, lambda p=part, f=ask: f(p, K, K) if f.__name__ == "beam" else f(p, K), len(part))
     print(f"{compared} queries with the same {K} items and scores (within 1e-3) as generate")
     show(rows)
