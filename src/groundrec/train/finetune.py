@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from groundrec.core import config_learn
-from groundrec.core.errors import ConfigError, MissingDependency, TrainingError
+from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset
 from groundrec.models.language import LanguageModel
@@ -120,7 +120,7 @@ class _GroundedTrainer(Trainer):
         """Return the micro batches of an optimiser step, and how many tokens it learns on all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         learned = torch.stack([learned_tokens(batch) for batch in batches]).sum() if batches else torch.tensor(0)
-        return batches, self.accelerator.gather(learned.to(device)).sum()
+        return batches, cast("torch.Tensor", self.accelerator.gather(learned.to(device))).sum()
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: Row, return_outputs: bool = False, num_items_in_batch: Any = None
