@@ -24,11 +24,13 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency, TrainingError
+from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset, Queries
 from groundrec.models.language import LanguageModel, logits_only
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.text.trie import Trie
+from groundrec.train.stopping import SavesWhenAsked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,7 +156,9 @@ def finetune(
     log.info(f"  {explain_batch(section, trainer.args.world_size)}")
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with saving() as asked:
+        trainer.callback_handler.callbacks.insert(0, SavesWhenAsked(asked, checkpoint))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if section.average:
         mean.put()
         log.info(f"  the mean of {mean.epochs} epochs' weights: validation loss {trainer.evaluate()['eval_loss']:.4f}")
