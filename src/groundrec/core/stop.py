@@ -26,12 +26,12 @@ _state = SimpleNamespace(asked=False, saving=False)
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Let SIGTERM raise `Stopped` within the block; for the main thread."""
-    _state.asked = _state.saving = False
     before = signal.signal(signal.SIGTERM, _on_signal)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _state.asked = False
 
 
 @contextlib.contextmanager
