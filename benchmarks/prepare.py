@@ -4,9 +4,10 @@
 
 PROCESS_PY is `code/process.py` of the repository SAI990323/DecodingMatters, which has no licence and is not part of
 this one; PYTHON is an interpreter that has its packages (fire, loguru, tqdm). Made-up Amazon reviews are written into
-FOLDER: a million, as dense as the published 5-core of Books, nearly all of them inside the window of time. Both sides
-read them in turn, each in a process of its own, and the files they write are compared to the byte. Medians of the
-rounds are printed. A second table is of `--large` reviews with a memory limit, ours alone: 5 GB of JSON, so mind the
+FOLDER: small catalogues, for which the window walks back to 1996, and a million reviews, as dense as the published
+5-core of Books, nearly all of them inside the window of time. Both sides read them in turn, each in a process of its
+own, and the files they write are compared to the byte. Medians of the rounds are printed; processor seconds say what a
+busy machine hides. A second table is of `--large` reviews with a memory limit, ours alone: 5 GB of JSON, so mind the
 disk. Without PROCESS_PY only ours runs.
 """
 
@@ -32,12 +33,15 @@ CATEGORY = "Books"
 OURS = [sys.executable, "-c", "from groundrec.app.cli import main; main()"]
 WINDOW = ["--K", "5", "--st_year", "2017", "--st_month", "10", "--ed_year", "2018", "--ed_month", "11"]
 LIMIT = "2GB"
+SMALL = Shape()
+SMALL_ONES = 5
 
 
 class Cost(NamedTuple):
     """What a process took."""
 
     seconds: float
+    processor: float
     mib: float
 
 
@@ -51,14 +55,26 @@ def main() -> None:
     parser.add_argument("--recent", type=float, default=0.95, help="share of the reviews inside the window")
     parser.add_argument("--large", type=int, default=10_000_000, help="0 leaves the second table out")
     given = parser.parse_args()
-    raw = reviews(given.folder / "million", 1_000_000, given.recent)
+    given.folder.mkdir(parents=True, exist_ok=True)
     run([*OURS, "list"], given.folder)  # so that every module is compiled
     theirs = [given.python, str(given.process.resolve()), "--category", CATEGORY] if given.process else None
+    if theirs:
+        small(given.folder / "small", theirs)
+    raw = reviews(given.folder / "million", 1_000_000, given.recent)
     rounds = [one_round(raw, theirs) for _ in range(given.rounds)]
     costs = {name: Cost(*map(median, zip(*(r[name] for r in rounds), strict=True))) for name in rounds[0]}
     compare(costs)
     if given.large:
         large(given.folder / "large", given.large, given.recent, costs["prepare"])
+
+
+def small(folder: Path, theirs: list[str]) -> None:
+    """Say that both sides write the same files for small catalogues."""
+    for seed in range(SMALL_ONES):
+        write_amazon(folder, CATEGORY, SMALL, seed)
+        one_round(folder, theirs)
+    (file,) = (folder / "files" / "info").iterdir()
+    print(f"{SMALL_ONES} small catalogues, the last {file.stem}: four files each, the same to the byte")
 
 
 def reviews(folder: Path, count: int, recent: float) -> Path:
@@ -117,29 +133,30 @@ def run(command: list[str], folder: Path) -> Cost:
         if process.returncode:
             log.seek(0)
             sys.exit(f"{' '.join(command)}\n{log.read().decode(errors='replace')[-2000:]}")
-    return Cost(seconds, usage.ru_maxrss / 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def compare(costs: dict[str, Cost]) -> None:
     """Print the first table."""
     ours, export = costs["prepare"], costs["export"]
-    both = Cost(ours.seconds + export.seconds, max(ours.mib, export.mib))
-    rows = {**costs, "prepare + export": both}
+    both = Cost(ours.seconds + export.seconds, ours.processor + export.processor, max(ours.mib, export.mib))
     theirs = costs.get("process.py")
-    print(f"{'':<18}{'seconds':>10}{'peak MiB':>10}{'faster':>10}{'memory':>10}")
-    for name, cost in rows.items():
-        ratios = (
-            f"{theirs.seconds / cost.seconds:>9.1f}×{'1/' + format(theirs.mib / cost.mib, '.1f'):>10}" if theirs else ""
-        )
-        print(f"{name:<18}{cost.seconds:>10.1f}{cost.mib:>10.0f}{ratios}")
+    print(f"{'':<18}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'faster':>10}{'processor':>11}{'memory':>10}")
+    for name, cost in {**costs, "prepare + export": both}.items():
+        print(f"{name:<18}{cost.seconds:>10.1f}{cost.processor:>13.1f}{cost.mib:>10.0f}", end="")
+        if theirs:
+            seconds, processor, mib = (a / b for a, b in zip(theirs, cost, strict=True))
+            print(f"{seconds:>9.1f}×{processor:>10.1f}×{'1/' + format(mib, '.1f'):>10}", end="")
+        print()
 
 
 def large(folder: Path, count: int, recent: float, million: Cost) -> None:
     """Print the second table."""
     cost = prepare(reviews(folder, count, recent), fresh(folder / "ours"), "--memory-limit", LIMIT)
-    print(f"{'':<30}{'seconds':>10}{'peak MiB':>10}{'µs per review':>16}")
+    print(f"{'':<30}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'µs per review':>16}{'processor µs':>14}")
     for name, n, c in (("1,000,000", 1_000_000, million), (f"{count:,}, limit {LIMIT}", count, cost)):
-        print(f"{name:<30}{c.seconds:>10.1f}{c.mib:>10.0f}{c.seconds / n * 1e6:>16.1f}")
+        each, processor = c.seconds / n * 1e6, c.processor / n * 1e6
+        print(f"{name:<30}{c.seconds:>10.1f}{c.processor:>13.1f}{c.mib:>10.0f}{each:>16.2f}{processor:>14.2f}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from groundrec.data.dataset import load
 from groundrec.evaluate.metrics import per_query
 from groundrec.models.sequential import pad
 from groundrec.rank.fuse import exclude
-from groundrec.rank.signals import Sequential
+from groundrec.rank.networks import SASRec as Ours
 
 LENGTH, BATCH, SEED = 20, 512, 0
 Score = Callable[[Queries], Scores]
@@ -51,7 +51,7 @@ def main() -> None:
 def ours(dataset: PreparedDataset, recipe: Recipe) -> float:
     """Train groundrec's SASRec; return the processor seconds it took, validation included."""
     start = time.process_time()
-    signal = Sequential(recipe)
+    signal = Ours(recipe)
     signal.fit(dataset, Path(tempfile.mkdtemp()))
     seconds = time.process_time() - start
     report("groundrec", signal.scores, dataset, seconds)

@@ -1,6 +1,6 @@
 """The search beside transformers' `generate`, and how it grows with the catalogue.
 
-    python benchmarks/search.py RUN [--queries 40] [--generate 8] [--sizes 1682 10000 100000 1000000]
+    python benchmarks/search.py RUN [--queries 40] [--generate 8] [--cutoff-len 512] [--sizes 1682 10000 100000 1000000]
 
 RUN is a finished training, e.g. of `groundrec run recipes/smollm2-search.toml --until train`. Both sides answer the
 same test queries with ten items, taking turns in one process. `generate` gets ten beams, `length_penalty=0`,
@@ -130,18 +130,17 @@ def beside_generate(
                     search=Search(model, trie, score, instruction=encoder.head)
                 )
     compared = 0
-    for number, chunk in enumerate(batches(prompts, BATCH)):
+    each = -(-few * BATCH // len(prompts))
+    for chunk in batches(sorted(prompts, key=len), BATCH):  # batches of like length, as in a run
         for name, timing in rows.items():
             if timing.search is None:
-                for prompt in chunk[: max(0, few - number * BATCH)]:
+                for prompt in chunk[:each]:
                     written = timed(timing, clock, lambda p=prompt: generate(model, p, follow, end, longest), 1)
                     compared += compare(written, Search(model, trie, "full").beam([prompt], K, K), trie, end)
                 continue
             size = int(name.rsplit(" ", 1)[1])
-            if size == 1 and number >= -(-few // BATCH):
-                continue
             ask = timing.search.beam if name.startswith("beam") else timing.search.exact
-            for part in batches(chunk, size):
+            for part in batches(chunk if size > 1 else chunk[:each], size):
                 timed(timing, clock, lambda p=part, f=ask: f(p, K, K) if f.__name__ == "beam" else f(p, K), len(part))
     print(f"{compared} queries with the same {K} items and scores (within 1e-3) as generate")
     show(rows)
@@ -229,9 +228,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/smollm2-search"))
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--generate", type=int, default=8, help="queries that generate answers too")
+    parser.add_argument("--cutoff-len", type=int, help="longest prompt and answer in tokens, instead of the run's")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1682, 10_000, 100_000, 1_000_000])
     options = parser.parse_args()
-    x = Experiment(Recipe.model_validate(read_json(options.run / "config.json")), Run(options.run))
+    given = read_json(options.run / "config.json")
+    given["train"]["cutoff_len"] = options.cutoff_len or given["train"]["cutoff_len"]
+    x = Experiment(Recipe.model_validate(given), Run(options.run))
     lm = language.load(options.run / "model")
     lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
     encoder = x.encoder(lm.tokenizer)
@@ -242,7 +244,8 @@ def main() -> None:
         f"{len(prompts)} test queries, prompts of {np.mean([len(p) for p in prompts]):.0f} tokens, {len(trie):,} nodes"
     )
     beside_generate(lm, encoder, trie, prompts, options.generate)
-    growth(lm, encoder, prompts[: 2 * BATCH], options.sizes)
+    if options.sizes:
+        growth(lm, encoder, prompts[: 2 * BATCH], options.sizes)
 
 
 if __name__ == "__main__":

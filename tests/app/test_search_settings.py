@@ -55,6 +55,43 @@ def test_allow_and_deny_lists(tiny: Tiny) -> None:
     assert "no item is left" in refused.err
 
 
+def test_lists_of_a_recipe_hold_for_every_method(tiny: Tiny, copied: Resume, tmp_path: Path) -> None:
+    allow, deny = tmp_path / "allow.txt", tmp_path / "deny.txt"
+    allow.write_text("\n".join(title(i) for i in range(12)) + "\n\n")
+    deny.write_text("f3\n" + title(4))
+    settings = [f"recommend.allow={allow}", f"recommend.deny={deny}"]
+    done = copied(*(a for s in settings for a in ("--set", s)))
+    assert done.code == 0, done.err
+    run = tmp_path / "run"
+    names = Experiment(Recipe.model_validate(read_json(run / "config.json")), Run(run)).dataset.catalogue.titles
+    may = {i for i, name in enumerate(names) if name in {title(i) for i in range(12)} - {title(3), title(4)}}
+    for folder in ("slates/test", "slates/valid", "fusion/co-occurrence"):
+        items = load_slates(run / folder).items
+        assert set(np.unique(items)) - {NO_ITEM} <= may
+        assert (items != NO_ITEM).any()
+    deny.write_text(f"f3\n{title(4)}x")
+    refused = copied(*(a for s in settings for a in ("--set", s)))
+    assert refused.code == 2
+    assert f"did you mean '{title(4)}'" in refused.err
+    assert f"({deny}, line 2)" in refused.err
+    deny.unlink()
+    refused = copied(*(a for s in settings for a in ("--set", s)))
+    assert refused.code == 2
+    assert "recommend.deny is no file" in refused.err
+
+
+def test_a_query_to_which_no_item_is_left_gets_an_empty_slate(tiny: Tiny, copied: Resume, tmp_path: Path) -> None:
+    x = Experiment(Recipe.model_validate(read_json(tiny.run / "config.json")), Run(tiny.run))
+    seen = x.queries("test").history[0]
+    allow = tmp_path / "allow.txt"
+    allow.write_text("\n".join(x.dataset.catalogue.item_ids[item] for item in seen))
+    done = copied("--set", f"recommend.allow={allow}", "--set", "recommend.assistant=co-occurrence")
+    assert done.code == 0, done.err
+    items = load_slates(tmp_path / "run" / "slates" / "test").items
+    assert (items[0] == NO_ITEM).all()
+    assert (items[1:] != NO_ITEM).any()
+
+
 def test_an_item_is_explained(tiny: Tiny) -> None:
     recommender = Recommender.load(tiny.run)
     history = [title(i) for i in range(4, 12)]

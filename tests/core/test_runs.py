@@ -261,6 +261,58 @@ def test_a_run_that_has_prepared_other_data_is_refused(tmp_path: Path) -> None:
     assert opened(path, "new", prepare={"k_core": 3}).path.name == "run-2"
 
 
+def without(sections: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return recipe sections as they were written before the settings `section.….name` existed."""
+    sections = json.loads(json.dumps(sections))
+    for name in names:
+        *parents, last = name.split(".")
+        section = sections
+        for parent in parents:
+            section = section[parent]
+        del section[last]
+    return sections
+
+
+NEWER = ("data.sha256", "prepare.bad_rows", "prepare.d3.least_items", "prepare.max_history")
+
+
+@pytest.mark.parametrize("names", [[name] for name in NEWER] + [NEWER, ["prepare.d3", "data.columns"]])
+def test_a_run_older_than_a_setting_is_resumed_and_its_stages_are_skipped(
+    tmp_path: Path, said: list[str], names: list[str]
+) -> None:
+    whole, work = Recipe().model_dump(mode="json"), Worker()
+    now = {"data": whole["data"], "prepare": whole["prepare"], "files": []}
+    before = without(now, *names)
+    opened(tmp_path / "run").stage("dataset", before, work)
+    run = opened(tmp_path / "run", "resume")
+    run.stage("dataset", now, work)
+    run.require("dataset", now)
+    assert work.calls == 1
+    assert run.fingerprint("dataset") == digest("dataset", before)
+    assert "skipped, finished before with the same inputs" in said[-1]
+
+
+def test_a_run_older_than_a_setting_that_is_now_given_is_refused_with_its_default(tmp_path: Path) -> None:
+    whole = Recipe().model_dump(mode="json")
+    before = without({"data": whole["data"], "prepare": whole["prepare"]}, "prepare.d3.least_items", "prepare.bad_rows")
+    opened(tmp_path / "run").stage("dataset", before, Worker())
+    with pytest.raises(ArtifactError, match=r"another data set: prepare\.d3\.least_items was 10000 and is 7"):
+        opened(tmp_path / "run", "resume", prepare={"d3": {"least_items": 7}})
+    with pytest.raises(ArtifactError, match=r"prepare\.bad_rows was fail and is quarantine"):
+        opened(tmp_path / "run", "resume", prepare={"bad_rows": "quarantine"})
+
+
+def test_a_stage_that_had_begun_before_a_setting_existed_is_resumed(tmp_path: Path, said: list[str]) -> None:
+    run, work = Run(tmp_path), Worker(fails=True)
+    now = {"train": Recipe().model_dump(mode="json")["train"]}
+    with pytest.raises(ValueError, match="no luck"):
+        run.stage("stage", without(now, "train.average"), work)
+    work.fails = False
+    run.stage("stage", now, work)
+    assert lines(run) == ["1", "2"]
+    assert "▸ stage: resumed, it had begun with the same inputs" in said
+
+
 def test_a_run_that_has_prepared_nothing_takes_any_data(tmp_path: Path) -> None:
     opened(tmp_path / "run")
     assert opened(tmp_path / "run", "resume", prepare={"k_core": 3}).path == tmp_path / "run"

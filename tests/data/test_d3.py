@@ -124,6 +124,14 @@ def test_the_data_set_is_what_models_are_trained_on(tmp_path: Path) -> None:
     assert sizes[0] + sizes[1] == int(sum(sizes) * 0.9)
 
 
+def test_titles_among_the_interactions_of_a_table_are_read(tmp_path: Path) -> None:
+    rows = [f"u{n % 7},i{n % 5},{1_510_000_000 + n},Title {n % 5}" for n in range(70)]
+    (tmp_path / "events.csv").write_text("user,item,time,title\n" + "".join(f"{row}\n" for row in rows))
+    card = prepare(Data(source="table", path=tmp_path / "events.csv"), Prepare(protocol="d3"), 0, tmp_path / "out")
+    assert card["rows"]["kept"] == 70
+    assert set(load(tmp_path / "out").catalogue.titles) == {f"Title {n}" for n in range(5)}
+
+
 def test_a_shorter_history_and_another_seed(tmp_path: Path) -> None:
     write_amazon(tmp_path, "Toys", SMALL)
     data = Data(source="amazon", path=tmp_path, category="Toys")

@@ -17,6 +17,7 @@ from groundrec.core.errors import SearchError
 from groundrec.core.processes import Processes
 from groundrec.core.track import log
 from groundrec.core.types import Queries, Ragged, Slates
+from groundrec.rank import batches
 from groundrec.rank import recommend as module
 from groundrec.rank.recommend import Recommender, Shards, Writer, load_slates, work_of
 from groundrec.rank.search import Search, Work
@@ -145,13 +146,13 @@ def test_out_of_memory_halves_the_batch_and_changes_no_slate(
     tmp_path: Path, said: list[str], mode: str, error: Exception
 ) -> None:
     expected = recommend(recommender(mode=mode), queries(), tmp_path / "expected")
-    with little_memory(350 if mode == "all" else 90, error) as batches:
+    with little_memory(350 if mode == "all" else 90, error) as passes:
         found = recommend(recommender(mode=mode), queries(), tmp_path / "found")
     same(found, expected)
     halved = [line for line in said if "out of memory" in line]
     assert halved[0] == "  out of memory with 8 queries at once: going on with 4"
     assert len(halved) < 4
-    assert max(batches[-3:]) <= 4
+    assert max(passes[-3:]) <= 4
 
 
 def test_out_of_memory_with_one_query_is_one_clear_error(tmp_path: Path, said: list[str]) -> None:
@@ -192,21 +193,21 @@ def test_what_keys_and_values_take_is_said_once_before_the_search(tmp_path: Path
 def test_a_limit_makes_batches_smaller_and_changes_no_slate(tmp_path: Path, said: list[str], mode: str) -> None:
     expected = recommend(recommender(mode=mode), queries(), tmp_path / "expected")
     said.clear()
-    with little_memory(10**9, MemoryError()) as batches:
+    with little_memory(10**9, MemoryError()) as passes:
         found = recommend(recommender(mode=mode, memory_limit="100KB"), queries(), tmp_path / "found")
     same(found, expected)
     (line,) = predicted(said)
     most = int(line.split()[3])
     assert line.endswith("; 8 at once would take more than 100 KB")
-    assert most == max(batches) < 8
+    assert most == max(passes) < 8
 
 
 def test_without_a_limit_half_of_what_is_free_is_taken(tmp_path: Path, said: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(module, "free_bytes", lambda device, sharing: 200_000 // sharing)
+    monkeypatch.setattr(batches, "free_bytes", lambda device, sharing: 200_000 // sharing)
     recommend(recommender(mode="beam"), queries(), tmp_path / "one")
     assert predicted(said)[0].endswith("; 8 at once would take more than 100 KB")
     said.clear()
-    monkeypatch.setattr(module, "free_bytes", lambda device, sharing: 2)
+    monkeypatch.setattr(batches, "free_bytes", lambda device, sharing: 2)
     recommend(recommender(mode="beam"), queries(), tmp_path / "two")
     assert predicted(said)[0].startswith("keys and values: 1 query × ")
     same(load_slates(tmp_path / "one"), load_slates(tmp_path / "two"))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import Catalogue, PreparedDataset, Queries
-from groundrec.rank.signals import CoOccurrence, ItemKNN, Popularity, Sequential
+from groundrec.rank.networks import SASRec
+from groundrec.rank.signals import CoOccurrence, ItemKNN, Popularity
 from tests.shops import planted_shop, queries_of
 
 ITEMS = 6
@@ -108,11 +109,11 @@ def test_sasrec_finds_the_planted_item_and_resumes_instead_of_training_again(tmp
     recipe = Recipe.model_validate(
         {"sequential": {"hidden": 16, "layers": 1, "epochs": 30, "batch_size": 8, "learning_rate": 0.01, "dropout": 0}}
     )
-    shop, signal = planted_shop(), Sequential(recipe)
+    shop, signal = planted_shop(), SASRec(recipe)
     signal.fit(shop, tmp_path)
     assert signal.scores(shop.test).argmax(1).tolist() == shop.test.targets.values.tolist()
     trained = (tmp_path / "state.pt").stat().st_mtime_ns
-    again = Sequential(recipe)
+    again = SASRec(recipe)
     again.fit(shop, tmp_path)
     assert (tmp_path / "state.pt").stat().st_mtime_ns == trained
     np.testing.assert_array_equal(again.scores(shop.test), signal.scores(shop.test))
@@ -120,6 +121,6 @@ def test_sasrec_finds_the_planted_item_and_resumes_instead_of_training_again(tmp
 
 def test_sasrec_says_when_it_was_not_fitted(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not fitted"):
-        Sequential(DEFAULTS).scores(asked([[1]]))
+        SASRec(DEFAULTS).scores(asked([[1]]))
     with pytest.raises(ArtifactError, match="not fitted"):
-        Sequential(DEFAULTS).save(tmp_path)
+        SASRec(DEFAULTS).save(tmp_path)

@@ -16,7 +16,7 @@ from groundrec.core import config_learn
 from groundrec.core.errors import TrainingError
 from groundrec.core.track import Metrics
 from groundrec.core.types import Ragged
-from groundrec.models.sequential import SASRec
+from groundrec.models.sequential import NETWORKS, NextItem
 from groundrec.train import fit_sequential
 from groundrec.train.fit_sequential import fit, mean_ndcg, ndcg, validator, windows
 from tests.shops import planted_shop, queries_of
@@ -32,12 +32,12 @@ class Stopped(Exception):
     """Stands for a power cut."""
 
 
-def _scripted(values: list[float]) -> Callable[[SASRec], float]:
+def _scripted(values: list[float]) -> Callable[[NextItem], float]:
     remaining = iter(values)
     return lambda model: next(remaining)
 
 
-def _states(model: SASRec) -> dict[str, torch.Tensor]:
+def _states(model: NextItem) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -51,7 +51,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
     def stop(*_: object) -> None:
         raise Stopped
 
-    def validate(model: SASRec, seen: list[float] = []) -> float:  # noqa: B006
+    def validate(model: NextItem, seen: list[float] = []) -> float:  # noqa: B006
         seen.append(scores[len(seen)])
         if where == "while validating" and len(seen) == 3:
             raise Stopped
@@ -89,7 +89,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path: Path) -> Non
     seen: list[dict[str, torch.Tensor]] = []
     scores = _scripted([0.2, 0.5, 0.4, 0.5, 0.9])
 
-    def validate(model: SASRec) -> float:
+    def validate(model: NextItem) -> float:
         seen.append(_states(model))
         return scores(model)
 
@@ -157,7 +157,7 @@ def test_ndcg_of_a_constant_score_is_nothing_to_be_proud_of() -> None:
 
 def test_validation_without_queries_is_none_and_seen_items_are_not_ranked() -> None:
     assert validator(queries_of([]), 0) is None
-    model = SASRec(3, hidden=4, layers=1, heads=1, dropout=0.0, max_length=3)
+    model = NETWORKS["sasrec"](3, config_learn.Sequential(hidden=4, layers=1, heads=1, dropout=0.0, max_length=3))
     with torch.no_grad():
         model.bias.copy_(torch.tensor([50.0, 20.0, 0.0]))
     assert mean_ndcg(model, queries_of([("a", 1, [0], [1])])) == pytest.approx(1.0)

@@ -7,13 +7,16 @@ scores under both are what every weight of the grid mixes, so the model is read 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from groundrec.app.experiment import ASSISTANT, Experiment
 from groundrec.core.track import log, progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
+
+if TYPE_CHECKING:
+    from groundrec.rank.recommend import Recommender
 
 __all__ = ["choose_assistant"]
 
@@ -36,8 +39,9 @@ def _choose(x: Experiment, folder: Path) -> dict[str, Any]:
     from groundrec.evaluate.metrics import measure
     from groundrec.rank.fuse import choose_alpha
 
-    queries, value_of = x.queries("valid"), measure(x.recipe.fuse.metric)
-    lm, signal = _candidates(x, queries)
+    recommender, queries, value_of = x.recommender(guided=False), x.queries("valid"), measure(x.recipe.fuse.metric)
+    queries = queries.take(recommender.answerable(queries))
+    lm, signal = _candidates(x, recommender, queries)
     alpha, curve = choose_alpha(
         lm,
         signal,
@@ -52,20 +56,26 @@ def _choose(x: Experiment, folder: Path) -> dict[str, Any]:
     return {"alpha": alpha}
 
 
-def _candidates(x: Experiment, queries: Queries) -> tuple[Scores, Scores]:
+def _candidates(x: Experiment, recommender: Recommender, queries: Queries) -> tuple[Scores, Scores]:
     """Return the scores of each query's candidates under the model and under the signal; -inf elsewhere. [Q, I]."""
+    from groundrec.rank.batches import Batches
     from groundrec.rank.below import Guide, guide_totals
 
-    section = x.recipe.recommend
-    recommender, signal = x.recommender(guided=False), x.signal(section.assistant or "")
-    trie, parts = recommender.search.trie, []
-    for start in progress(range(0, len(queries), section.batch_size), "scoring candidates"):
-        batch = queries.take(np.arange(start, min(start + section.batch_size, len(queries))))
+    section, signal = x.recipe.recommend, x.signal(x.recipe.recommend.assistant or "")
+    trie, batches = recommender.search.trie, Batches(recommender.search, section)
+
+    def ask(batch: Queries) -> tuple[Scores, Scores]:
         mask = recommender.mask(batch)
         totals = guide_totals(trie, Guide(signal.scores(batch), 0.0, section.assistant_mass), mask)
         slates = recommender.slates(batch, section.k), Slates.from_scores(batch.ids, totals, section.k)
         both = np.concatenate([s.items for s in slates], axis=1)
         found = Ragged.of([np.unique(row[row != NO_ITEM]) for row in both])
         lm = recommender.search.score(recommender.prompts(batch), found, mask)
-        parts.append((lm, np.where(np.isneginf(lm), lm, totals)))
-    return np.concatenate([lm for lm, _ in parts]), np.concatenate([other for _, other in parts])
+        return lm, np.where(np.isneginf(lm), lm, totals)
+
+    batches.fit(len(queries), max(map(len, recommender.prompts(queries))))
+    steps = progress(batches.run(queries, ask), "scoring candidates", -(-len(queries) // section.batch_size))
+    rows, parts = zip(*steps, strict=True)
+    back = np.argsort(np.concatenate(rows))
+    lm, other = (np.concatenate(scores)[back] for scores in zip(*parts, strict=True))
+    return lm, other

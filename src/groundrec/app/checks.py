@@ -40,6 +40,15 @@ def check_paths(recipe: Recipe) -> None:
         Reader(recipe.data.dataset)
     else:
         resolve("sources", recipe.data.source)(recipe.data)
+    for name in ("allow", "deny"):
+        path = getattr(recipe.recommend, name)
+        if path and not path.is_file():
+            raise ConfigError(
+                f"recommend.{name} is no file",
+                value=path,
+                accepted="a text file with an item id or a title per line",
+                next_step=f"--set recommend.{name}=PATH, or leave it out",
+            )
     base = recipe.model.base_model
     known = [name for name in names("base_models") if name != "folder"]
     if base not in known and not Path(base).is_dir():

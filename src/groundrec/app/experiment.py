@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from groundrec.core.config_rank import Recommend
+from groundrec.core.errors import DataError, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, read_json
@@ -63,7 +68,49 @@ class Experiment:
             temperature=section.temperature,
             instruction=encoder.head,
         )
-        return Recommender(search, encoder, section, self._assistant() if guided else None)
+        return Recommender(
+            search,
+            encoder,
+            section,
+            self._assistant() if guided else None,
+            self.listed(section.allow),
+            self.listed(section.deny),
+        )
+
+    @cached_property
+    def items_called(self) -> dict[str, list[int]]:
+        """The items of each title and of each item id."""
+        found: dict[str, list[int]] = {}
+        for names in (self.dataset.catalogue.titles, self.dataset.catalogue.item_ids):
+            for item, name in enumerate(names):
+                found.setdefault(name, []).append(item)
+        return found
+
+    def items(self, name: str, where: object = "") -> list[int]:
+        """Return the items with this title or item id; raise `DataError` for a name that is not in the catalogue."""
+        if name not in self.items_called:
+            raise DataError(
+                f"not in the catalogue{closest(name, self.items_called)}",
+                value=f"{name}{where}",
+                accepted="a title or an item id",
+            )
+        return self.items_called[name]
+
+    def listed(self, path: Path | None) -> NDArray[np.int32] | None:
+        """Return the items listed in a text file, ascending; None for no file."""
+        if path is None:
+            return None
+        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        found = [self.items(line.strip(), f" ({path}, line {n})") for n, line in lines if line.strip()]
+        return np.unique([item for items in found for item in items]).astype(np.int32)
+
+    def recommendable(self) -> NDArray[np.bool_]:
+        """Return which items the recipe's lists leave. Shape: [I]."""
+        allow, deny = (self.listed(path) for path in (self.recipe.recommend.allow, self.recipe.recommend.deny))
+        every = np.full(len(self.dataset.catalogue), allow is None)
+        every[[] if allow is None else allow] = True
+        every[[] if deny is None else deny] = False
+        return every
 
     def _assistant(self) -> Any:
         from groundrec.rank.recommend import Assistant
@@ -118,4 +165,5 @@ def signal_scores(x: Experiment, name: str, queries: Queries) -> Scores:
 def _unseen(x: Experiment, scores: Scores, queries: Queries) -> Scores:
     from groundrec.rank.fuse import exclude
 
-    return exclude(scores, queries.history) if x.recipe.recommend.exclude_seen else scores
+    scores = exclude(scores, queries.history) if x.recipe.recommend.exclude_seen else scores
+    return np.where(x.recommendable(), scores, np.float32(-np.inf))

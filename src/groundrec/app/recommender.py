@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundrec.app.experiment import Experiment, model_inputs
-from groundrec.core.errors import ArtifactError, DataError, closest
+from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.types import NO_ITEM, Queries, Ragged
@@ -44,10 +44,7 @@ class Recommender:
         self._catalogue = experiment.dataset.catalogue
         self._ranker = experiment.recommender()
         self._now = int(experiment.dataset.test.times.max()) + 1
-        self._by_name: dict[str, int] = {}
-        for names in (self._catalogue.titles, self._catalogue.item_ids):
-            for item, name in enumerate(names):
-                self._by_name.setdefault(name, item)
+        self._items = experiment.items
 
     @classmethod
     def load(cls, run: str | Path) -> Recommender:
@@ -97,21 +94,14 @@ class Recommender:
         """
         from groundrec.rank.explain import explain
 
-        ranker, query, number = self._ranker, self._query(history), self._item(item)
+        ranker, query, number = self._ranker, self._query(history), self._items(item)[0]
         guide = ranker.assistant.guide(query) if ranker.assistant else None
         found = explain(ranker.search, ranker.prompts(query)[0], number, ranker.mask(query), guide, beams=beams)
         pieces = ranker.encoder.tokenizer.batch_decode([[step.token] for step in found.steps])
         return Explained(self._catalogue.titles[number], pieces, found)
 
     def _query(self, history: Sequence[str]) -> Queries:
-        return Queries.of(Ragged.of([[self._item(name) for name in history]]), self._now)
+        return Queries.of(Ragged.of([[self._items(name)[0] for name in history]]), self._now)
 
     def _listed(self, names: Sequence[str] | None) -> Ragged | None:
-        return None if names is None else Ragged.of([[self._item(name) for name in names]])
-
-    def _item(self, name: str) -> int:
-        if name not in self._by_name:
-            raise DataError(
-                f"not in the catalogue{closest(name, self._by_name)}", value=name, accepted="a title or an item id"
-            )
-        return self._by_name[name]
+        return None if names is None else Ragged.of([[item for name in names for item in self._items(name)]])

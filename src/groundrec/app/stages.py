@@ -38,6 +38,8 @@ from groundrec.text.prompts import load_template
 
 __all__ = ["STAGES", "run_recipe"]
 
+SIGNAL_SECTIONS = ("sequential", "neighbours", "co_occurrence", "popularity", "external")
+
 
 def run_recipe(recipe: Recipe, run: Run, until: str | None = None) -> Experiment:
     """Run every stage in order, skipping what is finished; stop behind the stage `until`."""
@@ -71,7 +73,9 @@ def signals_stage(x: Experiment) -> None:
             signal.fit(x.dataset, folder)
             signal.save(folder)
 
-        inputs = {"dataset": x.dataset.fingerprint, **x.section("sequential", "neighbours", "co_occurrence")}
+        inputs = {"dataset": x.dataset.fingerprint, **x.section(*SIGNAL_SECTIONS)}
+        if name == "external":
+            inputs["files"] = _files(x.recipe.external.path)
         x.run.stage(f"signals/{name}", inputs, work)
 
 
@@ -88,7 +92,8 @@ def train_stage(x: Experiment) -> None:
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
-        lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, folder / "checkpoints", metrics)
+        if x.recipe.train.method != "none":
+            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, folder / "checkpoints", metrics)
         trie.save(folder / TRIE)
         lm.save(folder)
 
@@ -111,6 +116,7 @@ def recommend_stage(x: Experiment) -> None:
             return result
 
         inputs = {"model": x.run.fingerprint("model"), "cutoff_len": x.recipe.train.cutoff_len, **_assistant(x)}
+        inputs["lists"] = _files(x.recipe.recommend.allow) + _files(x.recipe.recommend.deny)
         x.run.stage(f"slates/{split}", {**inputs, **x.section("recommend")}, work, together=not by_ray)
 
 

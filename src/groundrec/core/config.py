@@ -14,6 +14,8 @@ from groundrec.core.errors import ConfigError
 
 __all__ = ["D3", "Data", "Location", "Prepare", "Section"]
 
+LIKE_ABOVE = 3.0
+
 
 class Section(BaseModel):
     """A group of settings. Unknown names are refused."""
@@ -98,7 +100,7 @@ class Prepare(Section):
 
     protocol: str = Field(
         default="global-time",
-        description="`global-time` splits by one point in time for everyone (leaks nothing); `leave-one-out` keeps each user's last two moments and warns what that leaks; `d3` is the published preparation of Amazon reviews.",
+        description="`global-time` splits by one point in time for everyone (leaks nothing); `leave-one-out` keeps each user's last two moments and warns what that leaks; `d3` is the published preparation of Amazon reviews, `bigrec-movie` and `bigrec-game` are those of MovieLens-10M and of Amazon's video games.",
     )
     engine: str = Field(default="duckdb", description="What computes: `groundrec list engines` shows them.")
     memory_limit: str | None = Field(
@@ -121,16 +123,27 @@ class Prepare(Section):
     max_history: int | None = Field(
         default=None,
         ge=1,
-        description="Most recent items kept as a query's history; when unset 10 for `d3` and 200 for the others.",
+        description="Most recent items kept as a query's history; when unset 10 for `d3`, `bigrec-movie` and `bigrec-game`, and 200 for the others. With `bigrec-movie` a history has exactly so many.",
     )
     bad_rows: Literal["fail", "quarantine"] = Field(
         default="fail",
         description="What to do with rows that cannot be used: stop at the first, or set them aside in `quarantine.parquet` and count them.",
     )
+    like_above: float = Field(
+        default=LIKE_ABOVE,
+        description="A rating above this becomes 1, any other 0 (`bigrec-movie`); nothing is left out for its rating.",
+    )
     d3: D3 = D3()
 
     def model_post_init(self, _: Any) -> None:
-        """Check that something is left to train on."""
+        """Check that something is left to train on, and that likes are asked for where they are made."""
+        if self.like_above != LIKE_ABOVE and self.protocol != "bigrec-movie":
+            raise ConfigError(
+                "prepare.like_above makes likes of ratings, which only the protocol `bigrec-movie` does",
+                value=f"like_above = {self.like_above}, protocol = {self.protocol}",
+                accepted="prepare.min_rating for other protocols",
+                next_step="--set prepare.protocol=bigrec-movie, or leave it out",
+            )
         if self.valid_share + self.test_share >= 1:
             raise ConfigError(
                 "prepare.valid_share and prepare.test_share leave nothing to train on",

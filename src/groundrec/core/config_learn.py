@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from groundrec.core.config import Section
 
-__all__ = ["CoOccurrence", "Model", "Neighbours", "Scratch", "Sequential", "Train"]
+__all__ = ["CoOccurrence", "External", "Model", "Neighbours", "Popularity", "Scratch", "Sequential", "Train"]
 
 
 class Scratch(Section):
@@ -41,8 +42,9 @@ class Model(Section):
 class Train(Section):
     """Fine-tuning of the language model."""
 
-    method: Literal["full", "lora"] = Field(
-        default="full", description="Train every weight, or low-rank adapters (LoRA)."
+    method: Literal["full", "lora", "none"] = Field(
+        default="full",
+        description="Train every weight, or low-rank adapters (LoRA), or nothing: the base model as it is, to compare with.",
     )
     epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
@@ -137,13 +139,57 @@ class CoOccurrence(Section):
     )
 
 
+class Popularity(Section):
+    """The `recent-popularity` signal: how often each item was taken in the last days of training."""
+
+    recent_days: float = Field(default=30, gt=0, description="Days before the end of training that count.")
+
+
+class External(Section):
+    """The `external` signal: scores made elsewhere, for every query of validation and test."""
+
+    path: Path | None = Field(
+        default=None,
+        description="A `.npz` file with `query_ids` [Q] and `scores` [Q, items] (perhaps also `item_ids`, the columns' order, and `dataset`, the fingerprint), a Parquet file with the columns `query_id` and `scores`, or a bare `.npy` array as D3's code writes it.",
+    )
+    rows: list[Literal["train", "valid", "test"]] = Field(
+        default=[],
+        description="Which queries the rows of a bare `.npy` are: those of these splits, in their order. Without it such a file is refused.",
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="Divides the scores, which are taken for unnormalised log-probabilities."
+    )
+
+
 class Sequential(Section):
-    """The text-free sequential model (SASRec)."""
+    """The text-free sequential models: `sasrec`, `gru4rec`, `caser`, and each of them as `…-dros`."""
 
     hidden: int = Field(default=64, ge=4, description="Width of the item embeddings.")
-    layers: int = Field(default=2, ge=1, description="Self-attention layers.")
-    heads: int = Field(default=2, ge=1, description="Attention heads per layer.")
+    layers: int = Field(default=2, ge=1, description="Layers of SASRec and GRU4Rec.")
+    heads: int = Field(default=2, ge=1, description="Attention heads per layer of SASRec.")
+    window: int = Field(default=5, ge=1, description="Most recent items that Caser's filters see.")
+    horizontal: int = Field(default=16, ge=1, description="Caser's horizontal filters of each height.")
+    vertical: int = Field(default=4, ge=1, description="Caser's vertical filters.")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout while training.")
+    loss: Literal["cross-entropy", "binary", "gbce"] = Field(
+        default="cross-entropy",
+        description="Objective: cross-entropy over the whole catalogue; `binary` tells the next item from `negatives` random ones, as SASRec's paper does; `gbce` also corrects the overconfidence that this brings (gSASRec). The `…-dros` signals have their own.",
+    )
+    negatives: int = Field(default=16, ge=1, description="Random items beside each next one, for `binary` and `gbce`.")
+    calibration: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="Strength of `gbce`'s correction (t in the paper): 0 is `binary`, 1 corrects in full.",
+    )
+    dros_weight: float = Field(
+        default=0.1, ge=0, description="Weight of the distributionally robust part of the `…-dros` signals' objective."
+    )
+    dros_temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="How far DROS lets the distribution of items move from popularity: smaller looks at worse cases.",
+    )
     max_length: int = Field(default=20, ge=2, description="Most recent items the model sees.")
     epochs: int = Field(default=15, ge=1, description="Most passes over the training sequences.")
     batch_size: int = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -79,6 +80,14 @@ class Recommend(Section):
     assistant_mass: Literal["sum", "max"] = Field(
         default="sum",
         description="A branch's share of the assistant: the sum of its items' probabilities, or the largest of them.",
+    )
+    allow: Path | None = Field(
+        default=None,
+        description="Text file of the only items that may be recommended, an item id or a title per line, e.g. one category. No method may recommend another, and none is trained anew.",
+    )
+    deny: Path | None = Field(
+        default=None,
+        description="Text file of items that are never recommended, an item id or a title per line, e.g. what is out of stock.",
     )
     exclude_seen: bool = Field(default=True, description="Never recommend an item of the query's history.")
     valid_queries: int | None = Field(

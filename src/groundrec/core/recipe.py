@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from groundrec.core.config import Data, Prepare, Section
-from groundrec.core.config_learn import CoOccurrence, Model, Neighbours, Sequential, Train
+from groundrec.core.config_learn import CoOccurrence, External, Model, Neighbours, Popularity, Sequential, Train
 from groundrec.core.config_rank import Evaluate, Fuse, Recommend
 from groundrec.core.errors import ConfigError
 
@@ -38,19 +38,21 @@ class Recipe(Section):
         default=["popularity", "item-knn", "co-occurrence", "sasrec"],
         description="Collaborative signals to fit and compare.",
     )
+    popularity: Popularity = Popularity()
     neighbours: Neighbours = Neighbours()
     co_occurrence: CoOccurrence = CoOccurrence()
     sequential: Sequential = Sequential()
+    external: External = External()
     recommend: Recommend = Recommend()
     fuse: Fuse = Fuse()
     evaluate: Evaluate = Evaluate()
 
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one section."""
-        if self.train.method == "lora" and self.model.base_model == "scratch":
+        if self.train.method != "full" and self.model.base_model == "scratch":
             raise ConfigError(
-                "LoRA adapts a trained model, and `scratch` is none",
-                value="train.method = lora, model.base_model = scratch",
+                "the model `scratch` has random weights: all of them have to be trained",
+                value=f"train.method = {self.train.method}, model.base_model = scratch",
                 accepted="the folder of a language model, or train.method = full",
                 next_step="--set train.method=full, or --set model.base_model=PATH",
             )

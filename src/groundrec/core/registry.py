@@ -23,6 +23,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "table": "groundrec.data.sources:Table",
     },
     "protocols": {
+        "bigrec-game": "groundrec.data.bigrec:game",
+        "bigrec-movie": "groundrec.data.bigrec:movie",
         "d3": "groundrec.data.d3:d3",
         "global-time": "groundrec.data.moments:global_time",
         "leave-one-out": "groundrec.data.moments:leave_one_out",
@@ -36,7 +38,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "minionerec": "groundrec.data.imports:minionerec",
     },
     "formats": {
+        "bigrec": "groundrec.data.exports:bigrec",
         "d3": "groundrec.data.formats:d3",
+        "minionerec": "groundrec.data.exports:minionerec",
+        "recbole": "groundrec.data.exports:recbole",
     },
     "base_models": {
         "scratch": "groundrec.models.language:scratch",
@@ -45,9 +50,16 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "signals": {
         "popularity": "groundrec.rank.signals:Popularity",
+        "recent-popularity": "groundrec.rank.signals:RecentPopularity",
+        "external": "groundrec.rank.external:External",
         "item-knn": "groundrec.rank.signals:ItemKNN",
         "co-occurrence": "groundrec.rank.signals:CoOccurrence",
-        "sasrec": "groundrec.rank.signals:Sequential",
+        "sasrec": "groundrec.rank.networks:SASRec",
+        "gru4rec": "groundrec.rank.networks:GRU4Rec",
+        "caser": "groundrec.rank.networks:Caser",
+        "sasrec-dros": "groundrec.rank.networks:SASRecDROS",
+        "gru4rec-dros": "groundrec.rank.networks:GRU4RecDROS",
+        "caser-dros": "groundrec.rank.networks:CaserDROS",
     },
     "metrics": {
         "hr": "groundrec.evaluate.metrics:hit_rate",

@@ -159,7 +159,7 @@ class Run:
             self._follow(name, folder, inputs, work if together else None)
             return folder
         manifest = read_json(folder / "manifest.json")
-        if manifest and manifest["inputs"] == inputs:
+        if manifest and _completed(manifest["inputs"], inputs) == inputs:
             log.info(f"▪ {name}: skipped, finished before with the same inputs ({manifest['fingerprint']})")
             return folder
         self._begin(name, folder, inputs, manifest)
@@ -180,10 +180,13 @@ class Run:
         """Return when the main process has finished a stage; take part in its `work` where there is some."""
 
         def finished() -> bool:
-            return (read_json(folder / "manifest.json") or {}).get("inputs") == inputs
+            return _completed((read_json(folder / "manifest.json") or {}).get("inputs"), inputs) == inputs
+
+        def begun() -> bool:
+            return _completed(read_json(folder / "inputs.json"), inputs) == inputs
 
         if work:
-            self.processes.wait(lambda: finished() or read_json(folder / "inputs.json") == inputs, name, [MAIN])
+            self.processes.wait(lambda: finished() or begun(), name, [MAIN])
             if not finished():
                 work(folder)
         self.processes.wait(finished, name, [MAIN])
@@ -202,9 +205,9 @@ class Run:
         log.info(f"  {name} finished in {seconds:.1f} s")
 
     def _begin(self, name: str, folder: Path, inputs: dict[str, Any], manifest: dict[str, Any] | None) -> None:
-        before = read_json(folder / "inputs.json")
+        before = _completed(read_json(folder / "inputs.json"), inputs)
         if manifest:
-            log.info(f"▸ {name}: redone, because {_difference(manifest['inputs'], inputs)}")
+            log.info(f"▸ {name}: redone, because {_difference(_completed(manifest['inputs'], inputs), inputs)}")
         elif before == inputs:
             log.info(f"▸ {name}: resumed, it had begun with the same inputs")
             return
@@ -234,7 +237,7 @@ class Run:
         """Raise `ArtifactError` unless the stage is finished, and was made from these inputs among others."""
         self.fingerprint(stage)
         inputs = json.loads(json.dumps(inputs, default=str))
-        before = read_json(self.path / stage / "manifest.json")["inputs"]
+        before = _completed(read_json(self.path / stage / "manifest.json")["inputs"], inputs)
         before = {key: value for key, value in before.items() if key in inputs}
         if before != inputs:
             raise ArtifactError(
@@ -271,7 +274,8 @@ def _refuse_supervised(path: Path) -> None:
 
 def _refuse_other_data(path: Path, recipe: Recipe) -> None:
     """Raise `ArtifactError` where the run in `path` has prepared another data set: its work would be thrown away."""
-    before, now = read_json(path / "dataset" / "inputs.json") or {}, recipe.model_dump(mode="json")
+    now = recipe.model_dump(mode="json")
+    before = _completed(read_json(path / "dataset" / "inputs.json") or {}, now)
     prepared = (path / "dataset" / "manifest.json").exists()
     for section in ("data", "prepare"):
         if prepared and before.get(section) != now[section]:
@@ -318,6 +322,15 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     return candidate
+
+
+def _completed(before: Any, now: Any, defaults: Any = None) -> Any:
+    """Return earlier inputs, each setting of `now` that did not exist then at its default: what was done then."""
+    defaults = Recipe().model_dump(mode="json") if defaults is None else defaults
+    if not all(isinstance(values, dict) for values in (before, now, defaults)):
+        return before
+    new = {key: defaults[key] for key in now if key in defaults and key not in before}
+    return {**{key: _completed(value, now.get(key), defaults.get(key) or ()) for key, value in before.items()}, **new}
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from groundrec.core.types import Ragged
 
-__all__ = ["as_arrow", "as_lists", "as_numpy", "as_texts", "bytes_of"]
+__all__ = ["as_arrow", "as_lists", "as_numpy", "as_texts", "bytes_of", "order_of"]
 
 
 def as_arrow(array: NDArray[np.number]) -> pa.Array:
@@ -48,3 +48,16 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     arrays = [np.from_dlpack(chunk) for chunk in chunks]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def order_of(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return where the least of some whole numbers stands, then the next, …; equal ones in their order.
+
+    NumPy sorts numbers of 16 bits without comparing them, and so several times as fast as larger ones: digit by digit.
+    """
+    rest = (numbers.astype(np.int64) - numbers.min(initial=0)).astype(np.uint64)
+    order = np.argsort(rest.astype(np.uint16), kind="stable")
+    for shift in range(16, int(rest.max(initial=0)).bit_length(), 16):
+        digit = (rest >> np.uint64(shift)).astype(np.uint16)
+        order = order[np.argsort(digit[order], kind="stable")]
+    return order

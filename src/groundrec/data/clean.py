@@ -104,6 +104,7 @@ def usable(raw: Raw, section: Prepare, folder: Path) -> tuple[Coded, ir.Table, d
     rows["bad_items"] = bad_items
     _set_aside(events, items, rows, section, folder)
     found = coded(events.filter(events.problem.isnull()))
+    good = stored(good)  # titles may stand among the interactions
     release(raw.interactions)
     assert found
     return found, good, rows

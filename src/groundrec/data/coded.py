@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from groundrec.data.arrays import as_arrow, as_numpy, as_texts
+from groundrec.data.arrays import as_arrow, as_numpy, as_texts, order_of
 from groundrec.data.events import Events
 from groundrec.data.files import streamed
 
 __all__ = ["Coded", "coded", "first_seen", "places"]
 
 LEAST_ROOM = 1 << 20
+MOST_REPEATED = 1 << 18
+"""Texts of a column that may wait to be compared."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Coded:
         """
         user, seen = first_seen(self.user[kept], len(self.users))
         time = self.time[kept]
-        order = np.argsort(time, kind="stable")
-        order = order[np.argsort(user[order], kind="stable")]
+        order = order_of(time)
+        order = order[order_of(user[order])]
         names = self.users.take(as_arrow(seen)).to_pylist()
         item, rating = number[self.item[kept]], self.rating[kept]
         return Events(
@@ -74,21 +76,22 @@ def coded(events: ir.Table) -> Coded | None:
 
     They are in the order of `row`; a table without it is in order.
     """
-    codes = {name: _Codes() for name in ("user", "item", "rating")}
-    numbers = ("time", "row") if "row" in events.columns else ("time",)
-    columns = {name: _Growing(np.int64 if name in numbers else np.int32) for name in (*codes, *numbers)}
+    texts = {name: _Texts() for name in ("user", "item", "rating")}
+    numbers = {name: _Growing(np.int64) for name in ("time", "row") if name in events.columns}
     for batch in streamed(events.select("user", "rating", *numbers, "bad", item="item_id")):
         if as_numpy(batch["bad"]).any():
             return None
-        for name, column in columns.items():
-            column.append(codes[name].add(batch[name]) if name in codes else as_numpy(batch[name]))
-        pa.default_memory_pool().release_unused()
-    found = {name: column.array for name, column in columns.items()}
+        for name, column in texts.items():
+            column.append(batch[name])
+        for name, column in numbers.items():
+            column.append(as_numpy(batch[name]))
+    values = {f"{name}s": column.values() for name, column in texts.items()}
+    found = {name: column.array for name, column in {**texts, **numbers}.items()}
     row = found.pop("row", np.empty(0))
     if (row[1:] < row[:-1]).any():
-        order = np.argsort(row)
+        order = order_of(row)
         found = {name: column[order] for name, column in found.items()}
-    return Coded(**found, **{f"{name}s": code.values for name, code in codes.items()})
+    return Coded(**found, **values)
 
 
 def first_seen(codes: NDArray[np.int32], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -105,28 +108,6 @@ def first_seen(codes: NDArray[np.int32], size: int) -> tuple[NDArray[np.int32], 
 def places(texts: pa.StringArray, known: pa.StringArray) -> pa.Int32Array:
     """Return where each text is among `known`, null where it is not."""
     return pc.call_function("index_in", [texts], pc.SetLookupOptions(known))
-
-
-class _Codes:
-    """A number for each text, in the order of first appearance over all batches."""
-
-    def __init__(self) -> None:
-        self.values = as_texts([])
-
-    def add(self, column: pa.StringArray) -> NDArray[np.int32]:
-        """Return the numbers of the next texts."""
-        found = column.dictionary_encode()
-        texts, numbers = found.dictionary, as_numpy(found.indices)
-        if not len(self.values):
-            self.values = texts
-            return numbers
-        place = places(texts, self.values)
-        new = place.is_null()
-        is_new = as_numpy(new.cast(pa.uint8())).astype(bool)
-        number = np.frombuffer(place.buffers()[1], np.int32)[: len(place)].copy()
-        number[is_new] = np.arange(is_new.sum()) + len(self.values)
-        self.values = pa.concat_arrays([self.values, texts.filter(new)])
-        return number[numbers]
 
 
 class _Growing:
@@ -147,3 +128,37 @@ class _Growing:
             self._room.resize(2 * used, refcheck=False)
         self._room[self._used : used] = values
         self._used = used
+
+
+class _Texts:
+    """A growing column of texts as numbers.
+
+    To look the texts of a batch up among all that are known takes a table of those, each time. So a batch brings its
+    different texts along, and equal ones of several batches are found when there are as many as pays.
+    """
+
+    def __init__(self) -> None:
+        self._numbers, self._settled = _Growing(np.int32), 0
+        self._parts, self._size = [as_texts([])], 0
+
+    @property
+    def array(self) -> NDArray[np.int32]:
+        """Which of `values` each text is, once that was called."""
+        return self._numbers.array
+
+    def append(self, column: pa.StringArray) -> None:
+        """Add texts, none of them null, at the end."""
+        found = column.dictionary_encode()
+        self._numbers.append(as_numpy(found.indices) + np.int32(self._size))
+        self._parts.append(found.dictionary)
+        self._size += len(found.dictionary)
+        if self._size > max(MOST_REPEATED, 8 * len(self._parts[0])):
+            self.values()
+
+    def values(self) -> pa.StringArray:
+        """Return the different texts in the order of first appearance, and let the numbers be theirs."""
+        together = pa.concat_arrays(self._parts).dictionary_encode()
+        new = self.array[self._settled :]
+        new[:] = as_numpy(together.indices)[new]
+        self._parts, self._size, self._settled = [together.dictionary], len(together.dictionary), len(self.array)
+        return together.dictionary

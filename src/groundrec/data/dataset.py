@@ -96,7 +96,7 @@ class Reader:
         self._digests: dict[str, list[str]] = {}
         record = read_json(folder / "dataset.json")
         if not isinstance(record, dict) or "fingerprint" not in record:
-            raise _refused(folder, "no finished data set: dataset.json is missing or cut short")
+            raise self.refused("no finished data set: dataset.json is missing or cut short")
         self.fingerprint: str = record["fingerprint"]
         self.card: dict[str, Any] = record.get("card", {})
         self._events: str | None = record.get("events")
@@ -105,22 +105,33 @@ class Reader:
                 table = file.read()
             self.catalogue = Catalogue(tuple(table["item_id"].to_pylist()), tuple(table["title"].to_pylist()))
 
-    def blocks(self, split: str) -> Iterator[Queries]:
-        """Yield the queries of `train`, `valid` or `test`, at most `ROW_GROUP` at a time."""
+    def batches(self, split: str) -> Iterator[tuple[pa.RecordBatch, Ragged, Ragged]]:
+        """Yield some rows of the file of `train`, `valid` or `test` at a time, and their histories and targets."""
         hashes = QueryHashes()
         with self._readable(), pq.ParquetFile(self._folder / f"{split}.parquet") as file:
             for batch in file.iter_batches(ROW_GROUP):
-                yield _read(batch, hashes)
+                history, targets = (
+                    Ragged(as_numpy(c.flatten()), _offsets(c)) for c in (batch["history"], batch["targets"])
+                )
+                ids, times = (as_numpy(batch[name]) for name in ("query_id", "time"))
+                hashes.add(ids, quoted(batch["user"]), times, history, targets)
+                yield batch, history, targets
         self._digests[split] = hashes.digests()
+
+    def blocks(self, split: str) -> Iterator[Queries]:
+        """Yield the queries of `train`, `valid` or `test`, at most `ROW_GROUP` at a time."""
+        for batch, history, targets in self.batches(split):
+            users = np.array(batch["user"].to_pylist())
+            yield Queries(as_numpy(batch["query_id"]), users, as_numpy(batch["time"]), history, targets)
 
     def events(self) -> tuple[Events, NDArray[np.int64]]:
         """Return the interactions that were kept, and the id of the query that each is a target of, or -1."""
         if not self._events:
-            raise _refused(self._folder, "this data set does not keep the ratings and times of its histories")
+            raise self.refused("this data set does not keep the ratings and times of its histories")
         with self._readable():
             events, query_ids, found = read_events(self._folder / "events.parquet")
         if found != self._events:
-            raise _refused(self._folder, "events.parquet is not that of dataset.json")
+            raise self.refused("events.parquet is not that of dataset.json")
         return events, query_ids
 
     def check(self) -> None:
@@ -129,14 +140,19 @@ class Reader:
         found = digest("data set", *texts, *(d for name in SPLITS for d in self._digests[name]))
         if found != self.fingerprint:
             what = f"the files are not those of dataset.json ({found} is not {self.fingerprint})"
-            raise _refused(self._folder, what)
+            raise self.refused(what)
+
+    def refused(self, what: str) -> ArtifactError:
+        """Return the error that says what is wrong with this data set."""
+        accepted = "a folder that `prepare` finished"
+        return ArtifactError(what, value=self._folder, accepted=accepted, next_step="prepare the data set again")
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise _refused(self._folder, f"the data set cannot be read ({error})") from None
+            raise self.refused(f"the data set cannot be read ({error})") from None
 
 
 def load(folder: Path) -> PreparedDataset:
@@ -153,7 +169,7 @@ def copy(source: Path, folder: Path) -> dict[str, Any]:
     """Copy the data set in `source`, read and checked first, into `folder`; return its card."""
     reader = Reader(source)
     for name in SPLITS:
-        for _ in reader.blocks(name):
+        for _ in reader.batches(name):
             pass
     reader.check()
     names = [file.name for file in source.glob("*.parquet") if file.stem in ("items", "events", *SPLITS)]
@@ -179,9 +195,10 @@ def room_on_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        there = next(path for path in (folder, *folder.parents) if path.exists())
         raise DataError(
             "the disk is full",
-            value=f"{shutil.disk_usage(folder).free:,} bytes are free in {folder}",
+            value=f"{folder}; without what was begun, {shutil.disk_usage(there).free:,} bytes are free",
             accepted="room for the data set and for what the engine sets aside meanwhile",
             next_step="free some space, or write to another disk; nothing half-written was kept",
         ) from None
@@ -208,12 +225,6 @@ def _iso(seconds: np.integer) -> str:
     return f"{np.datetime64(int(seconds), 's')}Z"
 
 
-def _refused(folder: Path, what: str) -> ArtifactError:
-    return ArtifactError(
-        what, value=folder, accepted="a folder that `prepare` finished", next_step="prepare the data set again"
-    )
-
-
 def _item_table(catalogue: Catalogue) -> pa.Table:
     return pa.table(
         {
@@ -236,14 +247,14 @@ def _write_queries(split: Split, file: Path) -> list[str]:
             columns = (as_arrow(ids[rows]), texts.take(number), as_arrow(times[rows]))
             lists = (as_lists(history), as_lists(targets))
             writer.write_table(pa.Table.from_arrays([*columns, *lists], schema=QUERIES))
-            pa.default_memory_pool().release_unused()
     return hashes.digests()
 
 
 @lru_cache(maxsize=1)
 def _texts(names: tuple[str, ...]) -> tuple[pa.StringArray, pa.StringArray]:
     """Return the names of users as they are and as JSON has them; splits share their users."""
-    return as_texts(names), quoted(names)
+    texts = as_texts(names)
+    return texts, quoted(texts)
 
 
 def _users(split: Split) -> tuple[list[str], NDArray[np.int32]]:
@@ -266,15 +277,6 @@ def _lists(split: Split) -> Iterator[tuple[slice, Ragged, Ragged]]:
 def _part(ragged: Ragged, rows: slice) -> Ragged:
     offsets = ragged.offsets[rows.start : rows.stop + 1]
     return Ragged(ragged.values[offsets[0] : offsets[-1]], offsets - offsets[0])
-
-
-def _read(batch: pa.RecordBatch, hashes: QueryHashes) -> Queries:
-    """Return the queries of a batch, and add them to `hashes`."""
-    ids, times = (as_numpy(batch[name]) for name in ("query_id", "time"))
-    history, targets = (Ragged(as_numpy(c.flatten()), _offsets(c)) for c in (batch["history"], batch["targets"]))
-    users = batch["user"].to_pylist()
-    hashes.add(ids, quoted(users), times, history, targets)
-    return Queries(ids, np.array(users), times, history, targets)
 
 
 def _offsets(column: pa.ListArray) -> NDArray[np.int64]:

@@ -73,7 +73,6 @@ def write_events(events: Events, query_ids: NDArray[np.int64], file: Path) -> st
     with pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=REPEATED) as writer:  # type: ignore[arg-type]
         for rows in _row_groups(events, query_ids):
             writer.write_table(rows)
-            pa.default_memory_pool().release_unused()
     return _digest(events, query_ids)
 
 

@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import log
-from groundrec.core.types import Catalogue, Queries
-from groundrec.data.arrays import as_arrow, as_texts, bytes_of
+from groundrec.core.types import Catalogue
+from groundrec.data.arrays import as_arrow, as_numpy, as_texts, bytes_of
 from groundrec.data.dataset import Reader
 from groundrec.data.events import Events
 from groundrec.data.windows import SPLITS, ranges
 
-__all__ = ["Format", "d3"]
+__all__ = ["Format", "d3", "name_of"]
 
 Format: TypeAlias = Callable[[Reader, Path], list[Path]]
 """Writes a finished data set into a folder and returns the files; none of them before all are whole."""
 
-ROWS = 1 << 13
+ROWS = 1 << 11
 SPECIAL = frozenset(',"\r\n')
 HEADER = (
     "user_id,item_asins,item_asin,history_item_id,item_id,history_item_title,item_title,"
@@ -43,7 +43,7 @@ HEADER = (
 
 def d3(reader: Reader, folder: Path) -> list[Path]:
     """Write the files of D3's `process.py`; queries without a history have no row there, and are left out."""
-    name = _name_of(reader)
+    name = name_of(reader)
     files = [folder / part / f"{name}.csv" for part in SPLITS] + [folder / "info" / f"{name}.txt"]
     writer = _Writer(reader)
     with contextlib.ExitStack() as stack:
@@ -53,8 +53,8 @@ def d3(reader: Reader, folder: Path) -> list[Path]:
         for split, part in zip(SPLITS, parts, strict=False):
             with part.open("wb") as out:
                 out.write(HEADER.encode())
-                for block in reader.blocks(split):
-                    writer.write(block, out)
+                for batch, history, targets in reader.batches(split):
+                    writer.write(as_numpy(batch["query_id"]), history.lengths, targets.lengths, out)
         lines = (f"{title}\t{item}\n" for item, title in enumerate(reader.catalogue.titles))
         parts[-1].write_bytes("".join(lines).encode())
         reader.check()
@@ -63,7 +63,8 @@ def d3(reader: Reader, folder: Path) -> list[Path]:
     return files
 
 
-def _name_of(reader: Reader) -> str:
+def name_of(reader: Reader) -> str:
+    """Return what the published script would call the files: category, k and window, as far as they are known."""
     settings, window = reader.card.get("settings", {}), reader.card.get("window")
     category = settings.get("category") or settings.get("source") or "dataset"
     if not window:
@@ -121,7 +122,7 @@ class _Writer:
     """Turns queries into rows. A row is a user, then five times a list of the history and the target's own value."""
 
     def __init__(self, reader: Reader) -> None:
-        self.left_out = 0
+        self.left_out, self._reader = 0, reader
         self._events, query_ids = reader.events()
         self._start = _first_targets(query_ids)
         words = _Words()
@@ -130,13 +131,16 @@ class _Writer:
         self._columns = _columns(words, reader.catalogue, self._events)
         self._spell = words.spell()
 
-    def write(self, block: Queries, out: IO[bytes]) -> None:
-        """Write the rows of some queries, one for each target."""
-        targets = block.targets.lengths
-        length = np.repeat(block.history.lengths, targets)
-        start = np.repeat(self._start[block.ids], targets)
-        target = ranges(self._start[block.ids], self._start[block.ids] + targets)
-        self.left_out += int((block.history.lengths == 0).sum())
+    def write(
+        self, ids: NDArray[np.int64], lengths: NDArray[np.int64], targets: NDArray[np.int64], out: IO[bytes]
+    ) -> None:
+        """Write the rows of queries with histories of such lengths, one for each target."""
+        if ids.max(initial=-1) >= len(self._start):
+            raise self._reader.refused("the queries are not those of events.parquet")
+        first = self._start[ids]
+        start, length = np.repeat(first, targets), np.repeat(lengths, targets)
+        target = ranges(first, first + targets)
+        self.left_out += int((lengths == 0).sum())
         rows = np.flatnonzero(length)
         for some in np.array_split(rows, max(1, len(rows) // ROWS)):
             out.write(self._spell(self._numbers(start[some], length[some], target[some])))

@@ -7,7 +7,7 @@ about how the texts were made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ __all__ = ["bigrec", "quoted_titles"]
 SAMPLES = "_5000"
 """Ends the names of the random samples that are published beside the splits; read where the split is not there."""
 
-LISTS = {"movies.dat": ("::", "iso-8859-1"), "id2name.txt": ("\t", "utf-8")}
 BETWEEN = '", "'
 BLOCK = 1 << 14
 UNKNOWN = "The files name no users: every query is one of a user of its own."
@@ -43,12 +42,11 @@ def bigrec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
     listed = len(items.titles)
     parts = {split: Rows() for split in SPLITS}
     with engine(out) as connection:
-        targets = (target for file in files.values() for _, target in _texts(connection, file))
-        unclear = {title for title in chain(targets, items.titles) if BETWEEN in title}
+        around, unclear = _first_look(connection, files.values(), items.titles)
         for split, part in parts.items():
             for row, (text, target) in enumerate(_texts(connection, files[split]), 1):
                 history = quoted_titles(text, unclear)
-                if not history:
+                if not history and text != around:
                     raise unusable(
                         files[split], f"row {row}", text[:200], "an input that names titles in quotation marks"
                     )
@@ -60,6 +58,16 @@ def bigrec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
         part.times.extend(range(place, place := place + len(part.lengths)))
         part.users.extend(map(str, part.times))
     return finish(items.catalogue(), parts, _told(files, items, listed), out, untold=("times", "users"))
+
+
+def _first_look(connection: Backend, files: Iterable[Path], listed: Iterable[str]) -> tuple[str, set[str]]:
+    """Return the words around the titles of the first input that has some, and the titles with `BETWEEN` in them."""
+    around, unclear = "", {title for title in listed if BETWEEN in title}
+    for text, target in chain.from_iterable(_texts(connection, file) for file in files):
+        around = around or (text[: text.find('"')] + text[text.rfind('"') + 1 :] if '"' in text else "")
+        if BETWEEN in target:
+            unclear.add(target)
+    return around, unclear
 
 
 def quoted_titles(text: str, unclear: Collection[str] = ()) -> list[str]:
@@ -125,14 +133,32 @@ def _file(folder: Path, split: str) -> Path:
 
 
 def _listed(folder: Path) -> _Items:
-    """Return the items of a list beside the splits: `id::title::genres` or title, tab, id."""
-    for name, (mark, encoding) in LISTS.items():
-        if (folder / name).exists():
-            lines = (folder / name).read_bytes().decode(encoding, errors="replace").split("\n")
-            rows = [line.rstrip("\r").split(mark) for line in lines if mark in line]
-            pairs = [(row[0], row[1]) if name == "movies.dat" else (row[-1], mark.join(row[:-1])) for row in rows]
-            return _Items([item_id for item_id, _ in pairs], [title for _, title in pairs])
-    return _Items((), ())
+    """Return the items of a list beside the splits: `id::title::genres` or title, tab, number."""
+    movies, names = folder / "movies.dat", folder / "id2name.txt"
+    if movies.exists():
+        rows = [line.split("::") for line in _lines(movies, "iso-8859-1") if "::" in line]
+        return _Items([row[0] for row in rows], [row[1] for row in rows])
+    return _named(names) if names.exists() else _Items((), ())
+
+
+def _named(file: Path) -> _Items:
+    """Return the items of `id2name.txt`; a title may hold tabs and line breaks."""
+    ids, titles, held = [], [], ""
+    for line in _lines(file, "utf-8"):
+        title, tab, item_id = f"{held}{line}".rpartition("\t")
+        if tab and item_id.strip().isdigit():
+            ids.append(item_id.strip())
+            titles.append(title)
+            held = ""
+        else:
+            held = f"{held}{line}\n"
+    if held.strip():
+        raise unusable(file, f"row {len(ids) + 1}", held[:200], "a title, a tab and a number")
+    return _Items(ids, titles)
+
+
+def _lines(file: Path, encoding: str) -> list[str]:
+    return file.read_bytes().decode(encoding, errors="replace").split("\n")
 
 
 def _told(files: Mapping[str, Path], items: _Items, listed: int) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class MovieLens:
         item, title = layout.columns["item"], layout.columns["title"]
         if _YEAR in items.columns:
             items = items.mutate(**{title: _with_year(items[title], items[_YEAR])})
-        return Raw(interactions(events, layout.columns), items_of(items, item, title))
+        encoding = _encoding(items_file) if layout.names[1] else ""
+        return Raw(interactions(events, layout.columns), items_of(items, item, title), encoding=encoding)
 
 
 class MovieLens100K:

@@ -67,12 +67,19 @@ class Glance:
 
 
 class Raw:
-    """What a source read: tables with the columns of `INTERACTIONS` and `ITEMS`; perhaps a `glance` at the former."""
+    """What a source read: tables with the columns of `INTERACTIONS` and `ITEMS`; perhaps a `glance` at the former.
+
+    `encoding` is that of the items' file where its format does not fix one.
+    """
 
     def __init__(
-        self, interactions: ir.Table | Callable[[], ir.Table], items: ir.Table, glance: Glance | None = None
+        self,
+        interactions: ir.Table | Callable[[], ir.Table],
+        items: ir.Table,
+        glance: Glance | None = None,
+        encoding: str = "",
     ) -> None:
-        self._interactions, self.items, self.glance = interactions, items, glance
+        self._interactions, self.items, self.glance, self.encoding = interactions, items, glance, encoding
 
     @cached_property
     def interactions(self) -> ir.Table:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue, Queries, Query, Ragged
+from groundrec.data.arrays import order_of
 from groundrec.data.events import NO_QUERY, Events
 
 __all__ = ["BLOCK", "SPLITS", "Prepared", "Windows", "log_counts", "one_target_each", "query_of_each", "ranges"]
@@ -88,15 +89,17 @@ class Prepared:
     """What else the card should say; `notes` is a list of sentences."""
 
 
-def one_target_each(events: Events, *, least: int, most: int) -> dict[str, Windows]:
+def one_target_each(events: Events, *, least: int | NDArray[np.integer], most: int) -> dict[str, Windows]:
     """Return one query for each event that has `least` earlier ones of its user; its history is the `most` latest.
+
+    `least` may be another number for each event. Shape: [E].
 
     Earlier means before it in `events`, be it in the same second. Queries are sorted by time, equal times as in
     `events`; the first 80% are train, the next 10% valid, the rest test.
     """
     first = events.first[events.user]
     start = np.flatnonzero(np.arange(len(events), dtype=first.dtype) - first >= least).astype(first.dtype)
-    start = start[np.argsort(events.time[start], kind="stable")]
+    start = start[order_of(events.time[start])]
     cuts = [0, int(len(start) * 0.8), int(len(start) * 0.9), len(start)]
     return {
         name: _windows(events, start[a:b], first[start[a:b]], most, a)
@@ -138,5 +141,5 @@ def ranges(start: NDArray[np.integer], stop: NDArray[np.integer]) -> NDArray[np.
     lengths = stop - start
     if (lengths == 1).all():
         return start
-    offsets = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(start - offsets, lengths)
+    offsets = (np.cumsum(lengths) - lengths).astype(start.dtype)
+    return np.arange(lengths.sum(), dtype=start.dtype) + np.repeat(start - offsets, lengths)

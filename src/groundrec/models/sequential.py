@@ -1,8 +1,7 @@
-"""SASRec: a causal transformer over item numbers (Kang & McAuley, "Self-Attentive Sequential Recommendation", 2018).
+"""Networks over item numbers that score every item as the next one: SASRec, GRU4Rec, Caser.
 
-Unlike the paper's, it is trained with cross-entropy over the whole catalogue, knows places by their distance (a bias of
-the attention) instead of by number, and begins every history with a learned start symbol, so that an empty one has a
-distribution too. Knows nothing about users, times or titles.
+All share their input and output embeddings, have a bias for each item, and begin every history with a learned start
+symbol, so that an empty one has a distribution too. Knows nothing about users, times, titles or objectives.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groundrec.core.config_learn import Sequential
+from groundrec.core.errors import TrainingError
 from groundrec.core.types import NO_ITEM, Ragged
 
-__all__ = ["SASRec", "pad"]
+__all__ = ["NETWORKS", "Caser", "GRU4Rec", "NextItem", "SASRec", "pad"]
 
 
 def pad(histories: Ragged, length: int) -> NDArray[np.int64]:
@@ -56,23 +57,28 @@ class _Block(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
-class SASRec(nn.Module):
+class NextItem(nn.Module):
     """Scores every item as the next one of a history.
 
     Items come as [q, L], L ≤ `max_length`, with `NO_ITEM` for padding on either side; padding never changes a score.
     """
 
-    def __init__(
-        self, item_count: int, *, hidden: int, layers: int, heads: int, dropout: float, max_length: int
-    ) -> None:
+    scale: Tensor
+    """What scores are multiplied by to be log-probabilities; 1 until something better is known. Shape: []."""
+
+    def __init__(self, item_count: int, section: Sequential) -> None:
         super().__init__()
-        self.item_count, self.max_length = item_count, max_length
-        self.items = nn.Embedding(item_count + 1, hidden)
+        self.item_count, self.max_length = item_count, section.max_length
+        self.items = nn.Embedding(item_count + 1, section.hidden)
         self.bias = nn.Parameter(torch.zeros(item_count))
-        self.blocks = nn.ModuleList(_Block(hidden, heads, dropout, max_length) for _ in range(layers))
-        self.norm = nn.LayerNorm(hidden)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.items.weight, std=hidden**-0.5)
+        self.dropout = nn.Dropout(section.dropout)
+        self.register_buffer("scale", torch.ones(()))
+        self.add_layers(section)
+        nn.init.normal_(self.items.weight, std=section.hidden**-0.5)
+
+    def add_layers(self, section: Sequential) -> None:
+        """Add what `read` needs."""
+        raise NotImplementedError
 
     def encode(self, items: Tensor) -> Tensor:
         """Return what is known after the start symbol and after each item. Shape: [q, L] → [q, L + 1, hidden].
@@ -81,11 +87,11 @@ class SASRec(nn.Module):
         """
         items = items.gather(1, (items == NO_ITEM).to(torch.uint8).argsort(dim=1, stable=True))
         items = F.pad(items, (1, 0), value=self.item_count)
-        states = self.dropout(self.items(items.clamp(min=0)))
-        columns = torch.arange(items.shape[1], device=items.device)
-        for block in self.blocks:
-            states = block(states, columns[:, None] - columns)
-        return self.norm(states)
+        return self.read(self.dropout(self.items(items.clamp(min=0))))
+
+    def read(self, items: Tensor) -> Tensor:
+        """Return what is known after each of the embedded items, from it and those before. Both: [q, n, hidden]."""
+        raise NotImplementedError
 
     def logits(self, states: Tensor) -> Tensor:
         """Return unnormalised log-probabilities of every item. Shape: [..., hidden] → [..., I]."""
@@ -102,6 +108,72 @@ class SASRec(nn.Module):
         training, device = self.training, self.bias.device
         self.eval()
         batches = torch.from_numpy(pad(histories, self.max_length)).split(batch_size)
-        parts = [self(batch.to(device)).float().cpu().numpy() for batch in batches]
+        parts = [(self.scale * self(batch.to(device))).float().cpu().numpy() for batch in batches]
         self.train(training)
         return np.concatenate(parts)
+
+
+class SASRec(NextItem):
+    """A causal transformer (Kang & McAuley, "Self-Attentive Sequential Recommendation", 2018).
+
+    Knows places by their distance, a bias of the attention, instead of by number.
+    """
+
+    def add_layers(self, section: Sequential) -> None:
+        if section.hidden % section.heads:
+            raise TrainingError(
+                "sequential.hidden cannot be shared among the heads",
+                value=f"hidden = {section.hidden}, heads = {section.heads}",
+                accepted="a multiple of sequential.heads",
+                next_step=f"--set sequential.heads=1 or --set sequential.hidden={section.heads * 16}",
+            )
+        shape = (section.hidden, section.heads, section.dropout, section.max_length)
+        self.blocks = nn.ModuleList(_Block(*shape) for _ in range(section.layers))
+        self.norm = nn.LayerNorm(section.hidden)
+
+    def read(self, items: Tensor) -> Tensor:
+        columns = torch.arange(items.shape[1], device=items.device)
+        for block in self.blocks:
+            items = block(items, columns[:, None] - columns)
+        return self.norm(items)
+
+
+class GRU4Rec(NextItem):
+    """A gated recurrent network (Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", 2016).
+
+    Its sequences are people, not sessions, and its states come back to the items' embeddings through a linear layer.
+    """
+
+    def add_layers(self, section: Sequential) -> None:
+        between = section.dropout if section.layers > 1 else 0.0
+        self.gru = nn.GRU(section.hidden, section.hidden, section.layers, batch_first=True, dropout=between)
+        self.out = nn.Linear(section.hidden, section.hidden)
+
+    def read(self, items: Tensor) -> Tensor:
+        return self.out(self.dropout(self.gru(items)[0]))
+
+
+class Caser(NextItem):
+    """Convolutions over the last few items (Tang & Wang, "Personalized Top-N Sequential Recommendation ...", 2018).
+
+    Horizontal filters of every height look for patterns of neighbours, vertical ones weigh the items by their place.
+    Without the paper's embedding of the user: nobody is known by name here.
+    """
+
+    def add_layers(self, section: Sequential) -> None:
+        hidden, self.window = section.hidden, section.window
+        heights = range(1, section.window + 1)
+        self.horizontal = nn.ModuleList(nn.Conv2d(1, section.horizontal, (h, hidden)) for h in heights)
+        self.vertical = nn.Conv2d(1, section.vertical, (section.window, 1))
+        self.out = nn.Linear(section.horizontal * section.window + section.vertical * hidden, hidden)
+
+    def read(self, items: Tensor) -> Tensor:
+        q, n, hidden = items.shape
+        images = F.pad(items, (0, 0, self.window - 1, 0)).unfold(1, self.window, 1)
+        images = images.transpose(2, 3).reshape(q * n, 1, self.window, hidden)
+        found = [filters(images).relu().amax((2, 3)) for filters in self.horizontal]
+        joined = torch.cat([*found, self.vertical(images).flatten(1)], 1)
+        return self.out(self.dropout(joined)).view(q, n, hidden)
+
+
+NETWORKS: dict[str, type[NextItem]] = {"sasrec": SASRec, "gru4rec": GRU4Rec, "caser": Caser}

@@ -63,13 +63,17 @@ class Mask:
             raise SearchError(
                 "a mask names an item that is not in the catalogue", value=int(wrong), accepted=f"0 to {items - 1}"
             )
-        distinct = np.array([len(np.unique(row)) for row in self.listed])
-        if len(empty := np.flatnonzero((distinct == 0) if self.only else (distinct == items))):
+        if len(empty := np.flatnonzero(~self.leaves_any(items))):
             raise SearchError(
                 "no item is left",
                 value=f"the mask of query {empty[0]} of the batch allows nothing",
                 accepted="at least one item",
             )
+
+    def leaves_any(self, items: int) -> NDArray[np.bool_]:
+        """Return whether any of so many `items` is left to each query. Shape: [Q]."""
+        distinct = np.array([len(np.unique(row)) for row in self.listed], np.int64)
+        return distinct > 0 if self.only else distinct < items
 
     def places(self, trie: Trie) -> NDArray[np.int64]:
         """Return the listed items' places in the trie's order, ascending, then I. Shape: [Q, longest]."""

@@ -58,9 +58,8 @@ class Branches:
         """Return what follows the prompts, which needs no further reading: A = 1, no chain."""
         nodes = torch.full((len(self.below), 1), ROOT, device=self.spent.device)
         most = int(self.paths.trie.child_counts[ROOT])
-        logits, none = self.paths.tempered(self.reader.logits), torch.zeros_like(nodes)
-        totals = self.paths.totals(logits)
-        children, entering = self.paths.log_children(logits, totals, none, nodes, most, self.below)
+        weights, none = self.paths.log_weights(self.reader.logits), torch.zeros_like(nodes)
+        children, entering = self.paths.log_children(weights, none, nodes, most, self.below)
         there = nodes == ROOT
         chain = torch.zeros(len(nodes), 1, 0, device=nodes.device)
         return Read(none, there, none, there, none - 1, chain, children, entering)
@@ -119,10 +118,9 @@ class Branches:
         self._look(owner, place, above.gather(1, owner), real)
         last = (ends - 1).clamp(min=0)
         rows = last if paths.renormalised else step
-        logits = paths.tempered(self.reader.read(tokens, depth, self._seen[:, -total:], rows))
-        totals = paths.totals(logits)
+        weights = paths.log_weights(self.reader.read(tokens, depth, self._seen[:, -total:], rows))
         behind = torch.arange(nodes.shape[1], device=device).expand_as(nodes) if paths.renormalised else last
-        children, entering = paths.log_children(logits, totals, behind, nodes, max(most, 1), self.below)
+        children, entering = paths.log_children(weights, behind, nodes, max(most, 1), self.below)
         there, reached = length > 0, start + length
         ended = there & (reached == paths.tokens_to_read(nodes))
         self.spent += ends[:, -1]
@@ -132,7 +130,7 @@ class Branches:
             place=reached,
             ended=ended,
             slot=before + last,
-            chain=self._chain(logits, totals, node, place, real, owner * longest + offset, (*nodes.shape, longest)),
+            chain=self._chain(weights, node, place, real, owner * longest + offset, (*nodes.shape, longest)),
             children=children,
             entering=entering.masked_fill(~ended[:, :, None], NEVER),
         )
@@ -150,8 +148,7 @@ class Branches:
 
     def _chain(
         self,
-        logits: Tensor,
-        totals: Tensor | None,
+        weights: Tensor,
         node: Tensor,
         place: Tensor,
         real: Tensor,
@@ -160,10 +157,10 @@ class Branches:
     ) -> Tensor:
         """Return the log-probabilities of the forced tokens behind those read, put `at` their places of `shape`."""
         chain = torch.zeros(shape, device=node.device)
-        if totals is None:
+        if self.paths.renormalised:
             return chain
         forced = real & (place + 1 < self.paths.edge_length[node])
         following = self.paths.edge_token(node, (place + 1).where(forced, 0))
-        steps = logits.gather(2, following[:, :, None])[:, :, 0] - totals
+        steps = weights.gather(2, following[:, :, None])[:, :, 0]
         steps = (steps * self.below.alpha).where(forced, 0)
         return chain.flatten(1).scatter_add(1, at.where(forced, 0), steps).view(shape)

@@ -25,7 +25,7 @@ def score_leaves(paths: Paths, reader: TreeReader, below: Below) -> Tensor:
     entry = torch.zeros(len(below), len(paths), device=paths.depth.device)
     chain = torch.zeros_like(entry)
     root = torch.full((1,), ROOT, device=entry.device)
-    _enter(paths, paths.tempered(reader.logits), root, below, entry)
+    _enter(paths, paths.log_weights(reader.logits), root, below, entry)
     for nodes in _chunks(paths, len(below)):
         _read_nodes(paths, reader, nodes, below, entry, chain)
         reader.forget()
@@ -74,14 +74,14 @@ def _read_nodes(paths: Paths, reader: TreeReader, nodes: Tensor, below: Below, e
     wanted = branching | chained
     seen = _sees(paths, node, place).expand(q, -1, -1)
     at = wanted.nonzero()[:, 0].expand(q, -1)
-    logits = paths.tempered(reader.read(tokens, depth.expand(q, -1), seen, at))
+    weights = paths.log_weights(reader.read(tokens, depth.expand(q, -1), seen, at))
     reader.tokens += q * len(owner)
-    _enter(paths, logits[:, branching[wanted]], node[branching], below, entry)
+    _enter(paths, weights[:, branching[wanted]], node[branching], below, entry)
     if not paths.renormalised:
         chain[:, nodes] = 0
-        behind = logits[:, chained[wanted]]
+        behind = weights[:, chained[wanted]]
         following = paths.edge_token(node[chained], place[chained] + 1).expand(q, -1)[:, :, None]
-        chain.index_add_(1, node[chained], behind.gather(2, following)[:, :, 0] - behind.logsumexp(2))
+        chain.index_add_(1, node[chained], behind.gather(2, following)[:, :, 0])
 
 
 def _sees(paths: Paths, node: Tensor, place: Tensor) -> Tensor:
@@ -91,19 +91,17 @@ def _sees(paths: Paths, node: Tensor, place: Tensor) -> Tensor:
     return above | ((node == node[:, None]) & (place <= place[:, None]))
 
 
-def _enter(paths: Paths, logits: Tensor, nodes: Tensor, below: Below, entry: Tensor) -> None:
-    """Fill in `entry` [Q, N] for all children of n nodes, given the logits behind each node [Q, n, V]."""
+def _enter(paths: Paths, weights: Tensor, nodes: Tensor, below: Below, entry: Tensor) -> None:
+    """Fill in `entry` [Q, N] for all children of n nodes, given the log-weights behind each node [Q, n, V]."""
     count = paths.child_count[nodes]
     owner = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), count)
     place = torch.arange(len(owner), device=nodes.device) - (count.cumsum(0) - count)[owner]
     children = paths.child(nodes[owner], place)
-    chosen = logits[:, owner, paths.logit_of(children)]
+    chosen = weights[:, owner, paths.logit_of(children)]
     if paths.renormalised:
         forbidden = ~below.allowed(children.expand(len(entry), -1))
-        total = _logsumexp_by(chosen.masked_fill(forbidden, NEVER), owner, len(nodes))
-    else:
-        total = logits.logsumexp(2)
-    entry[:, children] = chosen - total[:, owner]
+        chosen = chosen - _logsumexp_by(chosen.masked_fill(forbidden, NEVER), owner, len(nodes))[:, owner]
+    entry[:, children] = chosen
 
 
 def _sum_down(paths: Paths, edge: Tensor) -> Tensor:

@@ -78,22 +78,18 @@ class Paths:
         """Return the child of each node at `place`. Same shape."""
         return self._children[self._child_start[nodes] + place]
 
-    def totals(self, logits: Tensor) -> Tensor | None:
-        """Return what each row of `logits` [..., V] is normalised by; None when renormalised. Shape: [...]."""
-        return None if self.renormalised else logits.logsumexp(-1)
-
-    def tempered(self, logits: Tensor) -> Tensor:
-        """Return the logits divided by the temperature."""
-        return logits if self.temperature == 1 else logits / self.temperature
+    def log_weights(self, logits: Tensor) -> Tensor:
+        """Return logits [..., V], tempered: as log-probabilities, or as they are when children share them out."""
+        logits = logits if self.temperature == 1 else logits / self.temperature
+        return logits if self.renormalised else logits.log_softmax(-1)
 
     def log_children(
-        self, logits: Tensor, totals: Tensor | None, at: Tensor, nodes: Tensor, most: int, below: Below
+        self, weights: Tensor, at: Tensor, nodes: Tensor, most: int, below: Below
     ) -> tuple[Tensor, Tensor]:
         """Return the children of nodes and the log-probability of entering each; -inf for none or a forbidden one.
 
         Args:
-            logits: Shape: [Q, R, V].
-            totals: Of those. Shape: [Q, R].
+            weights: What `log_weights` gave. Shape: [Q, R, V].
             at: Which of the R rows lies behind each node. Shape: [Q, n].
             nodes: Shape: [Q, n].
             most: Most children any of them has.
@@ -102,13 +98,12 @@ class Paths:
         Shapes: [Q, n, most], twice.
         """
         children, there = self.children(nodes, most)
-        v = logits.shape[2]
+        v = weights.shape[2]
         column = (at[:, :, None] * v + self._logit[children]).flatten(1)
-        chosen = logits.flatten(1).gather(1, column).view(children.shape)
+        chosen = weights.flatten(1).gather(1, column).view(children.shape)
         there &= below.allowed(children.flatten(1)).view(children.shape)
         chosen = chosen.masked_fill(~there, NEVER)
-        total = chosen.logsumexp(2) if totals is None else totals.gather(1, at)
-        entering = (chosen - total[:, :, None]).flatten(1)
+        entering = (chosen - chosen.logsumexp(2, keepdim=True) if self.renormalised else chosen).flatten(1)
         return children, below.mix(entering, children.flatten(1)).view(children.shape).masked_fill(~there, NEVER)
 
     def logit_of(self, nodes: Tensor) -> Tensor:

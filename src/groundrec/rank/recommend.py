@@ -6,26 +6,25 @@ Knows nothing about metrics or signals.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from groundrec.core import config_rank
-from groundrec.core.errors import ArtifactError, SearchError
+from groundrec.core.errors import ArtifactError
 from groundrec.core.processes import ALONE, Processes
 from groundrec.core.runs import atomic_write
-from groundrec.core.track import log, progress
+from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
+from groundrec.rank.batches import Batches
 from groundrec.rank.below import Guide, Mask, Mass
-from groundrec.rank.memory import SHARE, Need, free_bytes, is_out_of_memory, readable, size_of, tree_tokens
 from groundrec.rank.search import Answer, Search, Work
 from groundrec.rank.signals import Signal
-from groundrec.rank.tree import bytes_per_token
 from groundrec.text.tokens import Encoder
 
 __all__ = ["Assistant", "Recommender", "Shards", "Writer", "load_slates", "recommend", "save_slates", "work_of"]
@@ -55,6 +54,10 @@ class Recommender:
     encoder: Encoder
     section: config_rank.Recommend
     assistant: Assistant | None = None
+    allow: NDArray[np.integer] | None = None
+    """The only items that may be recommended to anyone; any where None."""
+    deny: NDArray[np.integer] | None = None
+    """Items that may be recommended to nobody."""
 
     def slates(self, queries: Queries, k: int, allow: Ragged | None = None, deny: Ragged | None = None) -> Slates:
         """Return a slate of `k` items for each query.
@@ -74,9 +77,21 @@ class Recommender:
 
     def mask(self, queries: Queries, allow: Ragged | None = None, deny: Ragged | None = None) -> Mask:
         """Return which items each query may be given."""
+        if self.allow is not None:
+            lists = (
+                repeat(self.allow, len(queries)) if allow is None else (np.intersect1d(a, self.allow) for a in allow)
+            )
+            allow = Ragged.of(lists)
+        if self.deny is not None:
+            everyone = Ragged.of(repeat(self.deny, len(queries)))
+            deny = everyone if deny is None else deny.joined(everyone)
         if self.section.exclude_seen:
             deny = queries.history if deny is None else deny.joined(queries.history)
         return Mask.of(len(queries), allow, deny)
+
+    def answerable(self, queries: Queries) -> NDArray[np.intp]:
+        """Return which queries have an item left that they may be given."""
+        return np.flatnonzero(self.mask(queries).leaves_any(len(self.search.trie.item_order)))
 
     def _search(self, prompts: list[list[int]], k: int, mask: Mask, guide: Guide | None) -> Answer:
         if self.section.mode == "beam":
@@ -110,19 +125,12 @@ class Shards:
 
 
 class Writer:
-    """Searches and writes shards, as many queries at once as memory holds; a slate does not depend on how many.
-
-    `sharing` processes divide this machine's memory.
-    """
+    """Searches and writes shards. `sharing` processes divide this machine's memory."""
 
     def __init__(self, recommender: Recommender, queries: Queries, folder: Path, sharing: int = 1) -> None:
-        section, search = recommender.section, recommender.search
-        self.shards = Shards(folder, len(queries), section.shard_size)
-        self._recommender, self._queries, self._size = recommender, queries, section.batch_size
-        self._tree, self._token = tree_tokens(search.paths, section), bytes_per_token(search.model)
-        free = free_bytes(search.model.device, sharing)
-        self._limit = size_of(section.memory_limit) if section.memory_limit else int(SHARE * free)
-        self._said = False
+        self.shards = Shards(folder, len(queries), recommender.section.shard_size)
+        self._recommender, self._queries = recommender, queries
+        self._batches = Batches(recommender.search, recommender.section, sharing)
 
     def write(self, shard: int) -> None:
         """Write a shard, unless it is there already."""
@@ -130,58 +138,18 @@ class Writer:
             return
         queries, search = self._queries.take(self.shards.rows(shard)), self._recommender.search
         search.work = Work()
-        self._fit(queries)
+        self._batches.fit(len(queries), max(map(len, self._recommender.prompts(queries))))
         save_slates(self._search(queries), self.shards.path(shard), search.work)
 
-    def _fit(self, queries: Queries) -> None:
-        """Predict what keys and values take; lower the batch to what the limit allows."""
-        longest = max(map(len, self._recommender.prompts(queries)))
-        one, wanted = Need(1, longest, self._tree, self._token), min(self._size, len(queries))
-        if self._recommender.section.memory_limit and one.total > self._limit:
-            raise self._too_little(f"recommend.memory_limit is less than keys and values of {one}")
-        size = max(1, min(wanted, self._limit // one.total))
-        if size < wanted or not self._said:
-            why = f"; {wanted} at once would take more than {readable(self._limit)}" if size < wanted else ""
-            log.info(f"  keys and values: {replace(one, queries=size)}{why}")
-            self._said = True
-        if size < wanted:
-            self._size = size
-
     def _search(self, queries: Queries) -> Slates:
-        """Search in batches of like length, which wastes the least padding; return slates in the queries' order."""
-        by_length = np.argsort(queries.history.lengths, kind="stable")
-        found, done = [], 0
-        while done < len(queries):
-            batch = queries.take(by_length[done : done + self._size])
-            if (slates := self._try(batch)) is not None:
-                found.append(slates)
-                done += len(batch)
-        every, back = Slates.concatenate(found), np.argsort(by_length)
-        return Slates(every.query_ids[back], every.items[back], every.scores[back])
-
-    def _try(self, queries: Queries) -> Slates | None:
-        """Return slates; None where memory ran out, and then half as many queries are searched at once."""
-        try:
-            return self._recommender.slates(queries, self._recommender.section.k)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(queries) == 1:
-                raise self._too_little(str(error).partition("\n")[0]) from None
-        self._size = len(queries) // 2
-        torch.cuda.empty_cache()  # only here: the error, gone by now, held the tensors of the search
-        log.warning(f"  out of memory with {len(queries)} queries at once: going on with {self._size}")
-        return None
-
-    def _too_little(self, why: str) -> SearchError:
-        section = self._recommender.section
-        smaller = {"exact": f"budget={section.budget // 2 or 1}", "beam": "beams=…", "all": "mode=exact"}[section.mode]
-        return SearchError(
-            "one query alone does not fit into memory",
-            value=why,
-            accepted="more memory (and recommend.memory_limit), or a search that holds fewer tokens",
-            next_step=f"--set recommend.{smaller}",
-        )
+        """Return slates in the queries' order; an empty one where no item is left to a query."""
+        k = self._recommender.section.k
+        items = np.full((len(queries), k), NO_ITEM, np.int32)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        some = self._recommender.answerable(queries)
+        for rows, found in self._batches.run(queries.take(some), lambda q: self._recommender.slates(q, k)):
+            items[some[rows]], scores[some[rows]] = found.items, found.scores
+        return Slates(queries.ids, items, scores)
 
 
 def recommend(recommender: Recommender, queries: Queries, folder: Path, processes: Processes = ALONE) -> Slates:

@@ -1,8 +1,7 @@
 """Collaborative signals: what people took, and nothing about titles, turned into scores of every item.
 
 Scores are unnormalised log-probabilities: the softmax of a row is the signal's distribution over the catalogue.
-All are fitted on the training split; `sasrec` also uses validation, to choose its epoch. Knows nothing about language
-models, slates or metrics of a report.
+All are fitted on the training split. Knows nothing about language models, slates or metrics of a report.
 """
 
 from __future__ import annotations
@@ -12,20 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from scipy import sparse
 
 from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import atomic_write
-from groundrec.core.track import Metrics
 from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores
-from groundrec.models.sequential import SASRec
-from groundrec.train.fit_sequential import build, fit, validator
 
-__all__ = ["CoOccurrence", "ItemKNN", "Popularity", "Sequential", "Signal"]
+__all__ = ["CoOccurrence", "ItemKNN", "Popularity", "RecentPopularity", "Signal", "existing"]
 
 S = TypeVar("S", bound="Signal")
 T = TypeVar("T", bound="_Table")
@@ -95,7 +89,7 @@ class _Table(ABC):
     def load(cls: type[T], folder: Path, recipe: Recipe) -> T:
         """Return the signal that `save` wrote into `folder`."""
         signal = cls(recipe)
-        with np.load(_existing(folder / "table.npz"), allow_pickle=False) as file:
+        with np.load(existing(folder / "table.npz"), allow_pickle=False) as file:
             signal.counts = file["counts"]
             shape = (len(signal.counts), len(signal.counts))
             signal.table = sparse.csr_array((file["data"], file["indices"], file["indptr"]), shape=shape)
@@ -114,6 +108,18 @@ class Popularity(_Table):
 
     def _votes(self, sequences: Ragged) -> sparse.csr_array:
         return sparse.csr_array((len(self.counts), len(self.counts)), dtype=np.float32)
+
+
+class RecentPopularity(Popularity):
+    """How often each item was taken in the last days of training, plus one; the same for everyone."""
+
+    def fit(self, dataset: PreparedDataset, folder: Path) -> None:
+        """Count the training targets of `popularity.recent_days`."""
+        train = dataset.train
+        since = train.times.max(initial=0) - self.recipe.popularity.recent_days * 86_400
+        taken = train.targets.values[(train.times > since)[train.targets.rows]]
+        self.counts = np.bincount(taken, minlength=len(dataset.catalogue))
+        self.table = self._votes(train.targets)
 
 
 class ItemKNN(_Table):
@@ -157,51 +163,6 @@ class CoOccurrence(_Table):
         return _diagonal(damped**-section.source_power) @ table @ _diagonal(damped**-section.target_power)
 
 
-class Sequential:
-    """SASRec's scores: what a transformer over item numbers expects next."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.model: SASRec | None = None
-
-    def fit(self, dataset: PreparedDataset, folder: Path) -> None:
-        """Train on the training split, choosing the epoch on validation; checkpoints stay in `folder`."""
-        self.model = fit(
-            dataset.train.sequences(),
-            len(dataset.catalogue),
-            self.recipe.sequential,
-            self.recipe.seed,
-            folder,
-            validator(dataset.valid, self.recipe.seed),
-            "cuda" if torch.cuda.is_available() else "cpu",
-            moments=dataset.train.moments(),
-            metrics=Metrics(folder / "metrics.jsonl", "sasrec"),
-        )
-
-    def scores(self, queries: Queries) -> Scores:
-        """Return the network's logits of every item for each query. Shape: [q, I]."""
-        if self.model is None:
-            raise ArtifactError("this signal was not fitted", value="sasrec", next_step="call fit or load first")
-        return self.model.scores(queries.history)
-
-    def save(self, folder: Path) -> None:
-        """Write `model.safetensors`."""
-        if self.model is None:
-            raise ArtifactError("this signal was not fitted", value="sasrec", next_step="call fit or load first")
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / "model.safetensors") as part:
-            save_file(self.model.state_dict(), part)
-
-    @classmethod
-    def load(cls, folder: Path, recipe: Recipe) -> Sequential:
-        """Return the signal that `save` wrote into `folder`; `recipe.sequential` must be what it was."""
-        weights = load_file(_existing(folder / "model.safetensors"))
-        signal = cls(recipe)
-        signal.model = build(len(weights["bias"]), recipe.sequential).eval()
-        signal.model.load_state_dict(weights)
-        return signal
-
-
 def _recent(histories: Ragged, weights: NDArray[np.float32], item_count: int) -> sparse.csr_array:
     """Return each history's newest items with their weights, the newest first in `weights`. Shape: [q, I]."""
     age = histories.offsets[1:][histories.rows] - 1 - np.arange(len(histories.values))
@@ -224,7 +185,7 @@ def _diagonal(values: NDArray[np.floating]) -> sparse.dia_array:
     return sparse.dia_array((values[None], [0]), shape=(len(values), len(values)))
 
 
-def _existing(file: Path) -> Path:
+def existing(file: Path) -> Path:
     if not file.exists():
         raise ArtifactError(
             "this signal was not saved",

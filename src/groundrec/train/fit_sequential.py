@@ -1,4 +1,4 @@
-"""One plain loop that fits the sequential model, with validation, early stopping and exact resume.
+"""One plain loop that fits the sequential models, with validation, early stopping and exact resume.
 
 Every random choice of an epoch comes from the seed and the epoch's number, so a resumed run repeats the uninterrupted
 one bit for bit on one CPU process. Knows nothing about signals or language models.
@@ -11,22 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn import functional as F
+from scipy.optimize import minimize_scalar
 
 from groundrec.core import config_learn
 from groundrec.core.errors import TrainingError
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import Metrics, log, progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores
-from groundrec.models.sequential import SASRec, pad
+from groundrec.models.sequential import NETWORKS, NextItem, pad
+from groundrec.train.objectives import Objective, objective
 
-__all__ = ["build", "fit", "mean_ndcg", "ndcg", "validator", "windows"]
+__all__ = ["calibrate", "fit", "mean_ndcg", "ndcg", "validator", "windows"]
 
 
 @dataclass
@@ -44,31 +45,38 @@ def fit(
     section: config_learn.Sequential,
     seed: int,
     folder: Path,
-    validate: Callable[[SASRec], float] | None,
+    validate: Callable[[NextItem], float] | None,
     device: str | torch.device = "cpu",
     *,
+    network: str = "sasrec",
+    robust: bool = False,
     moments: NDArray[np.integer] | None = None,
     metrics: Metrics | None = None,
-) -> SASRec:
-    """Return the model of the epoch that `validate` likes best (the last epoch without `validate`).
+) -> NextItem:
+    """Return the `network` of the epoch that `validate` likes best (the last epoch without `validate`).
 
     Work found in `folder` is resumed. `moments` [values of `sequences`] numbers the moments: neighbours with the same
-    number happened at once, so their order is drawn anew in each epoch.
+    number happened at once, so their order is drawn anew in each epoch. `robust` trains it with DROS's objective.
     """
     if not len(sequences.values):
         raise TrainingError("no training sequences", value=f"{len(sequences)} users", accepted="at least one item")
     folder.mkdir(parents=True, exist_ok=True)
     with _seeded(seed, 0, device):
-        model = build(item_count, section).to(device)
+        model = NETWORKS[network](item_count, section).to(device)
+    name = f"{network}-dros" if robust else network
+    popularity = np.bincount(sequences.values, minlength=item_count) if robust else None
+    loss_of = objective(section, popularity)
     optimizer = torch.optim.AdamW(model.parameters(), section.learning_rate, weight_decay=section.weight_decay)
     standing = _resume(folder, model, optimizer)
     if standing.epoch:
-        log.info(f"  sasrec: resumed after epoch {standing.epoch}")
-    for epoch in progress(range(standing.epoch + 1, section.epochs + 1), "sasrec"):
+        log.info(f"  {name}: resumed after epoch {standing.epoch}")
+    for epoch in progress(range(standing.epoch + 1, section.epochs + 1), name):
         if _out_of_patience(standing, section.patience):
             break
         with _seeded(seed, epoch, device):
-            loss = _epoch(model, optimizer, sequences, moments, section, np.random.default_rng([seed, epoch]), epoch)
+            rng = np.random.default_rng([seed, epoch])
+            rows = list(_batches(_reorder(sequences, moments, rng), section, rng))
+            loss = _epoch(model, optimizer, loss_of, rows, section, epoch)
         if not math.isfinite(loss):
             raise TrainingError(
                 "the sequential model's loss is no longer a number",
@@ -81,22 +89,22 @@ def fit(
         if score is None or score > standing.best:
             standing.best, standing.best_epoch = score if score is not None else standing.best, epoch
         _checkpoint(folder, model, optimizer, standing)
-        _tell(metrics, epoch, loss, score)
+        _tell(name, metrics, epoch, loss, score)
     model.load_state_dict(load_file(_weights(folder, standing.best_epoch)))
     return model.eval()
 
 
-def build(item_count: int, section: config_learn.Sequential) -> SASRec:
-    """Return an untrained model with the settings of `section`."""
-    names = ("hidden", "layers", "heads", "dropout", "max_length")
-    if section.hidden % section.heads:
-        raise TrainingError(
-            "sequential.hidden cannot be shared among the heads",
-            value=f"hidden = {section.hidden}, heads = {section.heads}",
-            accepted="a multiple of sequential.heads",
-            next_step=f"--set sequential.heads=1 or --set sequential.hidden={section.heads * 16}",
-        )
-    return SASRec(item_count, **{name: getattr(section, name) for name in names})
+def calibrate(model: NextItem, queries: Queries) -> None:
+    """Set the network's `scale` so that its scores are log-probabilities: the most likely one of `queries`' targets."""
+    rows, items = queries.targets.rows, queries.targets.values
+    scores = torch.from_numpy(model.scores(queries.history)).double() / model.scale.item()
+
+    def surprise(log_scale: float) -> float:
+        return -(math.exp(log_scale) * scores).log_softmax(1)[rows, items].mean().item()
+
+    if len(items):
+        found: Any = minimize_scalar(surprise, bounds=(-5, 5), method="bounded")
+        model.scale.fill_(math.exp(found.x))
 
 
 def windows(sequences: Ragged, length: int, rng: np.random.Generator) -> Ragged:
@@ -121,7 +129,7 @@ def ndcg(scores: Scores, targets: Ragged, k: int = 10) -> NDArray[np.float64]:
     return np.bincount(rows, gains, len(targets)) / np.maximum(ideal, 1e-12)
 
 
-def mean_ndcg(model: SASRec, queries: Queries, batch_size: int = 256) -> float:
+def mean_ndcg(model: NextItem, queries: Queries, batch_size: int = 256) -> float:
     """Return the model's mean NDCG@10 over `queries`; items of a query's history are not ranked."""
     values = []
     for start in range(0, len(queries), batch_size):
@@ -132,39 +140,33 @@ def mean_ndcg(model: SASRec, queries: Queries, batch_size: int = 256) -> float:
     return float(np.concatenate(values).mean())
 
 
-def validator(queries: Queries, seed: int, size: int = 1000) -> Callable[[SASRec], float] | None:
+def validator(queries: Queries, seed: int, size: int = 1000) -> Callable[[NextItem], float] | None:
     """Return a function that gives a model's mean NDCG@10 on `size` of the queries; None where there are none."""
     sample = queries.sample(size, seed)
     return (lambda model: mean_ndcg(model, sample)) if len(sample) else None
 
 
 def _epoch(
-    model: SASRec,
+    model: NextItem,
     optimizer: torch.optim.Optimizer,
-    sequences: Ragged,
-    moments: NDArray[np.integer] | None,
+    loss_of: Objective,
+    batches: list[NDArray[np.int64]],
     section: config_learn.Sequential,
-    rng: np.random.Generator,
     epoch: int,
 ) -> float:
     model.train()
-    batches = list(_batches(_reorder(sequences, moments, rng), section, rng))
     total = torch.zeros((), device=model.bias.device)
     for step, batch in enumerate(batches):
         _set_rate(optimizer, section, epoch - 1 + step / len(batches))
-        loss = _loss(model, torch.from_numpy(batch).to(model.bias.device))
+        items = torch.from_numpy(batch).to(model.bias.device)
+        present = items != NO_ITEM
+        loss = loss_of(model, model.encode(items[:, :-1])[present], items[present])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         total += loss.detach()
     return total.item() / len(batches)
-
-
-def _loss(model: SASRec, items: Tensor) -> Tensor:
-    present = items != NO_ITEM
-    states = model.encode(items[:, :-1])[present]
-    return F.cross_entropy(model.logits(states), items[present])
 
 
 def _reorder(sequences: Ragged, moments: NDArray[np.integer] | None, rng: np.random.Generator) -> Ragged:
@@ -211,7 +213,7 @@ def _weights(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:04d}.safetensors"
 
 
-def _checkpoint(folder: Path, model: SASRec, optimizer: torch.optim.Optimizer, standing: _Standing) -> None:
+def _checkpoint(folder: Path, model: NextItem, optimizer: torch.optim.Optimizer, standing: _Standing) -> None:
     """Write the weights, then the state that names them, then drop weights that no longer matter."""
     with atomic_write(_weights(folder, standing.epoch)) as part:
         save_file(model.state_dict(), part)
@@ -222,7 +224,7 @@ def _checkpoint(folder: Path, model: SASRec, optimizer: torch.optim.Optimizer, s
         file.unlink()
 
 
-def _resume(folder: Path, model: SASRec, optimizer: torch.optim.Optimizer) -> _Standing:
+def _resume(folder: Path, model: NextItem, optimizer: torch.optim.Optimizer) -> _Standing:
     if not (folder / "state.pt").exists():
         return _Standing()
     state = torch.load(folder / "state.pt", map_location=model.bias.device, weights_only=True)
@@ -232,8 +234,8 @@ def _resume(folder: Path, model: SASRec, optimizer: torch.optim.Optimizer) -> _S
     return standing
 
 
-def _tell(metrics: Metrics | None, epoch: int, loss: float, score: float | None) -> None:
+def _tell(name: str, metrics: Metrics | None, epoch: int, loss: float, score: float | None) -> None:
     values = {"epoch": epoch, "loss": loss} | ({} if score is None else {"ndcg@10": score})
-    log.info("  sasrec: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    log.info(f"  {name}: " + ", ".join(f"{what} {value:.4g}" for what, value in values.items()))
     if metrics:
         metrics.write(**values)
