@@ -103,7 +103,7 @@ def test_killed_three_times_at_random(tiny: Tiny, tmp_path: Path, seed: int) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_stopped_and_resumed_in_the_background_it_ends_with_the_same_slates(tmp_path: Path, seed: int) -> None:
-    """SIGTERM three times, at any step, or while the process begins; each step depends on all before: dropout, order."""
+    """SIGTERM three times, at any step, or at the start; each step depends on all before: dropout, order."""
     terminal, rng = Terminal(tmp_path, write_shop(tmp_path)), random.Random(seed)
     settings = ["--set", "train.epochs=30", "--set", "model.scratch.dropout=0.3", "--until", "fuse"]
     whole = terminal.detach("whole", *settings, waiting=False)
