@@ -27,13 +27,19 @@ def cli_page() -> str:
     group: Any = typer.main.get_command(app)
     parts = [f"# Commands\n\n{NOTE}\n{group.help}\n"]
     for name, command in group.commands.items():
-        arguments = [_argument(p) for p in command.params if p.param_type_name == "argument"]
-        options = ["[OPTIONS]"] * (len(arguments) < len(command.params))
-        usage = " ".join(["groundrec", name, *arguments, *options])
-        parts.append(f"\n## {name}\n\n    {usage}\n\n{command.help}\n")
-        if command.params:
-            parts.append("\n" + _table(("", "default", "meaning"), [_row(p) for p in command.params]))
+        parts.append(_command(name, command))
+        parts += [_command(f"{name} {inner}", c) for inner, c in getattr(command, "commands", {}).items()]
     return "".join(parts)
+
+
+def _command(name: str, command: Any) -> str:
+    arguments = [_argument(p) for p in command.params if p.param_type_name == "argument"]
+    options = ["[OPTIONS]"] * (len(arguments) < len(command.params))
+    inner = ["[COMMAND]"] * hasattr(command, "commands")
+    usage = " ".join(["groundrec", name, *arguments, *options, *inner])
+    rows = [_row(p) for p in command.params]
+    table = "\n" + _table(("", "default", "meaning"), rows) if rows else ""
+    return f"\n## {name}\n\n    {usage}\n\n{command.help}\n{table}"
 
 
 def parameters_page() -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.conftest import Tiny, slate_bytes
+from groundrec.app.watch import state_of
+from tests.app.background import Terminal, until
+from tests.app.conftest import Tiny, slate_bytes, write_shop
 from tests.commands import command
 
 MAIN = """
@@ -96,3 +98,24 @@ def test_killed_three_times_at_random(tiny: Tiny, tmp_path: Path, seed: int) -> 
         moment = time.monotonic() + rng.uniform(1, 15)
         end(start(tiny, tmp_path / "run"), lambda moment=moment: time.monotonic() > moment, signal.SIGKILL)
     assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_stopped_and_resumed_in_the_background_it_ends_with_the_same_slates(tmp_path: Path, seed: int) -> None:
+    """SIGTERM three times, at any step, or at the start; each step depends on all before: dropout, order."""
+    terminal, rng = Terminal(tmp_path, write_shop(tmp_path)), random.Random(seed)
+    settings = ["--set", "train.epochs=30", "--set", "model.scratch.dropout=0.3", "--until", "fuse"]
+    whole = terminal.detach("whole", *settings, waiting=False)
+    run = terminal.detach("stopped", *settings, waiting=False)
+    for epoch in sorted(rng.sample(range(2, 28), 3)):
+        log = run / "log.txt"
+        until(lambda epoch=epoch, log=log: f"epoch {epoch}:" in log.read_text(encoding="utf-8"))
+        time.sleep(rng.uniform(0, 0.1))
+        terminal.call("runs", "stop", "stopped")
+        assert state_of(run).state == "stopped"
+        terminal.call("runs", "resume", "stopped")
+    until(lambda: state_of(run).is_over and state_of(whole).is_over)
+    assert (state_of(run).state, state_of(whole).state) == ("finished", "finished")
+    assert (run / "log.txt").read_text(encoding="utf-8").count("stopped behind a checkpoint") >= 1
+    assert slate_bytes(run) == slate_bytes(whole) != {}

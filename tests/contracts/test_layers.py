@@ -17,6 +17,8 @@ DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
     "core": [
         "errors",
+        "alive",
+        "stop",
         "types",
         "config",
         "config_learn",
@@ -58,7 +60,7 @@ ROOMS = {
     ],
     "text": ["prompts", "tokens", "trie"],
     "models": ["attention", "language", "packaged", "sequential"],
-    "train": ["packing", "rows", "finetune", "objectives", "fit_sequential"],
+    "train": ["packing", "rows", "stopping", "finetune", "objectives", "fit_sequential"],
     "rank": [
         "tree",
         "fuse",
@@ -79,7 +81,26 @@ ROOMS = {
         "cluster",
     ],
     "evaluate": ["metrics", "compare", "charts", "report"],
-    "app": ["checks", "card", "datasets", "experiment", "assist", "results", "stages", "recommender", "explain", "cli"],
+    "app": [
+        "checks",
+        "card",
+        "datasets",
+        "experiment",
+        "assist",
+        "results",
+        "stages",
+        "recommender",
+        "explain",
+        "jobs",
+        "watch",
+        "queue",
+        "supervise",
+        "background",
+        "compare",
+        "listing",
+        "runs",
+        "cli",
+    ],
 }
 """Rooms and their modules: each may import what comes before it."""
 

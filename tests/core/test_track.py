@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.core.track import Metrics, log, log_to, progress
+from groundrec.core import track
+from groundrec.core.runs import read_json
+from groundrec.core.track import Metrics, log, log_to, progress, progress_bar, progress_to
 from tests.commands import keeping_the_log
 
 
@@ -61,3 +63,38 @@ def test_progress_changes_nothing_and_is_silent_off_a_terminal(monkeypatch: pyte
     assert list(progress(range(5), "working")) == [0, 1, 2, 3, 4]
     assert list(progress(iter("abc"), "working", total=3)) == ["a", "b", "c"]
     assert terminal.getvalue() == ""
+
+
+def test_progress_is_noted_for_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, clock = tmp_path / "progress.json", iter(range(1000))
+    monkeypatch.setattr(track.time, "monotonic", lambda: next(clock))
+    progress_to(file)
+    try:
+        noted = []
+        for _ in progress(range(3), "working"):
+            note = read_json(file)
+            noted.append((note["what"], note["completed"], note["total"], note["first"]))
+        assert noted == [("working", 0, 3, 0), ("working", 1, 3, 0), ("working", 2, 3, 0)]
+        assert read_json(file)["completed"] == 3
+        with progress_bar() as bar:
+            task = bar.add_task("resumed", total=10, completed=4)
+            bar.update(task, completed=6)
+        note = read_json(file)
+        assert (note["what"], note["first"], note["completed"]) == ("resumed", 4, 6)
+        assert note["since"] <= note["updated"]
+    finally:
+        progress_to(None)
+    list(progress(range(2), "unseen"))
+    assert read_json(file)["what"] == "resumed"
+
+
+def test_progress_is_noted_about_once_a_second_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "progress.json"
+    monkeypatch.setattr(track.time, "monotonic", lambda: 5.0)
+    progress_to(file)
+    try:
+        seen = [read_json(file)["completed"] for _ in progress(range(100), "working")]
+    finally:
+        progress_to(None)
+    assert set(seen) == {0}
+    assert read_json(file)["completed"] == 100

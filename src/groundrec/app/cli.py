@@ -17,12 +17,16 @@ from rich.table import Table
 
 from groundrec import __version__
 from groundrec.app.checks import check_names, check_paths
+from groundrec.app.jobs import Job
+from groundrec.app.runs import After, Detach, Grid, MaxParallel, hand_in
+from groundrec.app.runs import app as runs_app
 from groundrec.core.errors import ConfigError, GroundrecError, closest
 from groundrec.core.processes import Processes, silently_alone
 from groundrec.core.recipe import Recipe, load_recipe, settings
 from groundrec.core.registry import BUILT_IN, names
 from groundrec.core.runs import IfExists, Run
-from groundrec.core.track import log, log_to
+from groundrec.core.stop import EXIT, Stopped, stoppable
+from groundrec.core.track import log, log_to, progress_to
 
 __all__ = ["app", "main"]
 
@@ -32,6 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(runs_app, name="runs")
 COLLECT_AFTER = 100_000
 STAGE_NAMES = ("prepare", "signals", "train", "recommend", "fuse", "evaluate")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -68,6 +73,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print every setting and where it came from; do nothing.")
     ] = False,
+    detach: Detach = False,
+    after: After = None,
+    max_parallel: MaxParallel = None,
+    grid: Grid = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors; the log file has the rest.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -81,16 +90,24 @@ def run(
         _print_settings(resolved, origin, as_json)
         return
     check_paths(resolved)
+    job = Job(tuple(set_ or ()), until, str(Path.cwd()), max_parallel=max_parallel)
+    if detach:
+        hand_in(recipe, job, run_dir, if_exists, after or [], grid or [], as_json=as_json)  # type: ignore[arg-type]
+        return
+    if after or max_parallel or grid:
+        raise ConfigError("--after, --max-parallel and --grid are for runs in the background", next_step="add --detach")
     try:
-        _run(resolved, recipe, run_dir or Path("runs") / resolved.name, if_exists, until, quiet, as_json)  # type: ignore[arg-type]
+        with stoppable():
+            _run(resolved, recipe, run_dir or Path("runs") / resolved.name, if_exists, job, quiet, as_json)  # type: ignore[arg-type]
+    except Stopped:
+        print("stopped: the same command with --if-exists resume goes on from here", file=sys.stderr)
+        sys.exit(EXIT)
     except KeyboardInterrupt:
         print("interrupted: the same command with --if-exists resume goes on from here", file=sys.stderr)
         raise
 
 
-def _run(
-    recipe: Recipe, file: Path, path: Path, if_exists: IfExists, until: str | None, quiet: bool, as_json: bool
-) -> None:
+def _run(recipe: Recipe, file: Path, path: Path, if_exists: IfExists, job: Job, quiet: bool, as_json: bool) -> None:
     processes = Processes.of()
     log_to(None, quiet=quiet or as_json)
     if not processes.is_main:
@@ -105,11 +122,13 @@ def _run(
     with Run.shared(path, recipe, file, if_exists, processes) as opened:
         if processes.is_main:
             log_to(opened.path / "log.txt", quiet=quiet or as_json)
+            progress_to(opened.path / "progress.json")
+            job.keep(opened.path)
             _announce(recipe, opened)
         from groundrec.app.stages import run_recipe
 
-        experiment = run_recipe(recipe, opened, until)
-    if processes.is_main and until in (None, "evaluate"):
+        experiment = run_recipe(recipe, opened, job.until)
+    if processes.is_main and job.until in (None, "evaluate"):
         from groundrec.app.results import show
 
         if as_json or not quiet:

@@ -1,7 +1,7 @@
 """Run directories: what was asked, what was done, and which of it is still true.
 
     runs/<name>/
-      recipe.toml · config.json · status.json · log.txt · metrics.jsonl
+      recipe.toml · config.json · status.json · progress.json · log.txt · metrics.jsonl · job.json · run.lock
       <stage>/manifest.json     written last and atomically: without it the stage's output is not an output
 
 A stage is finished when its manifest holds the same inputs as today's. It is resumed when `inputs.json`, written
@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groundrec import __version__
+from groundrec.core.alive import LOCK, Identity, alone_in, peak_bytes
 from groundrec.core.errors import ArtifactError
 from groundrec.core.processes import ALONE, MAIN, Processes
 from groundrec.core.recipe import Recipe
+from groundrec.core.stop import Stopped
 from groundrec.core.track import log
 
 __all__ = ["IfExists", "Run", "atomic_write", "digest", "environment", "read_json", "write_json"]
@@ -83,14 +85,34 @@ class Run:
         cls, path: Path, recipe: Recipe, recipe_file: Path | None, if_exists: IfExists, processes: Processes
     ) -> Iterator[Run]:
         """Yield the run that the main process opens, in every process; all show signs of life within the block."""
-        opened = str(cls.open(path, recipe, recipe_file, if_exists).path) if processes.is_main else ""
-        with processes.meet(path / "processes", opened) as (here, place):
-            yield cls(Path(place), here)
+        with contextlib.ExitStack() as stack:
+            opened = ""
+            if processes.is_main:
+                opened = str(cls.place(path, recipe, if_exists))
+                _refuse_supervised(Path(opened))
+                stack.enter_context(alone_in(Path(opened)))
+                cls(Path(opened)).write(recipe, recipe_file)
+            here, place = stack.enter_context(processes.meet(path / "processes", opened))
+            run = cls(Path(place), here)
+            run.status(stage="", state="starting")
+            try:
+                yield run
+            except BaseException as error:
+                if (read_json(run.path / "status.json") or {}).get("state") not in ("failed", "stopped"):
+                    run._ended("", error)
+                raise
 
     @classmethod
     def open(cls, path: Path, recipe: Recipe, recipe_file: Path | None, if_exists: IfExists) -> Run:
         """Create the directory, or reuse it if the user said so; never silently."""
-        if (path / "config.json").exists():
+        run = cls(cls.place(path, recipe, if_exists))
+        run.write(recipe, recipe_file)
+        return run
+
+    @staticmethod
+    def place(path: Path, recipe: Recipe, if_exists: IfExists) -> Path:
+        """Return where a run may be written; raise `ArtifactError` where it may not. Nothing is written."""
+        if (path / "config.json").exists() or (path / "job.json").exists():
             if if_exists == "fail":
                 raise ArtifactError(
                     "this run directory is in use",
@@ -101,19 +123,21 @@ class Run:
             if if_exists == "new":
                 path = _free_name(path)
             _refuse_other_data(path, recipe)
-        elif path.exists() and (path.is_file() or any(path.iterdir())):
+        elif path.exists() and (path.is_file() or any(p.name != LOCK for p in path.iterdir())):
             raise ArtifactError(
                 "not a run directory, and not empty",
                 value=path,
                 accepted="an empty or new directory",
                 next_step="choose another --run-dir",
             )
-        path.mkdir(parents=True, exist_ok=True)
-        run = cls(path)
-        if recipe_file and recipe_file.resolve() != (path / "recipe.toml").resolve():
-            shutil.copyfile(recipe_file, path / "recipe.toml")
-        write_json(path / "config.json", recipe.model_dump(mode="json"))
-        return run
+        return path
+
+    def write(self, recipe: Recipe, recipe_file: Path | None) -> None:
+        """Write the recipe as given, and every setting as it is used."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if recipe_file and recipe_file.resolve() != (self.path / "recipe.toml").resolve():
+            shutil.copyfile(recipe_file, self.path / "recipe.toml")
+        write_json(self.path / "config.json", recipe.model_dump(mode="json"))
 
     def stage(
         self,
@@ -145,7 +169,7 @@ class Run:
             with contextlib.nullcontext() if together else self.processes.alone():
                 result = work(folder)
         except BaseException as error:
-            self.status(stage=name, state="failed", error=f"{type(error).__name__}: {error}")
+            self._ended(name, error)
             raise
         self._finish(name, folder, inputs, result or {}, time.time() - started)
         return folder
@@ -224,9 +248,28 @@ class Run:
             )
 
     def status(self, **values: Any) -> None:
-        """Write `status.json`: what the run is doing now; only the main process does."""
+        """Write `status.json`: what the run is doing now, and which process does it; only the main process writes."""
         if self.processes.is_main:
-            write_json(self.path / "status.json", {"pid": os.getpid(), "updated": int(time.time()), **values})
+            process = {**Identity.of().to_json(), "peak": peak_bytes(), "updated": time.time()}
+            write_json(self.path / "status.json", {**process, **values})
+
+    def _ended(self, stage: str, error: BaseException) -> None:
+        if isinstance(error, Stopped | KeyboardInterrupt):
+            self.status(stage=stage, state="stopped")
+        else:
+            self.status(stage=stage, state="failed", error=f"{type(error).__name__}: {error}")
+
+
+def _refuse_supervised(path: Path) -> None:
+    """Raise `ArtifactError` where a detached run waits or works in `path`, unless this is its own process."""
+    keeper = Identity.read((read_json(path / "supervisor.json") or {}).get("supervisor"))
+    if keeper and keeper.is_alive() and keeper.pid not in (os.getppid(), os.getpid()):
+        raise ArtifactError(
+            "a detached run waits or works in this run directory",
+            value=path,
+            accepted="one run at a time",
+            next_step=f"groundrec runs show {path}, or groundrec runs stop {path}",
+        )
 
 
 def _refuse_other_data(path: Path, recipe: Recipe) -> None:

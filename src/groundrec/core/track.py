@@ -1,10 +1,11 @@
-"""What a run tells its user while it works: log lines, progress bars, `metrics.jsonl`.
+"""What a run tells its user while it works: log lines, progress bars, `metrics.jsonl`, `progress.json`.
 
 Knows nothing about what is being measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -18,16 +19,19 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-__all__ = ["Metrics", "console", "log", "log_to", "progress", "progress_bar"]
+__all__ = ["Metrics", "console", "log", "log_to", "progress", "progress_bar", "progress_to"]
 
 T = TypeVar("T")
 log = logging.getLogger("groundrec")
 console = Console(stderr=True, highlight=False)
+PULSE = 1.0
+"""Least seconds between two notes of how far the work is."""
 
 
 class _ConsoleHandler(logging.Handler):
@@ -51,6 +55,58 @@ def log_to(file: Path | None = None, *, quiet: bool = False) -> None:
         log.addHandler(handler)
 
 
+class _Notes:
+    """Where progress is noted for other processes: the last bar that moved."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._last = 0.0
+
+    def write(self, values: dict[str, Any], *, now: bool) -> None:
+        """Replace the note, unless there is a fresh one; `now` in any case."""
+        if self.path is None or (not now and time.monotonic() - self._last < PULSE):
+            return
+        self._last = time.monotonic()
+        part = self.path.with_suffix(".part")
+        with contextlib.suppress(OSError):  # a full disk stops the run where it matters, not here
+            part.write_text(json.dumps({**values, "updated": time.time()}), encoding="utf-8")
+            part.replace(self.path)
+
+
+_notes = _Notes()
+
+
+def progress_to(file: Path | None) -> None:
+    """Note in `file`, about once a second, how far the newest progress bar is; None stops that."""
+    _notes.path = file
+
+
+class _Bar(Progress):
+    """A progress bar that is noted too: `what`, `completed` of `total`, and `since` when, beginning at `first`."""
+
+    _begun: dict[TaskID, tuple[float, float]]
+
+    def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
+        task = super().add_task(description, *arguments, **options)
+        self._begun = {**getattr(self, "_begun", {}), task: (time.time(), options.get("completed", 0))}
+        self._note(task, now=True)
+        return task
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._note(task_id)
+
+    def update(self, task_id: TaskID, **options: Any) -> None:
+        super().update(task_id, **options)
+        self._note(task_id)
+
+    def _note(self, task_id: TaskID, *, now: bool = False) -> None:
+        task = self._tasks[task_id]
+        since, first = self._begun[task_id]
+        values = {"what": task.description, "completed": task.completed, "total": task.total}
+        _notes.write({**values, "since": since, "first": first}, now=now or task.finished)
+
+
 def progress_bar() -> Progress:
     """Return a progress bar with the time that remains; silent when not on a terminal, or where only warnings count."""
     columns = (
@@ -62,13 +118,16 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
     )
     silent = log.level > logging.INFO or not sys.stderr.isatty()
-    return Progress(*columns, console=console, transient=True, disable=silent)
+    return _Bar(*columns, console=console, transient=True, disable=silent)
 
 
 def progress(steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Yield `steps` behind a progress bar."""
     with progress_bar() as bar:
-        yield from bar.track(steps, total=len(steps) if isinstance(steps, Sized) else total, description=what)
+        task = bar.add_task(what, total=len(steps) if isinstance(steps, Sized) else total)
+        for step in steps:
+            yield step
+            bar.advance(task)
 
 
 class Metrics:

@@ -22,12 +22,14 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency
+from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset
 from groundrec.models.language import LanguageModel
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 from groundrec.train.rows import Row, Rows, collate, learned_tokens, summed_loss, training_rows, validation_rows
+from groundrec.train.stopping import SavesWhenAsked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,7 +72,9 @@ def finetune(
     log.info(f"  {explain_batch(section, trainer.args.world_size)}")
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with saving() as asked:
+        trainer.callback_handler.callbacks.insert(0, SavesWhenAsked(asked, checkpoint))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if section.average:
         mean.put()
         log.info(f"  the mean of {mean.epochs} epochs' weights: validation loss {trainer.evaluate()['eval_loss']:.4f}")
