@@ -118,10 +118,12 @@ def test_methods_are_rows_and_all_are_those_that_all_have(measured: Measured) ->
 def test_what_cannot_be_compared_is_refused(measured: Measured) -> None:
     values = {f"{LM} ndcg@10": drawn(1)}
     a = measured("a", values)
-    other = measured("other", values, data="another shop")
+    other = measured("other", values, data="another shop", prepare={"k_core": 9})
     apart = measured("apart", values, np.arange(100, 100 + QUERIES))
     with pytest.raises(ArtifactError, match="different data sets"):
         compare_runs({"a": a, "other": other})
+    reseeded = measured("reseeded", values, data="the shop, its moments in another order", seed=1)
+    assert compare_runs({"a": a, "reseeded": reseeded}).queries == QUERIES
     with pytest.raises(ArtifactError, match="no query was ranked by all"):
         compare_runs({"a": a, "apart": apart})
     with pytest.raises(ConfigError, match=r"a has no such method \(did you mean 'language model'"):

@@ -126,7 +126,7 @@ def test_the_data_set_of_a_run_is_exported(tiny: Tiny, tmp_path: Path) -> None:
     assert shown.code == 0, shown.err
     assert (tmp_path / "files" / "test" / "table.csv").read_text().startswith("user_id,item_asins")
     assert command("export", tiny.run, "--format", "d4", "--out", tmp_path / "files").code == 2
-    nothing = command("export", tmp_path, "--format", "d3", "--out", tmp_path / "files")
+    nothing = command("export", tmp_path, "--format", "d3", "--out", tmp_path / "other")
     assert nothing.code == 2
     assert "no finished data set" in nothing.err
 

@@ -14,6 +14,7 @@ import torch
 
 from groundrec.core import config_rank
 from groundrec.rank.every import TOKENS_AT_ONCE
+from groundrec.rank.exact import STRIDE
 from groundrec.rank.paths import Paths
 
 __all__ = ["SHARE", "Need", "free_bytes", "is_out_of_memory", "readable", "size_of", "tree_tokens"]
@@ -51,7 +52,7 @@ def tree_tokens(paths: Paths, section: config_rank.Recommend) -> int:
         return min(whole, TOKENS_AT_ONCE + int(paths.trie.depth.max()))
     if section.mode == "beam":
         return _beam_tokens(paths, length, max(section.beams, section.k))
-    return min(whole, max(section.budget + section.width, _beam_tokens(paths, length, section.k)))
+    return min(whole, max(section.budget + section.width + STRIDE - 2, _beam_tokens(paths, length, section.k)))
 
 
 def _beam_tokens(paths: Paths, length: np.ndarray, beams: int) -> int:
