@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ FILE = Path(stages.__file__)
 LINE = FILE.read_text(encoding="utf-8").splitlines().index("        stage(experiment)") + 1
 """Where a stage is called."""
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+DEEPSPEED = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--no_local_rank", "--module"]
 
 
 @pytest.fixture
@@ -64,9 +66,14 @@ def test_a_debugger_stops_one_process_and_reads_a_variable(
 
 
 @pytest.mark.slow
-def test_under_torchrun_each_process_has_a_port_of_its_own(waiting: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, DEEPSPEED], ids=["torchrun", "deepspeed"])
+def test_each_of_two_processes_has_a_port_of_its_own(waiting: list[str], tmp_path: Path, launcher: list[str]) -> None:
+    if launcher == DEEPSPEED:
+        if find_spec("deepspeed") is None:
+            pytest.skip("DeepSpeed is not installed")
+        waiting = waiting[1:]
     port = free_ports(2)
-    with started([*TORCHRUN, *waiting, "--debug-attach", str(port)]) as process:
+    with started([*launcher, *waiting, "--debug-attach", str(port)], DS_ACCELERATOR="cpu") as process:
         alive = lambda: process.poll() is None  # noqa: E731
         with (
             attached(port, alive, (FILE, LINE)) as main,
