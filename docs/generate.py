@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from groundrec.app.cli import app
-from groundrec.core.recipe import Recipe, settings
+from groundrec.app.words import manual
 
 __all__ = ["PAGES", "write"]
 
 FOLDER = Path(__file__).resolve().parent
+HEADS = {
+    "en": "# Settings of a recipe\n\n`groundrec explain SETTING` says the same, and looks at your data. "
+    "[中文](parameters.zh-CN.md)\n",
+    "zh": "# 配方的设置\n\n`groundrec explain SETTING --lang zh` 会说同样的话，还能结合你的数据。"
+    "[English](parameters.md)\n",
+}
 NOTE = "<!-- Written by `make docs` from the code: change it there. -->\n"
 
 
@@ -42,18 +47,16 @@ def _command(name: str, command: Any) -> str:
     return f"\n## {name}\n\n    {usage}\n\n{command.help}\n{table}"
 
 
-def parameters_page() -> str:
-    """Return every setting of a recipe, section by section."""
-    parts = [f"# Settings of a recipe\n\n{NOTE}"]
-    top_first = sorted(settings(Recipe()), key=lambda row: "." in row[0])
-    for section, rows in groupby(top_first, key=lambda row: row[0].rpartition(".")[0]):
-        parts.append(f"\n## {f'[{section}]' if section else 'At the top'}\n\n")
-        lines = [(f"`{key.rpartition('.')[2]}`", _plain(value), meaning) for key, value, meaning in rows]
-        parts.append(_table(("setting", "default", "meaning"), lines))
-    return "".join(parts)
+def parameters_page(language: str) -> str:
+    """Return every setting of a recipe, section by section, and the originals' names for them."""
+    return f"{HEADS[language]}\n{NOTE}" + "".join(f"{line}\n" for line in manual(language))
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "parameters.md": parameters_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "parameters.md": lambda: parameters_page("en"),
+    "parameters.zh-CN.md": lambda: parameters_page("zh"),
+}
 
 
 def write() -> None:

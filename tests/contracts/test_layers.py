@@ -24,6 +24,7 @@ ROOMS = {
         "config_learn",
         "config_rank",
         "recipe",
+        "glossary",
         "registry",
         "track",
         "processes",
@@ -60,7 +61,7 @@ ROOMS = {
     ],
     "text": ["prompts", "tokens", "trie"],
     "models": ["attention", "language", "packaged", "sequential"],
-    "train": ["packing", "rows", "stopping", "finetune", "objectives", "fit_sequential"],
+    "train": ["batch", "packing", "rows", "stopping", "finetune", "objectives", "fit_sequential"],
     "rank": [
         "tree",
         "fuse",
@@ -83,6 +84,7 @@ ROOMS = {
     "evaluate": ["metrics", "compare", "charts", "report"],
     "app": [
         "checks",
+        "debug",
         "card",
         "datasets",
         "experiment",
@@ -99,6 +101,11 @@ ROOMS = {
         "compare",
         "listing",
         "runs",
+        "examples",
+        "words",
+        "vscode",
+        "mirrors",
+        "doctor",
         "cli",
     ],
 }

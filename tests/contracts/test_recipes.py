@@ -112,7 +112,7 @@ def test_commands_named_in_messages_exist() -> None:
     assert named <= COMMANDS.keys() | {"turns"}
 
 
-@pytest.mark.parametrize("page", ["cli.md", "parameters.md"])
+@pytest.mark.parametrize("page", ["cli.md", "parameters.md", "parameters.zh-CN.md"])
 def test_a_generated_page_is_current(page: str) -> None:
     written = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"]
     assert (ROOT / "docs" / page).read_text(encoding="utf-8") == written[page](), "run `make docs`"

@@ -21,7 +21,8 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder
 from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
-from groundrec.train.finetune import explain_batch, finetune, last_whole_checkpoint
+from groundrec.train.batch import explain_batch
+from groundrec.train.finetune import finetune, last_whole_checkpoint
 from groundrec.train.rows import training_rows
 from tests.shops import planted_shop
 

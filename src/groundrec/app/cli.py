@@ -17,9 +17,12 @@ from rich.table import Table
 
 from groundrec import __version__
 from groundrec.app.checks import check_names, check_paths
+from groundrec.app.debug import DebugAttach, DebugRank, awaited
+from groundrec.app.doctor import doctor
 from groundrec.app.jobs import Job
 from groundrec.app.runs import After, Detach, Grid, MaxParallel, hand_in
 from groundrec.app.runs import app as runs_app
+from groundrec.app.words import explain
 from groundrec.core.errors import ConfigError, GroundrecError, closest
 from groundrec.core.processes import Processes, silently_alone
 from groundrec.core.recipe import Recipe, load_recipe, settings
@@ -78,6 +81,8 @@ def run(
     max_parallel: MaxParallel = None,
     grid: Grid = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors; the log file has the rest.")] = False,
+    debug_attach: DebugAttach = None,
+    debug_rank: DebugRank = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe from raw data to report, skipping what is finished."""
@@ -91,14 +96,17 @@ def run(
         return
     check_paths(resolved)
     job = Job(tuple(set_ or ()), until, str(Path.cwd()), max_parallel=max_parallel)
+    if detach and debug_attach:
+        raise ConfigError("nobody sees a run in the background wait for a debugger", next_step="leave out --detach")
     if detach:
         hand_in(recipe, job, run_dir, if_exists, after or [], grid or [], as_json=as_json)  # type: ignore[arg-type]
         return
     if after or max_parallel or grid:
         raise ConfigError("--after, --max-parallel and --grid are for runs in the background", next_step="add --detach")
+    path, processes = run_dir or Path("runs") / resolved.name, awaited(Processes.of(), debug_attach, debug_rank)
     try:
         with stoppable():
-            _run(resolved, recipe, run_dir or Path("runs") / resolved.name, if_exists, job, quiet, as_json)  # type: ignore[arg-type]
+            _run(resolved, recipe, path, processes, if_exists, job, quiet, as_json)  # type: ignore[arg-type]
     except Stopped:
         print("stopped: the same command with --if-exists resume goes on from here", file=sys.stderr)
         sys.exit(EXIT)
@@ -107,8 +115,16 @@ def run(
         raise
 
 
-def _run(recipe: Recipe, file: Path, path: Path, if_exists: IfExists, job: Job, quiet: bool, as_json: bool) -> None:
-    processes = Processes.of()
+def _run(
+    recipe: Recipe,
+    file: Path,
+    path: Path,
+    processes: Processes,
+    if_exists: IfExists,
+    job: Job,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     log_to(None, quiet=quiet or as_json)
     if not processes.is_main:
         log.setLevel(logging.WARNING)
@@ -314,6 +330,10 @@ def settings_command(
     for key, value, text in rows:
         table.add_row(key, _plain(value), text)
     _print(table)
+
+
+app.command()(explain)
+app.command()(doctor)
 
 
 @app.command("list")

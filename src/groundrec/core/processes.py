@@ -43,6 +43,8 @@ class Processes:
     local_world: int = 1
     folder: Path | None = None
     """Where they show signs of life; None until they met."""
+    gives_up: bool = True
+    """Whether who waits for a process gives it up when it is silent; not where a debugger may stop it."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Processes:
@@ -106,7 +108,7 @@ class Processes:
                 sign = self._sign(rank)
                 silent[rank] = silent[rank] + 1 if sign in ({}, signs[rank]) else 0
                 signs[rank] = sign or signs[rank]
-                if silent[rank] * LOOK > SILENCE and not done():
+                if self.gives_up and silent[rank] * LOOK > SILENCE and not done():
                     raise self._lost(rank, what)
 
     @contextlib.contextmanager

@@ -28,13 +28,14 @@ from groundrec.core.types import PreparedDataset
 from groundrec.models.language import LanguageModel
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
+from groundrec.train.batch import explain_batch
 from groundrec.train.rows import Row, Rows, collate, learned_tokens, summed_loss, training_rows, validation_rows
 from groundrec.train.stopping import SavesWhenAsked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["explain_batch", "finetune", "last_whole_checkpoint"]
+__all__ = ["finetune", "last_whole_checkpoint"]
 
 VALIDATION_ROWS = 500
 """Validation queries behind the validation loss of each epoch."""
@@ -82,21 +83,6 @@ def finetune(
         log.info(f"  {encoder.trimmed} prompts lost their oldest history to cutoff_len = {encoder.cutoff_len}")
     model.eval()
     return LanguageModel(model, language_model.tokenizer)
-
-
-def explain_batch(section: config_learn.Train, world_size: int = 1) -> str:
-    """Return how `batch_size` comes about; raise `ConfigError` where it cannot."""
-    per_step = section.micro_batch_size * world_size
-    if section.batch_size % per_step:
-        raise ConfigError(
-            "train.batch_size does not divide into micro batches",
-            value=section.batch_size,
-            accepted=f"a multiple of micro_batch_size × processes = {section.micro_batch_size} × {world_size}",
-            next_step=f"--set train.batch_size={max(per_step, section.batch_size // per_step * per_step)}",
-        )
-    steps = section.batch_size // per_step
-    processes = f"{world_size} process{'es' * (world_size > 1)}"
-    return f"batch {section.batch_size} = {section.micro_batch_size} per step × {steps} accumulation × {processes}"
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

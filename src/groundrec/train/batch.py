@@ -1,0 +1,23 @@
+"""How a batch is made of micro batches and processes, in words. Knows nothing about models; loads nothing heavy."""
+
+from __future__ import annotations
+
+from groundrec.core import config_learn
+from groundrec.core.errors import ConfigError
+
+__all__ = ["explain_batch"]
+
+
+def explain_batch(section: config_learn.Train, world_size: int = 1) -> str:
+    """Return how `batch_size` comes about; raise `ConfigError` where it cannot."""
+    per_step = section.micro_batch_size * world_size
+    if section.batch_size % per_step:
+        raise ConfigError(
+            "train.batch_size does not divide into micro batches",
+            value=section.batch_size,
+            accepted=f"a multiple of micro_batch_size × processes = {section.micro_batch_size} × {world_size}",
+            next_step=f"--set train.batch_size={max(per_step, section.batch_size // per_step * per_step)}",
+        )
+    steps = section.batch_size // per_step
+    processes = f"{world_size} process{'es' * (world_size > 1)}"
+    return f"batch {section.batch_size} = {section.micro_batch_size} per step × {steps} accumulation × {processes}"

@@ -1,0 +1,156 @@
+"""Every setting has its words in both languages, and is found by every name people know it by."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+
+from groundrec.core import glossary
+from groundrec.core.errors import ConfigError
+from groundrec.core.glossary import FOLDER, ORIGINALS, WORDS, entries, file_of, find, flags, language, parts
+from groundrec.core.recipe import Recipe, settings
+
+SETTINGS = [setting for setting, *_ in settings(Recipe())]
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def place(setting: str) -> str:
+    """Return where the words of a setting belong."""
+    file, keys = file_of(setting), setting.split(".")
+    return f"src/groundrec/core/words/{file.name}: [{'.'.join(keys[1:] or keys)}]"
+
+
+def lacking(setting: str) -> list[str]:
+    """Return what the words of a setting lack."""
+    words = parts(setting)
+    lacks = [key for key in WORDS if not str(words.get(key, "")).strip()]
+    return lacks + [
+        f"Chinese in {key}" for key in ("zh", "zh_cost") if key not in lacks and not CHINESE.search(words[key])
+    ]
+
+
+def test_no_setting_is_without_words() -> None:
+    found = [f"{place(setting)} lacks {', '.join(lacks)}" for setting in SETTINGS if (lacks := lacking(setting))]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_a_setting_without_words_would_be_told_with_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        glossary, "_read", lambda _: {"d3": {"st_year": {"cost": "None.", "zh": "year", "zh_cost": "无"}}}
+    )
+    glossary.parts.cache_clear()
+    try:
+        assert place("prepare.d3.st_year") == "src/groundrec/core/words/prepare.toml: [d3.st_year]"
+        assert lacking("prepare.d3.st_year") == ["Chinese in zh"]
+        assert lacking("prepare.d3.ed_year") == ["cost", "zh", "zh_cost"]
+        assert place("seed") == "src/groundrec/core/words/recipe.toml: [seed]"
+    finally:
+        glossary.parts.cache_clear()
+
+
+def leaves(node: dict[str, Any], prefix: str) -> list[str]:
+    """Return the settings that a file of words has words for."""
+    if WORDS[0] in node and isinstance(node[WORDS[0]], str):
+        return [prefix]
+    return [leaf for name, inner in node.items() for leaf in leaves(inner, f"{prefix}.{name}" if prefix else name)]
+
+
+def test_no_words_are_left_of_a_setting_that_is_gone() -> None:
+    files = [file for file in FOLDER.glob("*.toml") if file.stem != ORIGINALS]
+    read = [(file.stem, tomllib.loads(file.read_text(encoding="utf-8"))) for file in files]
+    there = [leaf for name, node in read for leaf in leaves(node, "" if name == "recipe" else name)]
+    assert set(there) - set(SETTINGS) == set()
+    known = {*WORDS, "called"}
+    assert {setting: extra for setting in there if (extra := set(parts(setting)) - known)} == {}
+
+
+def test_english_words_hold_no_chinese_and_the_two_differ() -> None:
+    for en, zh in zip(entries("en"), entries("zh"), strict=True):
+        assert not CHINESE.search(en.meaning + en.cost + en.accepted), en.setting
+        assert en.setting == zh.setting
+        assert en.meaning != zh.meaning
+
+
+def test_what_a_setting_names_in_code_exists_in_both_languages() -> None:
+    sections = {setting.partition(".")[0] for setting in SETTINGS if "." in setting}
+    for entry in [*entries("en"), *entries("zh")]:
+        named = re.findall(r"`([a-z_]+\.[a-z_.]+)`", entry.meaning + entry.cost)
+        mine = [name for name in named if name.partition(".")[0] in sections]
+        assert set(mine) <= {*SETTINGS}, entry.setting
+
+
+def test_what_flags_point_to_exists_and_none_is_a_setting() -> None:
+    called = {name for setting in SETTINGS for name in parts(setting).get("called", {})}
+    for flag in flags("en"):
+        assert set(flag.see) <= set(SETTINGS)
+        assert flag.name not in called
+        assert find(flag.name)[1] == [flag.name]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("cutoff_len", ["train.cutoff_len"]),
+        ("--cutoff-len", ["train.cutoff_len"]),
+        ("num_epochs", ["train.epochs"]),
+        ("sample", ["train.max_examples"]),
+        ("logits_file", ["external.path", "recommend.assistant", "fuse.signals"]),
+        ("K", ["prepare.k_core"]),
+        ("k", ["recommend.k"]),
+        ("ST_YEAR", ["prepare.d3.st_year"]),
+        ("val_set_size", ["prepare.valid_share", "recommend.valid_queries"]),
+        ("epochs", ["train.epochs", "sequential.epochs"]),
+        ("signals", ["signals"]),
+        ("fuse.signals", ["fuse.signals"]),
+        ("neighbours", ["neighbours.last", "neighbours.decay", "neighbours.smoothing"]),
+    ],
+)
+def test_a_setting_is_found_by_its_names(word: str, expected: list[str]) -> None:
+    assert find(word)[0] == expected
+
+
+ALPACA_LORA = (
+    "base_model data_path output_dir batch_size micro_batch_size num_epochs learning_rate cutoff_len val_set_size "
+    "lora_r lora_alpha lora_dropout lora_target_modules train_on_inputs add_eos_token group_by_length "
+    "resume_from_checkpoint prompt_template_name"
+)
+BIGREC = "train_data_path val_data_path sample seed lora_weights test_data_path result_json_data num_beams input_dir"
+D3 = (
+    "train_file eval_file info_file category logits_file K temperature guidance_scale length_penalty "
+    "st_year st_month ed_year ed_month"
+)
+
+
+@pytest.mark.parametrize("word", f"{ALPACA_LORA} {BIGREC} {D3}".split())
+def test_every_flag_of_the_originals_that_decides_a_result_is_known(word: str) -> None:
+    assert sum(map(len, find(word))) > 0
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("cuttof_len", "cutoff_len"), ("num_epoch", "num_epochs"), ("beam", "beams")]
+)
+def test_a_misspelled_name_is_answered_with_the_nearest(word: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        find(word)
+
+
+def test_the_locale_chooses_the_language_unless_told() -> None:
+    assert language(None, {}) == language(None, {"LANG": "C.UTF-8"}) == language(None, {"LC_ALL": "de_DE"}) == "en"
+    assert language(None, {"LANG": "zh_CN.UTF-8"}) == language(None, {"LC_ALL": "", "LANG": "zh_TW"}) == "zh"
+    assert language(None, {"LC_ALL": "en_US.UTF-8", "LANG": "zh_CN.UTF-8"}) == "en"
+    assert language("zh", {"LC_ALL": "en_US.UTF-8"}) == "zh"
+    with pytest.raises(ConfigError, match="no words in this language: fr"):
+        language("fr")
+
+
+def test_what_a_setting_accepts_is_said() -> None:
+    en, zh = ({entry.setting: entry.accepted for entry in entries(lang)} for lang in ("en", "zh"))
+    assert en["prepare.d3.st_month"] == "an integer, at least 1, at most 12"
+    assert zh["prepare.d3.st_month"] == "整数，不小于 1，不大于 12"
+    assert en["prepare.bad_rows"] == "`fail`, `quarantine`"
+    assert en["train.lora_target_modules"] == "a list, or `all-linear`"
+    assert en["recommend.alpha"] == "a number, at least 0, at most 1, or unset"
+    assert zh["data.path"] == "路径，或文本，或不填"
