@@ -16,7 +16,7 @@ from groundrec.rank.branches import Branches, Read
 from groundrec.rank.paths import NEVER, Below
 from groundrec.text.trie import ROOT
 
-__all__ = ["BestFirst", "Found"]
+__all__ = ["STRIDE", "BestFirst", "Found"]
 
 FRONTIER = 4096
 """Most open nodes kept for each query; the best bound among those dropped is remembered."""
