@@ -1,9 +1,10 @@
 """What beam search loses: beams of several widths against the exact ten best items, on a run's test queries.
 
-    python benchmarks/beams.py [RUN] [--queries 500] [--beams 5 10 20 50]
+    python benchmarks/beams.py [RUN] [--queries 500] [--beams 5 10 20 50] [--needed]
 
 RUN (`runs/demo` when left out) is a finished training. Items of the history are left out, as in a run. A lost item is
-one of the exact ten that the beam search does not return among its own ten; a beam of five returns five.
+one of the exact ten that the beam search does not return among its own ten; a beam of five returns five. With
+`--needed`, exact search runs one node at a time too: it then opens no node that any proof by its bound could spare.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from groundrec.rank.search import Answer, Search
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 
-K, BATCH = 10, 8
+K, BATCH, WIDTH = 10, 8, 24
 
 
-def answers(search: Search, encoder: Encoder, queries: Queries, beams: int | None) -> Slates:
+def answers(search: Search, encoder: Encoder, queries: Queries, beams: int | None, width: int) -> Slates:
     """Return the ten best items for each query, by a beam search, or exactly where `beams` is None."""
     parts: list[Slates] = []
     for start in progress(range(0, len(queries), BATCH), "exact" if beams is None else f"{beams} beams"):
         batch = queries.take(np.arange(start, min(start + BATCH, len(queries))))
         prompts, mask = [encoder.prompt(row) for row in batch.history], Mask.of(len(batch), deny=batch.history)
-        found = search.exact(prompts, K, mask) if beams is None else _beam(search, prompts, beams, mask)
+        found = search.exact(prompts, K, mask, width=width) if beams is None else _beam(search, prompts, beams, mask)
         parts.append(Slates(batch.ids, found.items, found.scores))
     return Slates.concatenate(parts)
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--beams", type=int, nargs="*", default=[5, 10, 20, 50])
     parser.add_argument("--scores", nargs="*", default=["renormalised", "full"])
+    parser.add_argument("--needed", action="store_true", help="also what a proof cannot spare")
     options = parser.parse_args()
     x = Experiment(Recipe.model_validate(read_json(options.run / "config.json")), Run(options.run))
     lm = language.load(options.run / "model")
@@ -72,12 +74,15 @@ def main() -> None:
     table = Table("score", "search", "items lost of 10", "queries that lose none", "NDCG@10", "model tokens a query")
     for score in options.scores:
         exact = None
-        for beams in (None, *options.beams):
+        ways = [(None, WIDTH), *([(None, 1)] if options.needed else []), *((beams, WIDTH) for beams in options.beams)]
+        for beams, width in ways:
             search = Search(lm.model, trie, score, instruction=encoder.head)
-            found = answers(search, encoder, queries, beams)
+            found = answers(search, encoder, queries, beams, width)
             exact = exact or found
             items, whole = lost(exact, found)
-            name = f"beam of {beams}" if beams else f"exact, {1 - search.work.unproved / len(queries):.1%} proved"
+            proved = f"{1 - search.work.unproved / len(queries):.1%} proved"
+            exactly = f"exact, {proved}" if width > 1 else f"exact, one node at a time, {proved}"
+            name = f"beam of {beams}" if beams else exactly
             tokens = f"{search.work.tokens / len(queries):.0f}"
             table.add_row(score, name, f"{items:.2f}", f"{whole:.0%}", f"{ndcg(found, queries).mean():.4f}", tokens)
     Console(width=120).print(table)

@@ -160,6 +160,19 @@ def test_an_explanation_tells_score_place_and_where_beams_lose_it(case: Case, da
         assert (step.choices > 1) or step.log_p_choices == 0
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("catalogue", [[(2, 1), (4, 1), (2, 2, 1), (1,)], [(1,), (2, 1), (2, 2, 2, 1), (3, 10, 1)]])
+def test_an_item_that_others_push_out_after_it_was_finished_is_lost(
+    name: str, catalogue: list[tuple[int, ...]]
+) -> None:
+    search, mask = Search(MODELS[name], Trie.compile(Ragged.of(catalogue))), Mask.of(1, allow=Ragged.of([[1, 2, 3]]))
+    for token in range(2, VOCABULARY):
+        found = search.beam([[token]], 2, 2, mask).items[0]
+        for item in (1, 2, 3):
+            lost = explain(search, [token], item, mask, beams=(2,), k=4).lost[2]
+            assert (lost is None) == (item in found)
+
+
 @given(cases(), st.integers(1, 3), st.integers(1, 8))
 @settings(max_examples=100, deadline=None)
 def test_a_search_out_of_budget_says_how_much_better_the_truth_may_be(case: Case, k: int, budget: int) -> None:

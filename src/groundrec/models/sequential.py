@@ -6,6 +6,8 @@ symbol, so that an empty one has a distribution too. Knows nothing about users, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -57,7 +59,7 @@ class _Block(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
-class NextItem(nn.Module):
+class NextItem(nn.Module, ABC):
     """Scores every item as the next one of a history.
 
     Items come as [q, L], L ≤ `max_length`, with `NO_ITEM` for padding on either side; padding never changes a score.
@@ -76,9 +78,9 @@ class NextItem(nn.Module):
         self.add_layers(section)
         nn.init.normal_(self.items.weight, std=section.hidden**-0.5)
 
+    @abstractmethod
     def add_layers(self, section: Sequential) -> None:
         """Add what `read` needs."""
-        raise NotImplementedError
 
     def encode(self, items: Tensor) -> Tensor:
         """Return what is known after the start symbol and after each item. Shape: [q, L] → [q, L + 1, hidden].
@@ -89,9 +91,9 @@ class NextItem(nn.Module):
         items = F.pad(items, (1, 0), value=self.item_count)
         return self.read(self.dropout(self.items(items.clamp(min=0))))
 
+    @abstractmethod
     def read(self, items: Tensor) -> Tensor:
         """Return what is known after each of the embedded items, from it and those before. Both: [q, n, hidden]."""
-        raise NotImplementedError
 
     def logits(self, states: Tensor) -> Tensor:
         """Return unnormalised log-probabilities of every item. Shape: [..., hidden] → [..., I]."""

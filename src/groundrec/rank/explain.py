@@ -47,7 +47,10 @@ class Explanation:
     place: int | None
     """Place of the item in the exact slate, from 1; None where it is not among the `k` looked at."""
     lost: dict[int, int | None]
-    """For each number of beams, the step (from 1) at which a beam search drops the item; None where it keeps it."""
+    """For each number of beams, the step (from 1) at which a beam search drops the item; None where it keeps it.
+
+    The last step where the item was finished, but others took its place, then or later.
+    """
 
 
 @torch.inference_mode()
@@ -126,8 +129,8 @@ def _lost(beam: BeamSearch, where: list[tuple[int, int]]) -> int | None:
         if not beam.goes_on():
             return step
         beam.step()
-        if step == len(where):
-            return None if beam.has_found(node) else step
-        if not beam.holds(node, used):
+        if step < len(where) and not beam.holds(node, used):
             return step
-    return None
+    while beam.goes_on():
+        beam.step()
+    return None if beam.has_found(where[-1][0]) else len(where)
