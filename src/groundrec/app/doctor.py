@@ -7,7 +7,6 @@ Knows nothing about how the things it looks for are used.
 from __future__ import annotations
 
 import json
-import netrc
 import os
 import platform
 import re
@@ -18,10 +17,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, metadata, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -35,7 +32,7 @@ __all__ = ["Check", "checks", "doctor", "needs"]
 GIB = 1 << 30
 LEAST_MEMORY, LEAST_DISK = 2.0, 5.0
 """GiB that are free."""
-OLDEST_PYTHON, OLDEST_JAVA = (3, 11), 17
+OLDEST_PYTHON = (3, 11)
 ALWAYS = frozenset({"Python", "packages", "torch", "memory", "disk: runs", "disk: cache"})
 
 
@@ -79,8 +76,6 @@ def needs(recipe: Recipe) -> frozenset[str]:
     wanted = {
         "extra: lora": recipe.train.method == "lora",
         "extra: ray": recipe.recommend.engine == "ray",
-        "extra: spark": recipe.prepare.engine == "spark",
-        "Java": recipe.prepare.engine == "spark",
         "extra: smollm2": recipe.model.base_model.startswith("smollm2"),
     }
     for place in map(str, (recipe.data.path, recipe.data.items, recipe.model.base_model)):
@@ -98,8 +93,7 @@ def checks(needed: frozenset[str] = ALWAYS) -> Iterator[Check]:
             yield from (_with(check, needed) for check in look())
         for answer in asked:
             yield _with(Check(*answer.result()), needed)
-    for look in (_wandb, _java, _extras):
-        yield from (_with(check, needed) for check in look())
+    yield from (_with(check, needed) for check in _extras())
 
 
 def _with(check: Check, needed: frozenset[str]) -> Check:
@@ -171,40 +165,6 @@ def _disks() -> Iterator[Check]:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free / GIB
         yield Check(name, free >= LEAST_DISK and os.access(there, os.W_OK), f"{free:.1f} GiB free in {folder}", fix)
-
-
-def _wandb() -> Iterator[Check]:
-    mode = os.environ.get("WANDB_MODE", "")
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    if find_spec("wandb") is None:
-        yield Check("wandb", False, "not installed", "pip install wandb && wandb login")
-    elif mode in ("offline", "disabled"):
-        yield Check("wandb", True, f"WANDB_MODE={mode}: no login is needed")
-    elif os.environ.get("WANDB_API_KEY") or _in_netrc(host):
-        yield Check("wandb", True, f"logged in at {host}")
-    else:
-        yield Check("wandb", False, f"not logged in at {host}", "wandb login, or export WANDB_MODE=offline")
-
-
-def _in_netrc(host: str) -> bool:
-    names = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
-    for file in (Path(name) for name in names if name and Path(name).is_file()):
-        try:
-            return host in netrc.netrc(file).hosts
-        except (netrc.NetrcParseError, OSError):
-            continue
-    return False
-
-
-def _java() -> Iterator[Check]:
-    home = os.environ.get("JAVA_HOME")
-    said = _output(str(Path(home) / "bin" / "java") if home else "java", "-version")
-    number = re.search(r'version "(?:1\.)?(\d+)[^"]*"', said)
-    found = number[0].split('"')[1] if number else "none"
-    fix = "brew install openjdk@17" if sys.platform == "darwin" else "apt-get install openjdk-17-jre-headless"
-    if home:
-        fix += ", or set JAVA_HOME to another"
-    yield Check("Java", bool(number) and int(number[1]) >= OLDEST_JAVA, f"{found}; Spark needs {OLDEST_JAVA}", fix)
 
 
 def _extras() -> Iterator[Check]:

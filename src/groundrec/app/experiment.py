@@ -108,8 +108,10 @@ class Experiment:
         """Return which items the recipe's lists leave. Shape: [I]."""
         allow, deny = (self.listed(path) for path in (self.recipe.recommend.allow, self.recipe.recommend.deny))
         every = np.full(len(self.dataset.catalogue), allow is None)
-        every[[] if allow is None else allow] = True
-        every[[] if deny is None else deny] = False
+        if allow is not None:
+            every[allow] = True
+        if deny is not None:
+            every[deny] = False
         return every
 
     def _assistant(self) -> Any:
@@ -165,5 +167,6 @@ def signal_scores(x: Experiment, name: str, queries: Queries) -> Scores:
 def _unseen(x: Experiment, scores: Scores, queries: Queries) -> Scores:
     from groundrec.rank.fuse import exclude
 
-    scores = exclude(scores, queries.history) if x.recipe.recommend.exclude_seen else scores
-    return np.where(x.recommendable(), scores, np.float32(-np.inf))
+    section = x.recipe.recommend
+    scores = exclude(scores, queries.history) if section.exclude_seen else scores
+    return np.where(x.recommendable(), scores, np.float32(-np.inf)) if section.allow or section.deny else scores
