@@ -63,6 +63,7 @@ def test_it_has_a_session_of_its_own_and_outlives_the_terminal(terminal: Termina
         env=terminal.environment,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # as in a terminal, even where nohup runs this
     )
     state = at_work(run)
     assert state.pid
