@@ -1,13 +1,14 @@
 """Fine-tuning: prefix trees beside a row for each example, and both beside transformers' own Trainer.
 
-    OMP_NUM_THREADS=1 python benchmarks/train.py [--blocks 2] [--templates d3 list] [--base-model smollm2-135m]
+    OMP_NUM_THREADS=1 python benchmarks/train.py [--blocks 2] [--templates d3 list] [--moments]
 
-MovieLens-100k, histories of up to ten items, blocks of 20 targets, LoRA (r = 8 on q_proj and v_proj), fp32; only
-answers are learned. All sides train on the same examples of the same model, each in a process of its own, a block's
-worth a turn, so that a busy machine slows them alike. `rows` and `Trainer` read the rows of all blocks sorted by
-length, the best that grouping by length can do with many rows, in micro batches of 4 (trees: one). `Trainer` is
-transformers' with the settings of the public train.py: rows padded on the left to a multiple of 8, logits of every
-token.
+SmolLM2-135M on MovieLens-100k, histories of up to ten items, blocks of 20 targets, LoRA (r = 8 on q_proj and v_proj),
+fp32; only answers are learned. Each item has its own history, all before it in time and file, as D3's windows have;
+with `--moments`, items of one second share theirs, as groundrec prepares them. All sides train on the same examples of
+the same model, each in a process of its own, a block's worth a turn, so that a busy machine slows them alike. `rows`
+and `Trainer` read the rows of all blocks sorted by length, the best that grouping by length can do with many rows, in
+micro batches of 4 (trees: one). `Trainer` is transformers' with the settings of the public train.py: rows padded on
+the left to a multiple of 8, logits of every token.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,22 +29,27 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback
 
 from groundrec.core.alive import peak_bytes
 from groundrec.core.config import Data, Prepare
 from groundrec.core.config_learn import Model, Train
 from groundrec.core.track import log
-from groundrec.core.types import PreparedDataset
+from groundrec.core.types import Queries, Ragged
 from groundrec.data.dataset import load
 from groundrec.data.prepare import prepare
 from groundrec.models.language import LanguageModel, open_base
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder, Example
+from groundrec.train.adapters import with_lora
+from groundrec.train.packing import Tree, anchored
+from groundrec.train.rows import Rows
+from groundrec.train.trainer import GroundedTrainer, arguments
 
 TARGETS, MICRO, HISTORY, SEED = 20, 4, 10, 0
 SIDES = ("Trainer", "rows", "tree")
-_turns: list[Callable[[], Any]] = []
-"""In the process of a side: what it does in each turn."""
+_turns: list[Callable[[], float]] = []
+"""In the process of a side: what it does in each turn, returning the seconds."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +66,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=2, help="blocks of 20 targets, one a turn")
     parser.add_argument("--templates", nargs="+", default=["d3", "list"])
-    parser.add_argument("--base-model", default="smollm2-135m")
+    parser.add_argument("--moments", action="store_true", help="items of one second share a history")
     options = parser.parse_args()
     table = Table("template", "side", "tokens", "targets per s", "× rows (each turn)", "peak GB", "above the model")
     for template in options.templates:
-        measured(table, template, options.blocks, options.base_model)
+        measured(table, template, options.blocks, options.moments)
     Console(width=120).print(table)
 
 
-def measured(table: Table, template: str, blocks: int, base_model: str) -> None:
+def measured(table: Table, template: str, blocks: int, moments: bool) -> None:
     """Add the rows of a template."""
     fork = get_context("spawn")
     pools = {side: ProcessPoolExecutor(1, fork) for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         prepare(Data(source="movielens-100k"), Prepare(k_core=0, max_history=HISTORY), SEED, Path(folder))
-        work = {s: p.submit(begin, s, template, blocks, base_model, Path(folder)).result() for s, p in pools.items()}
+        work = {s: p.submit(begin, s, template, blocks, moments, Path(folder)).result() for s, p in pools.items()}
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(blocks):
         for side in SIDES if turn % 2 else SIDES[::-1]:
@@ -94,18 +101,16 @@ def measured(table: Table, template: str, blocks: int, base_model: str) -> None:
         pool.shutdown()
 
 
-def begin(side: str, template: str, blocks: int, base_model: str, folder: Path) -> Work:
+def begin(side: str, template: str, blocks: int, moments: bool, folder: Path) -> Work:
     """Make ready what this process does in each turn."""
-    from groundrec.train.adapters import with_lora
-    from groundrec.train.packing import Tree, anchored
-
     dataset = load(folder)
-    lm = open_base(Model(base_model=base_model, template=template), [], SEED)
+    lm = open_base(Model(base_model="smollm2-135m"), [], SEED)
     encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, 1024)
-    full = (b for b in anchored(spread(dataset).train, encoder, TARGETS) if len(b.targets) == TARGETS)
+    full = (b for b in anchored(queries(dataset.train, moments=moments), encoder, TARGETS) if len(b.targets) == TARGETS)
     examples = [block.examples(encoder) for block in islice(full, blocks)]
     model = with_lora(lm.model, Train(method="lora"))
     loaded = peak_bytes()
+    ours(model, [examples[0][0]], 1)()  # the first pass of a process is slow
     if side == "tree":
         trees = [Tree.of(rows) for rows in examples]
         _turns[:] = [ours(model, [tree], 1) for tree in trees]
@@ -118,14 +123,27 @@ def begin(side: str, template: str, blocks: int, base_model: str, folder: Path) 
     return Work([padded(part, multiple) for part in parts], [len(part) for part in parts], loaded)
 
 
-def spread(dataset: PreparedDataset) -> PreparedDataset:
-    """Return the data set with its training queries' users in random order, so that the first blocks are anybody's."""
-    from dataclasses import replace
+def queries(train: Queries, *, moments: bool) -> Queries:
+    """Return the training queries with users in random order, so that the first blocks are anybody's.
 
-    users, numbers = np.unique(dataset.train.users, return_inverse=True)
-    places = np.random.default_rng(SEED).permutation(len(users))[numbers]
-    names = np.array([f"{place:06d}" for place in places])
-    return replace(dataset, train=replace(dataset.train, users=names))
+    One query for each item, with all items before it, unless `moments` are kept.
+    """
+    users, numbers = np.unique(train.users, return_inverse=True)
+    names = np.array([f"{place:06d}" for place in np.random.default_rng(SEED).permutation(len(users))])
+    if moments:
+        return replace(train, users=names[numbers])
+    rows = [
+        (u, k, items[max(0, k - HISTORY) : k], items[k])
+        for u, items in enumerate(train.sequences())
+        for k in range(1, len(items))
+    ]
+    return Queries(
+        np.arange(len(rows)),
+        names[[u for u, *_ in rows]],
+        np.array([k for _, k, *_ in rows]),
+        Ragged.of(history for _, _, history, _ in rows),
+        Ragged.of([target] for *_, target in rows),
+    )
 
 
 def padded(rows: list[Example], multiple: int) -> int:
@@ -136,8 +154,6 @@ def padded(rows: list[Example], multiple: int) -> int:
 
 def settings(micro: int) -> Any:
     """Return the Trainer's arguments: one optimiser step a turn, nothing saved or validated, rows in their order."""
-    from groundrec.train.trainer import arguments
-
     section = Train(epochs=1, warmup_steps=0, batch_size=32 * micro, micro_batch_size=micro)
     found = arguments(section, SEED, Path(tempfile.gettempdir()) / "groundrec-benchmark")
     found.eval_strategy = found.save_strategy = found.logging_strategy = "no"
@@ -145,33 +161,45 @@ def settings(micro: int) -> Any:
     return found
 
 
-def ours(model: Any, rows: list[Any], micro: int) -> Callable[[], Any]:
+def timed(trainer: Any) -> float:
+    """Return the seconds of an epoch, without what a Trainer does before and behind it."""
+    begun: list[float] = []
+    taken: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            begun.append(time.perf_counter())
+
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            taken.append(time.perf_counter() - begun[0])
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Clock())
+    trainer.train()
+    return taken[0]
+
+
+def ours(model: Any, rows: list[Any], micro: int) -> Callable[[], float]:
     """Return a turn with groundrec's loss."""
-    from groundrec.train.rows import Rows, collate
-    from groundrec.train.trainer import GroundedTrainer
-
     read = Rows(len(rows), lambda i, _: rows[i])
-    return GroundedTrainer(model=model, args=settings(micro), train_dataset=read, data_collator=collate).train
+    trainer = GroundedTrainer(model=model, args=settings(micro), train_dataset=read)
+    return partial(timed, trainer)
 
 
-def theirs(lm: LanguageModel, model: Any, rows: list[Example]) -> Callable[[], Any]:
+def theirs(lm: LanguageModel, model: Any, rows: list[Example]) -> Callable[[], float]:
     """Return a turn of transformers' Trainer as the public code sets it up."""
-    from transformers import DataCollatorForSeq2Seq, Trainer
-
     lm.tokenizer.padding_side = "left"
-    collate = DataCollatorForSeq2Seq(lm.tokenizer, pad_to_multiple_of=8, return_tensors="pt", padding=True)
-    read = [
+    read: Any = [
         {"input_ids": e.input_ids.tolist(), "attention_mask": [1] * len(e.input_ids), "labels": e.labels.tolist()}
         for e in rows
     ]
-    return Trainer(model=model, args=settings(MICRO), train_dataset=read, data_collator=collate).train  # type: ignore[arg-type]
+    padding = DataCollatorForSeq2Seq(lm.tokenizer, pad_to_multiple_of=8, return_tensors="pt", padding=True)
+    return partial(timed, Trainer(model=model, args=settings(MICRO), train_dataset=read, data_collator=padding))
 
 
 def train(turn: int) -> float:
     """Return the seconds of a turn."""
-    start = time.perf_counter()
-    _turns[turn]()
-    return time.perf_counter() - start
+    return _turns[turn]()
 
 
 if __name__ == "__main__":

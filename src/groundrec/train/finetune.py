@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from groundrec.core import config_learn
+from groundrec.core.processes import Processes
 from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset
@@ -26,7 +27,7 @@ from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 from groundrec.train.adapters import with_lora
 from groundrec.train.batch import explain_batch
-from groundrec.train.rows import collate, training_rows, validation_rows
+from groundrec.train.rows import training_rows, validation_rows
 from groundrec.train.stopping import SavesWhenAsked
 from groundrec.train.trainer import GroundedTrainer, arguments
 
@@ -61,7 +62,6 @@ def finetune(
         args=arguments(section, seed, folder),
         train_dataset=training_rows(dataset, encoder, section, seed),
         eval_dataset=validation_rows(dataset, encoder, VALIDATION_ROWS, seed),
-        data_collator=collate,
         callbacks=[mean, _Reporter(metrics), *stopping],
     )
     trainer.remove_callback(_printer())
@@ -69,7 +69,7 @@ def finetune(
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
     with saving() as asked:
-        trainer.callback_handler.callbacks.insert(0, SavesWhenAsked(asked, checkpoint))
+        trainer.callback_handler.callbacks.insert(0, SavesWhenAsked(lambda: trainer.anywhere(asked), checkpoint))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if section.average:
         mean.put()
@@ -81,11 +81,16 @@ def finetune(
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; half-written ones are removed, and said so."""
+    """Return the newest checkpoint that was written to its end.
+
+    Half-written ones are removed by the main process, and said so.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
     for path in found:
         if (path / _WHOLE).is_file():
             return path
+        if not Processes.of().is_main:
+            continue
         log.warning(f"  {path.name} is half-written: removed, the one before it is used")
         shutil.rmtree(path)
     return None
@@ -145,6 +150,8 @@ class _Reporter(TrainerCallback):
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         values = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
         if not values:
             return

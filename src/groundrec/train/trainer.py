@@ -5,17 +5,19 @@ Knows nothing about checkpoints' contents or what is done between epochs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from groundrec.core import config_learn
 from groundrec.train.batch import explain_batch
-from groundrec.train.rows import Row, Rows, collate, learned_tokens, summed_loss
+from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
 
 __all__ = ["GroundedTrainer", "arguments"]
 
@@ -24,6 +26,36 @@ class GroundedTrainer(Trainer):
     """Means over the learned tokens of an optimiser step, however it is divided into micro batches and processes."""
 
     loss_is_scaled_for_ga = True
+
+    def __init__(self, train_dataset: Rows, eval_dataset: Rows | None = None, **options: Any) -> None:
+        self._rows, args = train_dataset, options["args"]
+        at_once = args.per_device_train_batch_size * args.world_size if args.world_size > 1 else 1
+        valid = Filled(eval_dataset, at_once) if eval_dataset is not None else None
+        super().__init__(
+            train_dataset=Filled(train_dataset, at_once),  # type: ignore[arg-type]
+            eval_dataset=valid,  # type: ignore[arg-type]
+            data_collator=collate,
+            **options,
+        )
+
+    def anywhere(self, asked: Callable[[], bool]) -> bool:
+        """Return whether any process is asked; all have to call this."""
+        if self.args.world_size == 1:
+            return asked()
+        here = torch.tensor(float(asked()), device=self.args.device)
+        return bool(cast("torch.Tensor", self.accelerator.gather(here[None])).any())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        a = self.args
+        batch = a.per_device_train_batch_size * a.gradient_accumulation_steps * a.world_size
+        order = LengthGroupedSampler(batch, dataset=self._rows)  # type: ignore[arg-type]
+        return _Order(order, len(cast("Filled", self.train_dataset)), a.device, a.world_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+        own = super()._get_eval_sampler(eval_dataset)
+        return own and _Order(own, len(eval_dataset), self.args.device, self.args.world_size)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
@@ -50,8 +82,27 @@ class GroundedTrainer(Trainer):
     @cached_property
     def _rows_per_token(self) -> float:
         """What makes a mean over validation rows the mean over their learned tokens, however they are batched."""
-        rows = cast("Rows", self.eval_dataset)
+        rows = cast("Filled", self.eval_dataset)
         return len(rows) / max(1, sum(int(learned_tokens(collate([rows[i]]))) for i in range(len(rows))))
+
+
+class _Order(Sampler[int]):
+    """An epoch's order, drawn by the main process for all, as one process would; what teaches nothing comes last."""
+
+    def __init__(self, rows: Sampler[int], length: int, device: torch.device, world_size: int) -> None:
+        self._rows, self._length, self._device, self._world_size = rows, length, device, world_size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(self._rows)
+        order += range(len(order), self._length)
+        if self._world_size > 1:
+            shared = torch.tensor(order, device=self._device)
+            torch.distributed.broadcast(shared, 0)
+            order = shared.tolist()
+        return iter(order)
 
 
 def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
@@ -76,6 +127,7 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         prediction_loss_only=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to=[],
         seed=seed,
