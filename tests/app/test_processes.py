@@ -31,7 +31,7 @@ def test_two_processes_write_what_one_writes(tiny: Tiny, alone: Path, tmp_path: 
         text = output(process)
     assert process.returncode == 0, text
     assert slate_bytes(tmp_path / "run") == slate_bytes(alone)
-    assert text.count("2 processes divide the slates among themselves") == 1
+    assert text.count("2 processes train and recommend together") == 1
     assert text.count("slates/test finished") == 1
     lines = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").splitlines()
     assert sum("slates/test finished" in line for line in lines) == 1

@@ -61,7 +61,17 @@ ROOMS = {
     ],
     "text": ["prompts", "tokens", "trie"],
     "models": ["attention", "language", "packaged", "sequential"],
-    "train": ["batch", "packing", "rows", "stopping", "finetune", "objectives", "fit_sequential"],
+    "train": [
+        "batch",
+        "packing",
+        "rows",
+        "stopping",
+        "adapters",
+        "trainer",
+        "finetune",
+        "objectives",
+        "fit_sequential",
+    ],
     "rank": [
         "tree",
         "fuse",

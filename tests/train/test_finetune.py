@@ -104,26 +104,26 @@ def test_an_interrupted_training_ends_with_the_same_weights(
             raise Crash
         return original(self, *args, **kwargs)
 
-    original = module._GroundedTrainer.compute_loss
+    original = module.GroundedTrainer.compute_loss
     for _ in range(3):
-        monkeypatch.setattr(module._GroundedTrainer, "compute_loss", fail_at)
+        monkeypatch.setattr(module.GroundedTrainer, "compute_loss", fail_at)
         with pytest.raises(Crash):
             training(shop, tmp_path / "broken", section)
-    monkeypatch.setattr(module._GroundedTrainer, "compute_loss", original)
+    monkeypatch.setattr(module.GroundedTrainer, "compute_loss", original)
     resumed = weights(training(shop, tmp_path / "broken", section))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_the_last_epochs_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = module._arguments
+    kept = module.arguments
 
     def keep_all(section: config_learn.Train, seed: int, folder: Path):
-        arguments = kept(section, seed, folder)
-        arguments.save_total_limit = None
-        return arguments
+        found = kept(section, seed, folder)
+        found.save_total_limit = None
+        return found
 
-    monkeypatch.setattr(module, "_arguments", keep_all)
+    monkeypatch.setattr(module, "arguments", keep_all)
     mean = weights(training(planted_shop(), tmp_path, QUICK.model_copy(update={"average": 0.5})))
     folders = sorted(tmp_path.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     assert len(folders) == 4

@@ -22,14 +22,14 @@ STEPS = 12
 
 def stop_behind(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Send SIGTERM to this process while it reads a batch, the so-manieth of those trained on."""
-    original, trained = module._GroundedTrainer.compute_loss, iter(range(1, 10_000))
+    original, trained = module.GroundedTrainer.compute_loss, iter(range(1, 10_000))
 
     def compute_loss(self, model, *args, **kwargs):
         if model.training and next(trained) == batches:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, model, *args, **kwargs)
 
-    monkeypatch.setattr(module._GroundedTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(module.GroundedTrainer, "compute_loss", compute_loss)
 
 
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -156,7 +156,7 @@ def _announce(recipe: Recipe, run: Run) -> None:
     if recipe.about:
         log.info(recipe.about.strip())
     if run.processes.world > 1:
-        log.info(f"{run.processes.world} processes divide the slates among themselves; the main one does the rest")
+        log.info(f"{run.processes.world} processes train and recommend together; the main one does the rest")
     log.info(f"writing to {run.path}\n")
 
 

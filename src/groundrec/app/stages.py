@@ -94,11 +94,12 @@ def train_stage(x: Experiment) -> None:
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
         if x.recipe.train.method != "none":
             lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, folder / "checkpoints", metrics)
-        trie.save(folder / TRIE)
-        lm.save(folder)
+        if x.run.processes.is_main:
+            trie.save(folder / TRIE)
+            lm.save(folder)
 
     base = Path(x.recipe.model.base_model)
-    x.run.stage("model", {**model_inputs(x), "base": _files(base) if base.is_dir() else []}, work)
+    x.run.stage("model", {**model_inputs(x), "base": _files(base) if base.is_dir() else []}, work, together=True)
 
 
 def recommend_stage(x: Experiment) -> None:

@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from groundrec.core import config_learn
-from groundrec.core.errors import ConfigError, MissingDependency
+from groundrec.core.processes import Processes
 from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset
 from groundrec.models.language import LanguageModel
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
+from groundrec.train.adapters import with_lora
 from groundrec.train.batch import explain_batch
-from groundrec.train.rows import Row, Rows, collate, learned_tokens, summed_loss, training_rows, validation_rows
+from groundrec.train.rows import training_rows, validation_rows
 from groundrec.train.stopping import SavesWhenAsked
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from groundrec.train.trainer import GroundedTrainer, arguments
 
 __all__ = ["finetune", "last_whole_checkpoint"]
 
@@ -57,16 +53,15 @@ def finetune(
     """
     if section.learn == "choices":
         encoder = replace(encoder, learned=trie.choices(encoder.answers))
-    model = _with_lora(language_model.model, section) if section.method == "lora" else language_model.model
+    model = with_lora(language_model.model, section) if section.method == "lora" else language_model.model
     checkpoint = last_whole_checkpoint(folder)
     mean = _Mean(model, section, checkpoint)
     stopping = [EarlyStoppingCallback(section.patience)] if section.patience else []
-    trainer = _GroundedTrainer(
+    trainer = GroundedTrainer(
         model=model,
-        args=_arguments(section, seed, folder),
+        args=arguments(section, seed, folder),
         train_dataset=training_rows(dataset, encoder, section, seed),
         eval_dataset=validation_rows(dataset, encoder, VALIDATION_ROWS, seed),
-        data_collator=collate,
         callbacks=[mean, _Reporter(metrics), *stopping],
     )
     trainer.remove_callback(_printer())
@@ -74,7 +69,7 @@ def finetune(
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
     with saving() as asked:
-        trainer.callback_handler.callbacks.insert(0, SavesWhenAsked(asked, checkpoint))
+        trainer.callback_handler.callbacks.insert(0, SavesWhenAsked(lambda: trainer.anywhere(asked), checkpoint))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if section.average:
         mean.put()
@@ -86,51 +81,22 @@ def finetune(
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; half-written ones are removed, and said so."""
+    """Return the newest checkpoint that was written to its end.
+
+    Half-written ones are removed by the main process, and said so.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
     for path in found:
         if (path / _WHOLE).is_file():
             return path
+        if not Processes.of().is_main:
+            continue
         log.warning(f"  {path.name} is half-written: removed, the one before it is used")
         shutil.rmtree(path)
     return None
 
 
 _WHOLE = "whole.json"
-
-
-class _GroundedTrainer(Trainer):
-    """Means over the learned tokens of an optimiser step, however it is divided into micro batches and processes."""
-
-    loss_is_scaled_for_ga = True
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
-    ) -> tuple[list[Row], torch.Tensor | int | None]:
-        """Return the micro batches of an optimiser step, and how many tokens it learns on all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        learned = torch.stack([learned_tokens(batch) for batch in batches]).sum() if batches else torch.tensor(0)
-        return batches, cast("torch.Tensor", self.accelerator.gather(learned.to(device))).sum()
-
-    def compute_loss(
-        self, model: torch.nn.Module, inputs: Row, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return the loss of a micro batch as its part of the mean over the learned tokens of the optimiser step.
-
-        Distributed engines average the gradients of processes, so each counts as often as there are processes.
-        """
-        loss, outputs = summed_loss(model, inputs, self.accelerator.unwrap_model(model))
-        if model.training:
-            loss = loss * self.accelerator.num_processes / num_items_in_batch
-        else:
-            loss = loss / len(inputs["input_ids"]) * self._rows_per_token
-        return (loss, outputs) if return_outputs else loss
-
-    @cached_property
-    def _rows_per_token(self) -> float:
-        """What makes a mean over validation rows the mean over their learned tokens, however they are batched."""
-        rows = cast("Rows", self.eval_dataset)
-        return len(rows) / max(1, sum(int(learned_tokens(collate([rows[i]]))) for i in range(len(rows))))
 
 
 class _Mean(TrainerCallback):
@@ -184,6 +150,8 @@ class _Reporter(TrainerCallback):
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         values = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
         if not values:
             return
@@ -199,62 +167,6 @@ class _Reporter(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar:
             self._bar.stop()
-
-
-def _arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=section.micro_batch_size,
-        per_device_eval_batch_size=section.micro_batch_size,
-        num_train_epochs=section.epochs,
-        learning_rate=section.learning_rate,
-        lr_scheduler_type=section.schedule,
-        warmup_steps=section.warmup_steps,
-        weight_decay=section.weight_decay,
-        train_sampling_strategy="group_by_length",
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_steps=10,
-        save_total_limit=2,
-        load_best_model_at_end=not section.average,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        prediction_loss_only=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        report_to=[],
-        seed=seed,
-        data_seed=seed,
-    )
-    explain_batch(section, arguments.world_size)
-    arguments.gradient_accumulation_steps = section.batch_size // (section.micro_batch_size * arguments.world_size)
-    return arguments
-
-
-def _with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise MissingDependency("peft", "lora") from None
-    wanted = section.lora_target_modules
-    names = {name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    if isinstance(wanted, list) and not set(wanted) & names:
-        raise ConfigError(
-            "this model has none of the layers named by train.lora_target_modules",
-            value=", ".join(wanted),
-            accepted=f"all-linear, or some of: {', '.join(sorted(names))}",
-        )
-    lora = LoraConfig(
-        r=section.lora_r,
-        lora_alpha=section.lora_alpha,
-        lora_dropout=section.lora_dropout,
-        target_modules=wanted,
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(model, lora)
 
 
 def _printer() -> type[TrainerCallback]:

@@ -25,7 +25,7 @@ from groundrec.train.packing import Block, Tree, anchored, collate_trees, tree_m
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Row", "Rows", "collate", "learned_tokens", "summed_loss", "training_rows", "validation_rows"]
+__all__ = ["Filled", "Row", "Rows", "collate", "learned_tokens", "summed_loss", "training_rows", "validation_rows"]
 
 T = TypeVar("T")
 Row = dict[str, torch.Tensor]
@@ -49,6 +49,33 @@ class Rows(Dataset[Row]):
         if isinstance(row, Tree):
             return row.row()
         return {"input_ids": torch.from_numpy(row.input_ids).long(), "labels": torch.from_numpy(row.labels).long()}
+
+
+class Filled(Dataset[Row]):
+    """Rows, and behind them some that teach nothing, so that their number is a multiple of what is read at once."""
+
+    def __init__(self, rows: Rows, multiple: int) -> None:
+        self.rows, self._filler = rows, _teaches_nothing(rows[0]) if len(rows) else {}
+        self._length = -(-len(rows) // multiple) * multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move on to an epoch."""
+        self.rows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Row:
+        if i >= self._length:
+            raise IndexError(i)
+        return self.rows[i] if i < len(self.rows) else self._filler
+
+
+def _teaches_nothing(like: Row) -> Row:
+    one, none = torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    if "ends" in like:
+        return {**dict.fromkeys(like, none), "input_ids": one, "position_ids": one, "ends": one + 1}
+    return {"input_ids": one, "labels": torch.full_like(one, IGNORED)}
 
 
 def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:

@@ -1,0 +1,138 @@
+"""transformers' Trainer with the loss of an optimiser step, and its arguments from a recipe.
+
+Knows nothing about checkpoints' contents or what is done between epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from groundrec.core import config_learn
+from groundrec.train.batch import explain_batch
+from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
+
+__all__ = ["GroundedTrainer", "arguments"]
+
+
+class GroundedTrainer(Trainer):
+    """Means over the learned tokens of an optimiser step, however it is divided into micro batches and processes."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, train_dataset: Rows, eval_dataset: Rows | None = None, **options: Any) -> None:
+        self._rows, args = train_dataset, options["args"]
+        at_once = args.per_device_train_batch_size * args.world_size if args.world_size > 1 else 1
+        valid = Filled(eval_dataset, at_once) if eval_dataset is not None else None
+        super().__init__(
+            train_dataset=Filled(train_dataset, at_once),  # type: ignore[arg-type]
+            eval_dataset=valid,  # type: ignore[arg-type]
+            data_collator=collate,
+            **options,
+        )
+
+    def anywhere(self, asked: Callable[[], bool]) -> bool:
+        """Return whether any process is asked; all have to call this."""
+        if self.args.world_size == 1:
+            return asked()
+        here = torch.tensor(float(asked()), device=self.args.device)
+        return bool(cast("torch.Tensor", self.accelerator.gather(here[None])).any())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        a = self.args
+        batch = a.per_device_train_batch_size * a.gradient_accumulation_steps * a.world_size
+        order = LengthGroupedSampler(batch, dataset=self._rows)  # type: ignore[arg-type]
+        return _Order(order, len(cast("Filled", self.train_dataset)), a.device, a.world_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+        own = super()._get_eval_sampler(eval_dataset)
+        return own and _Order(own, len(eval_dataset), self.args.device, self.args.world_size)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
+    ) -> tuple[list[Row], torch.Tensor | int | None]:
+        """Return the micro batches of an optimiser step, and how many tokens it learns on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        learned = torch.stack([learned_tokens(batch) for batch in batches]).sum() if batches else torch.tensor(0)
+        return batches, cast("torch.Tensor", self.accelerator.gather(learned.to(device))).sum()
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: Row, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a micro batch as its part of the mean over the learned tokens of the optimiser step.
+
+        Distributed engines average the gradients of processes, so each counts as often as there are processes.
+        """
+        loss, outputs = summed_loss(model, inputs, self.accelerator.unwrap_model(model))
+        if model.training:
+            loss = loss * self.accelerator.num_processes / num_items_in_batch
+        else:
+            loss = loss / len(inputs["input_ids"]) * self._rows_per_token
+        return (loss, outputs) if return_outputs else loss
+
+    @cached_property
+    def _rows_per_token(self) -> float:
+        """What makes a mean over validation rows the mean over their learned tokens, however they are batched."""
+        rows = cast("Filled", self.eval_dataset)
+        return len(rows) / max(1, sum(int(learned_tokens(collate([rows[i]]))) for i in range(len(rows))))
+
+
+class _Order(Sampler[int]):
+    """An epoch's order, drawn by the main process for all, as one process would; what teaches nothing comes last."""
+
+    def __init__(self, rows: Sampler[int], length: int, device: torch.device, world_size: int) -> None:
+        self._rows, self._length, self._device, self._world_size = rows, length, device, world_size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(self._rows)
+        order += range(len(order), self._length)
+        if self._world_size > 1:
+            shared = torch.tensor(order, device=self._device)
+            torch.distributed.broadcast(shared, 0)
+            order = shared.tolist()
+        return iter(order)
+
+
+def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
+    """Return the Trainer's arguments; raise `ConfigError` where the batch does not divide."""
+    found = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=section.micro_batch_size,
+        per_device_eval_batch_size=section.micro_batch_size,
+        num_train_epochs=section.epochs,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type=section.schedule,
+        warmup_steps=section.warmup_steps,
+        weight_decay=section.weight_decay,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_steps=10,
+        save_total_limit=2,
+        load_best_model_at_end=not section.average,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to=[],
+        seed=seed,
+        data_seed=seed,
+    )
+    explain_batch(section, found.world_size)
+    found.gradient_accumulation_steps = section.batch_size // (section.micro_batch_size * found.world_size)
+    return found
