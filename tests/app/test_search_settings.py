@@ -18,7 +18,7 @@ from groundrec.core.track import Metrics
 from groundrec.core.types import NO_ITEM
 from groundrec.rank.below import Guide, guide_totals
 from groundrec.rank.recommend import load_slates
-from tests.app.conftest import Tiny, title
+from tests.app.conftest import Tiny, slate_bytes, title
 from tests.commands import Result, command
 
 Resume = Callable[..., Result]
@@ -145,3 +145,26 @@ def test_an_assistant_that_is_not_fitted_is_refused(tiny: Tiny, tmp_path: Path) 
     assert refused.code == 2
     assert "sasrek" in refused.err
     assert not (tmp_path / "other").exists()
+
+
+def test_both_groundings_are_methods_of_one_run_and_the_search_is_not_done_again(
+    copied: Resume, tmp_path: Path
+) -> None:
+    settings = ["train.learn=answer", "train.epochs=25"]
+    assert copied(*(x for s in settings for x in ("--set", s)), "--until", "recommend").code == 0
+    before = slate_bytes(tmp_path / "run")
+    settings += ["recommend.methods=['search', 'ground']", "ground.texts=2", "ground.max_new_tokens=20"]
+    result = copied(*(x for s in settings for x in ("--set", s)))
+    assert result.code == 0, result.err
+    after = slate_bytes(tmp_path / "run")
+    assert {n: after[n] for n in before if n.startswith("slates/")} == {
+        n: b for n, b in before.items() if n.startswith("slates/")
+    }
+    assert "▪ slates/test: skipped" in result.err
+    methods = json.loads((tmp_path / "run" / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    assert methods.keys() >= {"language model", "grounded", "LM + co-occurrence", "grounded + co-occurrence"}
+    assert methods["grounded"]["metrics"]["hr@1"]["mean"] > 0.4
+    assert methods["grounded + co-occurrence"]["metrics"]["hr@1"]["mean"] > 0.9
+    assert len(list((tmp_path / "run" / "embeddings").glob("*.npy"))) == 1
+    again = copied(*(x for s in settings for x in ("--set", s)))
+    assert "▪ slates/ground/test: skipped" in again.err

@@ -58,11 +58,10 @@ def _choose(x: Experiment, folder: Path) -> dict[str, Any]:
 
 def _candidates(x: Experiment, recommender: Recommender, queries: Queries) -> tuple[Scores, Scores]:
     """Return the scores of each query's candidates under the model and under the signal; -inf elsewhere. [Q, I]."""
-    from groundrec.rank.batches import Batches
     from groundrec.rank.below import Guide, guide_totals
 
     section, signal = x.recipe.recommend, x.signal(x.recipe.recommend.assistant or "")
-    trie, batches = recommender.search.trie, Batches(recommender.search, section)
+    trie, batches = recommender.search.trie, recommender.batches()
 
     def ask(batch: Queries) -> tuple[Scores, Scores]:
         mask = recommender.mask(batch)

@@ -23,6 +23,8 @@ def check_names(recipe: Recipe) -> None:
     _known("prepare.engine", "engines", recipe.prepare.engine)
     for signal in recipe.signals:
         _known("signals", "signals", signal)
+    for method in recipe.recommend.methods:
+        _known("recommend.methods", "groundings", method)
     load_template(recipe.model.template)
     _check_metric(recipe)
 

@@ -17,14 +17,32 @@ from groundrec.core.config_rank import Recommend
 from groundrec.core.errors import DataError, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
-from groundrec.core.runs import Run, read_json
+from groundrec.core.runs import Run, digest, read_json
 from groundrec.core.types import PreparedDataset, Queries, Scores
 from groundrec.data import dataset as datasets
 from groundrec.text.prompts import load_template
 
-__all__ = ["ASSISTANT", "LM", "TRIE", "Experiment", "fused_name", "language_scores", "model_inputs", "signal_scores"]
+__all__ = [
+    "ASSISTANT",
+    "GROUND",
+    "LM",
+    "SEARCH",
+    "TRIE",
+    "Experiment",
+    "files_of",
+    "fused_name",
+    "language_scores",
+    "method_name",
+    "model_inputs",
+    "signal_scores",
+    "slates_at",
+]
 
+SEARCH, GROUND = "search", "ground"
 LM = "language model"
+METHODS = {SEARCH: (LM, "LM"), GROUND: ("grounded", "grounded")}
+"""How groundings are called in a report, alone and fused; a stranger's goes by its own name."""
+
 TRIE = "trie.npz"
 ASSISTANT = "assistant"
 
@@ -50,32 +68,42 @@ class Experiment:
         """Return a fitted signal."""
         return resolve("signals", name).load(self.run.path / "signals" / name, self.recipe)
 
-    def recommender(self, *, guided: bool = True) -> Any:
-        """Return the trained language model, its words and its trie, ready to answer; `guided` by its assistant."""
+    def recommender(self, method: str = SEARCH, *, guided: bool = True) -> Any:
+        """Return a grounding of the trained language model, ready to answer; `guided` by its assistant."""
         from groundrec.models import language
-        from groundrec.rank.recommend import Recommender
-        from groundrec.rank.search import Search
+        from groundrec.rank.recommend import Parts
         from groundrec.text.trie import Trie
 
-        folder = self.run.path / "model"
+        folder, section = self.run.path / "model", self.recipe.recommend
         lm = language.load(folder)
         lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
-        encoder, section = self.encoder(lm.tokenizer), self.recipe.recommend
-        search = Search(
-            lm.model,
+        parts = Parts(
+            lm,
+            self.encoder(lm.tokenizer),
             Trie.load(folder / TRIE),
-            section.score,
-            temperature=section.temperature,
-            instruction=encoder.head,
-        )
-        return Recommender(
-            search,
-            encoder,
-            section,
+            self.recipe,
+            self.dataset.popularity(),
+            self.run.path / "embeddings",
+            self.identity,
+            self._base,
             self._assistant() if guided else None,
             self.listed(section.allow),
             self.listed(section.deny),
         )
+        return resolve("groundings", method)(parts)
+
+    @property
+    def identity(self) -> str:
+        """What embeddings of this catalogue depend on: the weights, tuned or not, and the titles."""
+        base = files_of(Path(self.recipe.model.base_model))
+        return digest(self.run.fingerprint("model"), base, self.dataset.fingerprint)
+
+    def _base(self) -> Any:
+        from groundrec.models import language
+
+        lm = language.open_base(self.recipe.model, (), self.recipe.seed)
+        lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
+        return lm
 
     @cached_property
     def items_called(self) -> dict[str, list[int]]:
@@ -145,18 +173,49 @@ def model_inputs(x: Experiment) -> dict[str, Any]:
     return {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
 
 
-def fused_name(signal: str) -> str:
-    """Return the name under which the language model fused with a signal is reported."""
-    return f"LM + {signal}"
+def files_of(path: Path | str | None) -> list[list[Any]]:
+    """Return name, size and time of the files there, so that a changed file is noticed; a URL stands for itself."""
+    if not isinstance(path, Path) or not path.exists():
+        return []
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 
-def language_scores(x: Experiment, split: str) -> Scores:
-    """Return the language model's scores of every item that may be recommended, from its slates. Shape: [Q, I]."""
+def slates_at(method: str, split: str) -> str:
+    """Return the stage of a grounding's slates."""
+    return f"slates/{split}" if method == SEARCH else f"slates/{method}/{split}"
+
+
+def method_name(method: str) -> str:
+    """Return the name under which a grounding is reported."""
+    return METHODS.get(method, (method, method))[0]
+
+
+def fused_name(signal: str, method: str = SEARCH) -> str:
+    """Return the name under which a grounding fused with a signal is reported."""
+    return f"{METHODS.get(method, (method, method))[1]} + {signal}"
+
+
+def language_scores(x: Experiment, split: str, method: str = SEARCH) -> Scores:
+    """Return a grounding's scores of every item that may be recommended. Shape: [Q, I].
+
+    Those of `ground` are minus the distances, of all items; others come from the slates.
+    """
     from groundrec.rank.fuse import dense
     from groundrec.rank.recommend import load_slates
 
-    slates = load_slates(x.run.path / "slates" / split)
-    return _unseen(x, dense(slates, len(x.dataset.catalogue)), x.queries(split))
+    folder = x.run.path / slates_at(method, split)
+    if method == GROUND:
+        return _unseen(x, _distances(x, folder), x.queries(split))
+    return _unseen(x, dense(load_slates(folder), len(x.dataset.catalogue)), x.queries(split))
+
+
+def _distances(x: Experiment, folder: Path) -> Scores:
+    from groundrec.rank.grounded import Titles, item_scores, load_table, load_vectors, table_file
+
+    table = load_table(table_file(x.run.path / "embeddings", x.identity, x.recipe.ground))
+    titles = Titles.of(x.dataset.catalogue.titles, x.dataset.popularity())
+    return item_scores(load_vectors(folder, table.shape[1]), titles, table, x.recipe.ground.vote)
 
 
 def signal_scores(x: Experiment, name: str, queries: Queries) -> Scores:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from groundrec.app.experiment import LM, Experiment, fused_name, signal_scores
+from groundrec.app.experiment import SEARCH, Experiment, fused_name, method_name, signal_scores, slates_at
 from groundrec.core.registry import names
 from groundrec.core.runs import atomic_write, environment, read_json, write_json
 from groundrec.core.track import Metrics, console, progress
@@ -55,7 +55,7 @@ def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.flo
     queries, slates = x.queries("test"), slates_of(x)
     measured = names("metrics")
     values = {name: metrics.per_query(s, queries, ks, measured) for name, s in progress(slates.items(), "measuring")}
-    single = [name for name in slates if _kind(name) != "fused"]
+    single = [name for name in slates if _kind(x, name) != "fused"]
     reference = max(single, key=lambda name: values[name][main].mean())
     versus = compare({name: v[main] for name, v in values.items()}, reference, queries.users, seed=x.recipe.seed)
     methods = [_method(x, name, slates[name], values[name], versus.get(name)) for name in slates]
@@ -89,10 +89,20 @@ def slates_of(x: Experiment) -> dict[str, Slates]:
         name: Slates.from_scores(queries.ids, signal_scores(x, name, queries), k)
         for name in progress(x.recipe.signals, "ranking by signals")
     }
-    found[LM] = load_slates(x.run.path / "slates" / "test")
-    for name in x.recipe.fuse.signals:
-        found[fused_name(name)] = load_slates(x.run.path / "fusion" / name)
+    for method in x.recipe.recommend.methods:
+        found[method_name(method)] = load_slates(x.run.path / slates_at(method, "test"))
+    for place, name in fusions(x).items():
+        found[name] = load_slates(x.run.path / "fusion" / place)
     return found
+
+
+def fusions(x: Experiment) -> dict[str, str]:
+    """Return where each fusion is, below `fusion`, and its name."""
+    return {
+        name if method == SEARCH else f"{method}/{name}": fused_name(name, method)
+        for method in x.recipe.recommend.methods
+        for name in x.recipe.fuse.signals
+    }
 
 
 def _method(x: Experiment, name: str, slates: Slates, values: dict[str, Any], versus: Any) -> Method:
@@ -102,7 +112,7 @@ def _method(x: Experiment, name: str, slates: Slates, values: dict[str, Any], ve
     k = int(main.partition("@")[2])
     return Method(
         name=name,
-        kind=_kind(name),
+        kind=_kind(x, name),
         metrics=intervals(values, queries.users, **options),
         beyond=metrics.beyond_accuracy(slates, queries, popularity, k),
         slices=intervals(metrics.by_slice(slates, queries, popularity, main), queries.users, **options),
@@ -111,10 +121,10 @@ def _method(x: Experiment, name: str, slates: Slates, values: dict[str, Any], ve
     )
 
 
-def _kind(name: str) -> Kind:
-    if name == LM:
-        return "language"
-    return "fused" if name.startswith(fused_name("")) else "signal"
+def _kind(x: Experiment, name: str) -> Kind:
+    if name in x.recipe.signals:
+        return "signal"
+    return "language" if name in map(method_name, x.recipe.recommend.methods) else "fused"
 
 
 def _padded_targets(queries: Queries) -> NDArray[np.int32]:

@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 from groundrec.app.assist import choose_assistant
 from groundrec.app.experiment import (
     ASSISTANT,
+    SEARCH,
     TRIE,
     Experiment,
+    files_of,
     fused_name,
     language_scores,
     model_inputs,
     signal_scores,
+    slates_at,
 )
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
@@ -60,7 +63,7 @@ def prepare_stage(x: Experiment) -> None:
         return {"dataset": datasets.Reader(folder).fingerprint, "card": card}
 
     data = x.recipe.data
-    files = [file for path in (data.path, data.items, data.dataset) for file in _files(path)]
+    files = [file for path in (data.path, data.items, data.dataset) for file in files_of(path)]
     x.run.stage("dataset", {**x.section("data", "prepare"), "files": files}, work)
 
 
@@ -75,7 +78,7 @@ def signals_stage(x: Experiment) -> None:
 
         inputs = {"dataset": x.dataset.fingerprint, **x.section(*SIGNAL_SECTIONS)}
         if name == "external":
-            inputs["files"] = _files(x.recipe.external.path)
+            inputs["files"] = files_of(x.recipe.external.path)
         x.run.stage(f"signals/{name}", inputs, work)
 
 
@@ -99,26 +102,33 @@ def train_stage(x: Experiment) -> None:
             lm.save(folder)
 
     base = Path(x.recipe.model.base_model)
-    x.run.stage("model", {**model_inputs(x), "base": _files(base) if base.is_dir() else []}, work, together=True)
+    x.run.stage("model", {**model_inputs(x), "base": files_of(base) if base.is_dir() else []}, work, together=True)
 
 
 def recommend_stage(x: Experiment) -> None:
     """Search the catalogue for every query, on validation and on test."""
-    choose_assistant(x)
-    by_ray = x.recipe.recommend.engine == "ray"
-    for split in ("valid", "test"):
+    for method in x.recipe.recommend.methods:
+        if method == SEARCH:
+            choose_assistant(x)
+        for split in ("valid", "test"):
+            _rank(x, method, split)
 
-        def work(folder: Path, split: str = split) -> dict[str, Any]:
-            from groundrec.rank.recommend import work_of
 
-            (_by_ray if by_ray else _by_processes)(x, split, folder)
-            result = {"queries": len(x.queries(split)), **vars(work_of(folder))}
-            _tell(x, split, result)
-            return result
+def _rank(x: Experiment, method: str, split: str) -> None:
+    by_ray, stage = x.recipe.recommend.engine == "ray", slates_at(method, split)
 
-        inputs = {"model": x.run.fingerprint("model"), "cutoff_len": x.recipe.train.cutoff_len, **_assistant(x)}
-        inputs["lists"] = _files(x.recipe.recommend.allow) + _files(x.recipe.recommend.deny)
-        x.run.stage(f"slates/{split}", {**inputs, **x.section("recommend")}, work, together=not by_ray)
+    def work(folder: Path) -> dict[str, Any]:
+        from groundrec.rank.recommend import work_of
+
+        (_by_ray if by_ray else _by_processes)(x, method, split, folder)
+        result = {"queries": len(x.queries(split)), **vars(work_of(folder))}
+        _tell(x, method, stage, result)
+        return result
+
+    inputs = {"model": x.run.fingerprint("model"), "cutoff_len": x.recipe.train.cutoff_len}
+    inputs |= _assistant(x) if method == SEARCH else {"method": method, **x.section("ground")}
+    inputs["lists"] = files_of(x.recipe.recommend.allow) + files_of(x.recipe.recommend.deny)
+    x.run.stage(stage, {**inputs, **x.section("recommend")}, work, together=not by_ray)
 
 
 def fuse_stage(x: Experiment) -> None:
@@ -129,24 +139,26 @@ def fuse_stage(x: Experiment) -> None:
         from groundrec.rank.fuse import choose_alpha, mix
         from groundrec.rank.recommend import save_slates
 
+        chosen, value_of = {}, measure(x.recipe.fuse.metric)
         valid, test = x.queries("valid"), x.queries("test")
-        lm = {split: language_scores(x, split) for split in ("valid", "test")}
-        value_of, chosen = measure(x.recipe.fuse.metric), {}
-        for name in x.recipe.fuse.signals:
-            grid = progress(np.linspace(0, 1, x.recipe.fuse.grid).tolist(), f"mixing with {name}")
-            alpha, curve = choose_alpha(
-                lm["valid"],
-                signal_scores(x, name, valid),
-                grid,
-                lambda slates: value_of(slates, valid),
-                query_ids=valid.ids,
-                k=x.recipe.recommend.k,
-            )
-            mixed = mix(lm["test"], signal_scores(x, name, test), alpha)
-            (folder / name).mkdir(exist_ok=True)
-            save_slates(Slates.from_scores(test.ids, mixed, x.recipe.recommend.k), folder / name / "test.parquet")
-            chosen[name] = {"alpha": alpha, "curve": [point._asdict() for point in curve]}
-            log.info(f"  {fused_name(name)}: alpha = {alpha:.2f}, {x.recipe.fuse.metric} on validation")
+        for method in x.recipe.recommend.methods if x.recipe.fuse.signals else ():
+            lm = {split: language_scores(x, split, method) for split in ("valid", "test")}
+            for name in x.recipe.fuse.signals:
+                grid = progress(np.linspace(0, 1, x.recipe.fuse.grid).tolist(), f"mixing with {name}")
+                alpha, curve = choose_alpha(
+                    lm["valid"],
+                    signal_scores(x, name, valid),
+                    grid,
+                    lambda slates: value_of(slates, valid),
+                    query_ids=valid.ids,
+                    k=x.recipe.recommend.k,
+                )
+                mixed = mix(lm["test"], signal_scores(x, name, test), alpha)
+                place = name if method == SEARCH else f"{method}/{name}"
+                (folder / place).mkdir(parents=True, exist_ok=True)
+                save_slates(Slates.from_scores(test.ids, mixed, x.recipe.recommend.k), folder / place / "test.parquet")
+                chosen[place] = {"alpha": alpha, "curve": [point._asdict() for point in curve]}
+                log.info(f"  {fused_name(name, method)}: alpha = {alpha:.2f}, {x.recipe.fuse.metric} on validation")
         write_json(folder / "weights.json", chosen)
         return {name: value["alpha"] for name, value in chosen.items()}
 
@@ -174,38 +186,43 @@ STAGES: dict[str, Callable[[Experiment], None]] = {
 }
 
 
-def _tell(x: Experiment, split: str, work: dict[str, int]) -> None:
+def _tell(x: Experiment, method: str, stage: str, work: dict[str, int]) -> None:
     """Say what the search asked of the model, in the log and in the run's metrics."""
     if not x.run.processes.is_main:
         return
-    Metrics(x.run.path / "metrics.jsonl", f"slates/{split}").write(**work)
+    Metrics(x.run.path / "metrics.jsonl", stage).write(**work)
     queries = max(work["queries"], 1)
-    proved = f", {1 - work['unproved'] / queries:.1%} proved" if x.recipe.recommend.mode == "exact" else ""
-    log.info(f"  {work['tokens'] / queries:.0f} model tokens a query, {work['passes']:,} passes in all{proved}")
+    proved = f", {1 - work['unproved'] / queries:.1%} proved" if _proves(x, method) else ""
+    silent = f", nothing was written for {work['silent']}" if work["silent"] else ""
+    log.info(f"  {work['tokens'] / queries:.0f} model tokens a query, {work['passes']:,} passes in all{proved}{silent}")
 
 
-def _by_processes(x: Experiment, split: str, folder: Path) -> None:
+def _proves(x: Experiment, method: str) -> bool:
+    return method == SEARCH and x.recipe.recommend.mode == "exact"
+
+
+def _by_processes(x: Experiment, method: str, split: str, folder: Path) -> None:
     from groundrec.rank.recommend import recommend
 
-    recommend(x.recommender(), x.queries(split), folder, x.run.processes)
+    recommend(x.recommender(method), x.queries(split), folder, x.run.processes)
 
 
-def _by_ray(x: Experiment, split: str, folder: Path) -> None:
+def _by_ray(x: Experiment, method: str, split: str, folder: Path) -> None:
     from groundrec.rank.cluster import write_shards
     from groundrec.rank.recommend import Shards
 
     section = x.recipe.recommend
     missing = Shards(folder, len(x.queries(split)), section.shard_size).missing()
-    write_shards(partial(_writer, Path.cwd(), x.recipe, x.run.path, split, folder), missing, section.workers)
+    write_shards(partial(_writer, Path.cwd(), x.recipe, x.run.path, method, split, folder), missing, section.workers)
 
 
-def _writer(place: Path, recipe: Recipe, path: Path, split: str, folder: Path, sharing: int) -> Any:
+def _writer(place: Path, recipe: Recipe, path: Path, method: str, split: str, folder: Path, sharing: int) -> Any:
     """Return what writes shards in another process; paths are meant as seen from `place`."""
     from groundrec.rank.recommend import Writer
 
     os.chdir(place)
     x = Experiment(recipe, Run(path))
-    return Writer(x.recommender(), x.queries(split), folder, sharing)
+    return Writer(x.recommender(method), x.queries(split), folder, sharing)
 
 
 def _assistant(x: Experiment) -> dict[str, Any]:
@@ -219,7 +236,8 @@ def _assistant(x: Experiment) -> dict[str, Any]:
 
 def _ranked(x: Experiment) -> dict[str, Any]:
     """Return fingerprints of everything that ranks."""
-    stages = [f"slates/{split}" for split in ("valid", "test")] + [f"signals/{name}" for name in x.recipe.signals]
+    stages = [slates_at(method, split) for method in x.recipe.recommend.methods for split in ("valid", "test")]
+    stages += [f"signals/{name}" for name in x.recipe.signals]
     return {stage: x.run.fingerprint(stage) for stage in stages}
 
 
@@ -228,11 +246,3 @@ def _answers_by_popularity(x: Experiment, popularity: NDArray[np.int64]) -> Iter
     template = load_template(x.recipe.model.template)
     for title, count in zip(x.dataset.catalogue.titles, popularity, strict=True):
         yield from repeat(template.answer_text(title), max(1, int(count)))
-
-
-def _files(path: Path | str | None) -> list[list[Any]]:
-    """Return name, size and time of the raw files, so that a changed file is noticed; a URL stands for itself."""
-    if not isinstance(path, Path) or not path.exists():
-        return []
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]

@@ -9,14 +9,20 @@ from pydantic import Field, PositiveInt
 
 from groundrec.core.config import Section
 
-__all__ = ["Evaluate", "Fuse", "Recommend"]
+__all__ = ["Evaluate", "Fuse", "Ground", "Recommend"]
 
 
 class Recommend(Section):
     """How the language model's ranking is found among the items of the catalogue."""
 
-    MEANS: ClassVar[set[str]] = {"memory_limit", "engine", "workers"}
-    """Settings by which slates are computed and that change none: what is finished stays finished."""
+    MEANS: ClassVar[set[str]] = {"methods", "memory_limit", "engine", "workers"}
+    """Settings that change no slate of a method: what is finished stays finished."""
+
+    methods: list[str] = Field(
+        default=["search"],
+        min_length=1,
+        description="How the language model's ranking is found: `search` decodes titles within the catalogue, `ground` lets the model write freely and takes the nearest items (BIGRec). Each is a method of the report.",
+    )
 
     mode: Literal["exact", "beam", "all"] = Field(
         default="exact",
@@ -95,6 +101,42 @@ class Recommend(Section):
     )
     test_queries: int | None = Field(
         default=None, ge=1, description="Test queries, sampled with the recipe's seed; all when unset."
+    )
+
+
+class Ground(Section):
+    """BIGRec's grounding: the model writes freely, and what it wrote is matched with the nearest titles."""
+
+    texts: int = Field(default=4, ge=1, description="Texts written for each query: beams, or samples.")
+    decoding: Literal["beam", "sample"] = Field(
+        default="beam",
+        description="`beam` writes the likeliest texts that a beam search of `texts` finds, the papers' way; `sample` draws them, from the recipe's seed and the query.",
+    )
+    temperature: float = Field(default=1.0, gt=0, description="Divides the logits that `sample` draws from.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="`sample` draws from the likeliest tokens that hold this share."
+    )
+    max_new_tokens: int = Field(
+        default=128, ge=1, description="Longest text; what has not ended by then is grounded as it is."
+    )
+    vote: Literal["best", "nearest", "mean"] = Field(
+        default="best",
+        description="An item's distance: to the likeliest text (the paper), to the nearest of all texts, or the mean over all. Empty texts do not vote.",
+    )
+    pooling: Literal["last", "mean"] = Field(
+        default="last",
+        description="A text's embedding: the last layer's state of its last token (the paper), or the mean over its tokens.",
+    )
+    weights: Literal["tuned", "base"] = Field(
+        default="tuned",
+        description="What embeds: the fine-tuned model, or the one it was made from, as BIGRec's code does.",
+    )
+    longest: int = Field(
+        default=512, ge=2, description="Tokens of a text, or a title, that are embedded; the rest is cut off its end."
+    )
+    duplicates: Literal["all", "first"] = Field(
+        default="all",
+        description="Items of one title are equally near: `all` of them stand in the slate, the most popular first, or only the `first` that may be recommended.",
     )
 
 

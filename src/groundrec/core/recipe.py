@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from groundrec.core.config import Data, Prepare, Section
 from groundrec.core.config_learn import CoOccurrence, External, Model, Neighbours, Popularity, Sequential, Train
-from groundrec.core.config_rank import Evaluate, Fuse, Recommend
+from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
 from groundrec.core.errors import ConfigError
 
 __all__ = ["Recipe", "load_recipe", "settings"]
@@ -44,6 +44,7 @@ class Recipe(Section):
     sequential: Sequential = Sequential()
     external: External = External()
     recommend: Recommend = Recommend()
+    ground: Ground = Ground()
     fuse: Fuse = Fuse()
     evaluate: Evaluate = Evaluate()
 
@@ -76,6 +77,20 @@ class Recipe(Section):
                 value=self.recommend.beams,
                 accepted=f"recommend.beams ≥ recommend.k = {self.recommend.k}",
                 next_step="--set recommend.beams=…",
+            )
+        if "ground" in self.recommend.methods and self.train.method != "none" and self.train.learn != "answer":
+            raise ConfigError(
+                "a model that learns only the tokens that choose among titles cannot write a title by itself",
+                value=f"train.learn = {self.train.learn}, recommend.methods = {', '.join(self.recommend.methods)}",
+                accepted="train.learn = answer, or methods without `ground`",
+                next_step="--set train.learn=answer",
+            )
+        if "ground" in self.recommend.methods and self.ground.weights == "base" and self.model.base_model == "scratch":
+            raise ConfigError(
+                "the model `scratch` has random weights: what they embed means nothing",
+                value="ground.weights = base, model.base_model = scratch",
+                accepted="ground.weights = tuned, or a model that was trained before",
+                next_step="--set ground.weights=tuned, or --set model.base_model=PATH",
             )
         if self.recommend.workers and self.recommend.engine == "local":
             raise ConfigError(

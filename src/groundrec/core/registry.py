@@ -61,6 +61,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gru4rec-dros": "groundrec.rank.networks:GRU4RecDROS",
         "caser-dros": "groundrec.rank.networks:CaserDROS",
     },
+    "groundings": {
+        "search": "groundrec.rank.recommend:constrained",
+        "ground": "groundrec.rank.grounded:grounded",
+    },
     "metrics": {
         "hr": "groundrec.evaluate.metrics:hit_rate",
         "ndcg": "groundrec.evaluate.metrics:ndcg",

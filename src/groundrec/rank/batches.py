@@ -17,9 +17,7 @@ from groundrec.core import config_rank
 from groundrec.core.errors import SearchError
 from groundrec.core.track import log
 from groundrec.core.types import Queries
-from groundrec.rank.memory import SHARE, Need, free_bytes, is_out_of_memory, readable, size_of, tree_tokens
-from groundrec.rank.search import Search
-from groundrec.rank.tree import bytes_per_token
+from groundrec.rank.memory import SHARE, Need, free_bytes, is_out_of_memory, readable, size_of
 
 __all__ = ["Batches"]
 
@@ -27,18 +25,22 @@ T = TypeVar("T")
 
 
 class Batches:
-    """Divides queries into batches. `sharing` processes divide this machine's memory."""
+    """Divides queries into batches. `sharing` processes divide this machine's memory.
 
-    def __init__(self, search: Search, section: config_rank.Recommend, sharing: int = 1) -> None:
-        self._section, self._size = section, section.batch_size
-        self._tree, self._token = tree_tokens(search.paths, section), bytes_per_token(search.model)
-        free = free_bytes(search.model.device, sharing)
+    `one` is what a query without a prompt needs, `smaller` the setting that makes it less.
+    """
+
+    def __init__(
+        self, device: torch.device, one: Need, smaller: str, section: config_rank.Recommend, sharing: int = 1
+    ) -> None:
+        self._section, self._size, self._one, self._smaller = section, section.batch_size, one, smaller
+        free = free_bytes(device, sharing)
         self._limit = size_of(section.memory_limit) if section.memory_limit else int(SHARE * free)
         self._said = False
 
     def fit(self, queries: int, longest: int) -> None:
         """Predict what keys and values of prompts of at most `longest` tokens take; lower the batch to the limit."""
-        one, wanted = Need(1, longest, self._tree, self._token), min(self._size, queries)
+        one, wanted = replace(self._one, prompt=longest), min(self._size, queries)
         if self._section.memory_limit and one.total > self._limit:
             raise self._too_little(f"recommend.memory_limit is less than keys and values of {one}")
         size = max(1, min(wanted, self._limit // one.total))
@@ -77,11 +79,9 @@ class Batches:
         return None
 
     def _too_little(self, why: str) -> SearchError:
-        section = self._section
-        smaller = {"exact": f"budget={section.budget // 2 or 1}", "beam": "beams=…", "all": "mode=exact"}[section.mode]
         return SearchError(
             "one query alone does not fit into memory",
             value=why,
             accepted="more memory (and recommend.memory_limit), or a search that holds fewer tokens",
-            next_step=f"--set recommend.{smaller}",
+            next_step=f"--set {self._smaller}",
         )

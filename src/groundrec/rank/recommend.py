@@ -6,9 +6,11 @@ Knows nothing about metrics or signals.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +20,36 @@ from numpy.typing import NDArray
 from groundrec.core import config_rank
 from groundrec.core.errors import ArtifactError
 from groundrec.core.processes import ALONE, Processes
+from groundrec.core.recipe import Recipe
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 from groundrec.rank.batches import Batches
 from groundrec.rank.below import Guide, Mask, Mass
+from groundrec.rank.memory import Need, tree_tokens
 from groundrec.rank.search import Answer, Search, Work
 from groundrec.rank.signals import Signal
+from groundrec.rank.tree import bytes_per_token
 from groundrec.text.tokens import Encoder
+from groundrec.text.trie import Trie
 
-__all__ = ["Assistant", "Recommender", "Shards", "Writer", "load_slates", "recommend", "save_slates", "work_of"]
+if TYPE_CHECKING:
+    from groundrec.models.language import LanguageModel
+
+__all__ = [
+    "Assistant",
+    "Parts",
+    "Ranker",
+    "Recommender",
+    "Rules",
+    "Shards",
+    "Writer",
+    "constrained",
+    "load_slates",
+    "recommend",
+    "save_slates",
+    "work_of",
+]
 
 _WORK = "work"
 """Key of a file's metadata."""
@@ -44,6 +66,93 @@ class Assistant:
     def guide(self, queries: Queries) -> Guide:
         """Return the guide of a batch of queries."""
         return Guide(self.signal.scores(queries), self.alpha, self.mass)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be recommended: nothing seen, only what is allowed (anything where None), nothing denied."""
+
+    exclude_seen: bool
+    allow: NDArray[np.integer] | None = None
+    deny: NDArray[np.integer] | None = None
+
+    def mask(self, queries: Queries, allow: Ragged | None = None, deny: Ragged | None = None) -> Mask:
+        """Return which items each query may be given; `allow` and `deny` list more of the same, a row per query."""
+        if self.allow is not None:
+            lists = (
+                repeat(self.allow, len(queries)) if allow is None else (np.intersect1d(a, self.allow) for a in allow)
+            )
+            allow = Ragged.of(lists)
+        if self.deny is not None:
+            everyone = Ragged.of(repeat(self.deny, len(queries)))
+            deny = everyone if deny is None else deny.joined(everyone)
+        if self.exclude_seen:
+            deny = queries.history if deny is None else deny.joined(queries.history)
+        return Mask.of(len(queries), allow, deny)
+
+
+class Ranker(Protocol):
+    """What every grounding is, once built: queries in, slates of real items out, in any batch the same."""
+
+    section: config_rank.Recommend
+
+    @property
+    def work(self) -> Work:
+        """What was asked of the model since `work` was last cleared."""
+        ...
+
+    def slates(self, queries: Queries, k: int) -> Slates:
+        """Return a slate of `k` items for each query, each of which has an item left."""
+        ...
+
+    def prompts(self, queries: Queries) -> list[list[int]]:
+        """Return each query's prompt as tokens."""
+        ...
+
+    def answerable(self, queries: Queries) -> NDArray[np.intp]:
+        """Return which queries have an item left that they may be given."""
+        ...
+
+    def batches(self, sharing: int = 1) -> Batches:
+        """Return what divides queries into batches that fit into memory."""
+        ...
+
+    def columns(self, found: Slates) -> dict[str, list[Any]]:
+        """Return what else is to be kept with slates that it gave: columns of Parquet, a value per query."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a grounding is built of."""
+
+    lm: LanguageModel
+    encoder: Encoder
+    trie: Trie
+    recipe: Recipe
+    popularity: NDArray[np.int64]
+    folder: Path
+    """Where it may keep files."""
+    identity: str = ""
+    """Changes with the weights of `lm` and of `base`, and with the data set."""
+    base: Callable[[], LanguageModel] | None = None
+    """Returns the model before it was tuned."""
+    assistant: Assistant | None = None
+    allow: NDArray[np.integer] | None = None
+    deny: NDArray[np.integer] | None = None
+
+
+def constrained(parts: Parts) -> Recommender:
+    """Return the grounding `search`: titles are decoded within the catalogue."""
+    section = parts.recipe.recommend
+    search = Search(
+        parts.lm.model,
+        parts.trie,
+        section.score,
+        temperature=section.temperature,
+        instruction=parts.encoder.head,
+    )
+    return Recommender(search, parts.encoder, section, parts.assistant, parts.allow, parts.deny)
 
 
 @dataclass(frozen=True)
@@ -75,23 +184,34 @@ class Recommender:
         """Return each query's prompt as tokens."""
         return [self.encoder.prompt(row) for row in queries.history]
 
+    @property
+    def rules(self) -> Rules:
+        """What may be recommended."""
+        return Rules(self.section.exclude_seen, self.allow, self.deny)
+
+    @property
+    def work(self) -> Work:
+        """What the search has asked of the model."""
+        return self.search.work
+
     def mask(self, queries: Queries, allow: Ragged | None = None, deny: Ragged | None = None) -> Mask:
         """Return which items each query may be given."""
-        if self.allow is not None:
-            lists = (
-                repeat(self.allow, len(queries)) if allow is None else (np.intersect1d(a, self.allow) for a in allow)
-            )
-            allow = Ragged.of(lists)
-        if self.deny is not None:
-            everyone = Ragged.of(repeat(self.deny, len(queries)))
-            deny = everyone if deny is None else deny.joined(everyone)
-        if self.section.exclude_seen:
-            deny = queries.history if deny is None else deny.joined(queries.history)
-        return Mask.of(len(queries), allow, deny)
+        return self.rules.mask(queries, allow, deny)
 
     def answerable(self, queries: Queries) -> NDArray[np.intp]:
         """Return which queries have an item left that they may be given."""
         return np.flatnonzero(self.mask(queries).leaves_any(len(self.search.trie.item_order)))
+
+    def batches(self, sharing: int = 1) -> Batches:
+        """Return what divides queries into batches that fit into memory."""
+        section, search = self.section, self.search
+        one = Need(1, 0, tree_tokens(search.paths, section), bytes_per_token(search.model))
+        smaller = {"exact": f"budget={section.budget // 2 or 1}", "beam": "beams=…", "all": "mode=exact"}[section.mode]
+        return Batches(search.model.device, one, f"recommend.{smaller}", section, sharing)
+
+    def columns(self, found: Slates) -> dict[str, list[Any]]:
+        """Return nothing more to be kept with its slates."""
+        return {}
 
     def _search(self, prompts: list[list[int]], k: int, mask: Mask, guide: Guide | None) -> Answer:
         if self.section.mode == "beam":
@@ -127,48 +247,58 @@ class Shards:
 class Writer:
     """Searches and writes shards. `sharing` processes divide this machine's memory."""
 
-    def __init__(self, recommender: Recommender, queries: Queries, folder: Path, sharing: int = 1) -> None:
-        self.shards = Shards(folder, len(queries), recommender.section.shard_size)
-        self._recommender, self._queries = recommender, queries
-        self._batches = Batches(recommender.search, recommender.section, sharing)
+    def __init__(self, ranker: Ranker, queries: Queries, folder: Path, sharing: int = 1) -> None:
+        self.shards = Shards(folder, len(queries), ranker.section.shard_size)
+        self._ranker, self._queries = ranker, queries
+        self._batches = ranker.batches(sharing)
 
     def write(self, shard: int) -> None:
         """Write a shard, unless it is there already."""
         if self.shards.path(shard).exists():
             return
-        queries, search = self._queries.take(self.shards.rows(shard)), self._recommender.search
-        search.work = Work()
-        self._batches.fit(len(queries), max(map(len, self._recommender.prompts(queries))))
-        save_slates(self._search(queries), self.shards.path(shard), search.work)
+        queries, work = self._queries.take(self.shards.rows(shard)), self._ranker.work
+        work.clear()
+        self._batches.fit(len(queries), max(map(len, self._ranker.prompts(queries))))
+        slates, columns = self._search(queries)
+        save_slates(slates, self.shards.path(shard), work, columns)
 
-    def _search(self, queries: Queries) -> Slates:
-        """Return slates in the queries' order; an empty one where no item is left to a query."""
-        k = self._recommender.section.k
+    def _search(self, queries: Queries) -> tuple[Slates, dict[str, list[Any]]]:
+        """Return slates in the queries' order, an empty one where no item is left to a query; and further columns."""
+        k = self._ranker.section.k
         items = np.full((len(queries), k), NO_ITEM, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        some = self._recommender.answerable(queries)
-        for rows, found in self._batches.run(queries.take(some), lambda q: self._recommender.slates(q, k)):
+        columns: dict[str, list[Any]] = {}
+        some = self._ranker.answerable(queries)
+        for rows, found in self._batches.run(queries.take(some), lambda q: self._ranker.slates(q, k)):
             items[some[rows]], scores[some[rows]] = found.items, found.scores
-        return Slates(queries.ids, items, scores)
+            for name, values in self._ranker.columns(found).items():
+                column = columns.setdefault(name, [None] * len(queries))
+                for row, value in zip(some[rows], values, strict=True):
+                    column[row] = value
+        return Slates(queries.ids, items, scores), columns
 
 
-def recommend(recommender: Recommender, queries: Queries, folder: Path, processes: Processes = ALONE) -> Slates:
+def recommend(ranker: Ranker, queries: Queries, folder: Path, processes: Processes = ALONE) -> Slates:
     """Return slates for `queries`, writing each shard to `folder`; shards that are there already are kept.
 
     Several processes divide the shards, and return when all are there.
     """
-    writer = Writer(recommender, queries, folder, processes.local_world)
+    writer = Writer(ranker, queries, folder, processes.local_world)
     for shard in progress(processes.share(len(writer.shards)), "recommending"):
         writer.write(shard)
     processes.wait(lambda: not writer.shards.missing(), "their slates")
     return load_slates(folder)
 
 
-def save_slates(slates: Slates, path: Path, work: Work | None = None) -> None:
-    """Write slates to a Parquet file, atomically, and with them the `work` they took."""
+def save_slates(
+    slates: Slates, path: Path, work: Work | None = None, more: Mapping[str, Sequence[Any]] | None = None
+) -> None:
+    """Write slates to a Parquet file, atomically, and with them the `work` they took and `more` columns."""
     columns = {"query_id": slates.query_ids, "items": list(slates.items), "scores": list(slates.scores)}
     types = [("query_id", pa.int64()), ("items", pa.list_(pa.int32())), ("scores", pa.list_(pa.float32()))]
     table = pa.table(columns, schema=pa.schema(types))
+    for name, values in (more or {}).items():
+        table = table.append_column(name, pa.array(values))
     with atomic_write(path) as part:
         pq.write_table(table.replace_schema_metadata({_WORK: json.dumps(vars(work))} if work else None), part)
 

@@ -40,17 +40,23 @@ __all__ = ["Answer", "ScoreKind", "Search", "Work"]
 class Work:
     """What a search asked of the model: forward passes of a batch, and tokens of all its queries.
 
-    `unproved` counts the queries of `exact` that ran out of budget.
+    `unproved` counts the queries of `exact` that ran out of budget, `silent` those to which nothing was written.
     """
 
     passes: int = 0
     tokens: int = 0
     unproved: int = 0
+    silent: int = 0
 
     def add(self, other: Work) -> None:
         """Add another search's work."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def clear(self) -> None:
+        """Begin anew."""
+        for field in fields(self):
+            setattr(self, field.name, 0)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,12 @@ class Template(Section):
         """Return the text that answers with `title`."""
         return self.answer.replace("{title}", title)
 
+    def title_of(self, answer: str) -> str:
+        """Return the title in a written answer: its first line where answers are lines, without their form."""
+        before, _, after = (part.strip() for part in self.answer.partition("{title}"))
+        line = answer.partition("\n")[0] if self.answer.endswith("\n") else answer
+        return line.strip().removeprefix(before).removesuffix(after).strip()
+
     def text(self, titles: list[str]) -> str:
         """Return the whole prompt for a history of `titles`, for people to read."""
         history = "".join(self.item_text(title, first=i == 0) for i, title in enumerate(titles))

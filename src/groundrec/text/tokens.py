@@ -128,6 +128,22 @@ class Encoder:
             kept[0] = self._first[history[len(history) - fitting]]
         return [*self._head, *(int(t) for ids in kept for t in ids), *self._tail]
 
+    def spelled(self, text: str, most: int) -> list[int]:
+        """Return the tokens of a text by itself, behind the start token; the first `most` of them."""
+        return [*self._start(), *self._ids(text)][:most]
+
+    def ends(self, vocabulary: int) -> NDArray[np.bool_]:
+        """Return which tokens end an answer: the end token, or all that hold a newline. Shape: [V]."""
+        found = np.zeros(vocabulary, np.bool_)
+        if self.template.end:
+            found[self._end()] = True
+            return found
+        ids = range(min(vocabulary, len(self.tokenizer)))
+        found[: len(ids)] = ["\n" in text for text in self.tokenizer.batch_decode([[i] for i in ids])]
+        if isinstance(end := self.tokenizer.eos_token_id, int):
+            found[end] = True
+        return found
+
     def fitting(self, history: NDArray[np.integer] | Sequence[int]) -> int:
         """Return how many items of a history, the latest ones, fit `cutoff_len` beside the longest answer."""
         taken = self._cost[np.asarray(history, np.int64)[::-1]].cumsum()
