@@ -92,6 +92,7 @@ ROOMS = {
         "datasets",
         "experiment",
         "assist",
+        "fusing",
         "results",
         "stages",
         "recommender",
