@@ -201,3 +201,25 @@ def test_a_run_can_be_resumed_from_its_own_recipe(copied: Resume, tmp_path: Path
     result = command("run", run / "recipe.toml", "--run-dir", run, "--if-exists", "resume", "--until", "recommend")
     assert result.code == 0
     assert all(line.startswith("skipped") for line in stage_lines(result.err).values())
+
+
+def test_every_kind_of_fusion_is_a_method_and_the_papers_choice_is_marked(copied: Resume, tmp_path: Path) -> None:
+    kinds = ["probability", "reweight", "reciprocal-rank", "z-score", "learned"]
+    result = copied("--set", f"fuse.kinds={kinds}", "--set", "fuse.signals=['popularity']", "--set", "fuse.paper=true")
+    assert result.code == 0, result.err
+    methods = summary(tmp_path / "run")["methods"]
+    fused = {name.removeprefix("LM + popularity ") for name in methods if name.startswith("LM + ")}
+    assert fused == {
+        "(per metric)",
+        "(re-weighted, per metric)",
+        "(reciprocal rank, per metric)",
+        "(z-score, per metric)",
+        "(learned)",
+    }
+    weights = strict_json((tmp_path / "run" / "fusion" / "weights.json").read_text(encoding="utf-8"))
+    chosen = weights["search/popularity/reweight"]["paper"]
+    assert chosen.keys() == {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10)}
+    assert chosen["ndcg@10"] == weights["search/popularity/reweight"]["alpha"]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "no single ranking has all their numbers" in page
+    assert "γ = " in page

@@ -12,7 +12,19 @@ from hypothesis.extra import numpy as arrays
 
 from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
-from groundrec.rank.fuse import choose_alpha, dense, exclude, log_softmax, mix
+from groundrec.rank.fuse import (
+    choose_alpha,
+    dense,
+    exclude,
+    learn,
+    log_softmax,
+    mix,
+    published_gammas,
+    reciprocal_ranks,
+    reweight,
+    weighted_sum,
+    z_scores,
+)
 
 numbers = st.one_of(st.integers(-40, 40).map(float), st.just(-math.inf))
 tables = arrays.arrays(np.float32, (3, 5), elements=numbers)
@@ -137,5 +149,106 @@ def test_choose_alpha_refuses_an_empty_grid_and_no_queries() -> None:
     one = np.zeros((1, 2), np.float32)
     with pytest.raises(SearchError, match="no alpha"):
         choose_alpha(one, one, [], hits([0]), query_ids=np.arange(1), k=1)
-    with pytest.raises(SearchError, match="no queries"):
+    with pytest.raises(SearchError, match="no validation queries"):
         choose_alpha(one[:0], one[:0], [0.5], hits([]), query_ids=np.arange(0), k=1)
+
+
+# -- other kinds -------------------------------------------------------------------------------------------------------
+
+
+def both(lm: Scores, cf: Scores, q: int) -> list[int]:
+    return [i for i in range(lm.shape[1]) if lm[q, i] > -math.inf and cf[q, i] > -math.inf]
+
+
+def unit(values: list[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [(v - low) / (high - low) if high > low else 0.0 for v in values]
+
+
+@given(tables, tables, st.sampled_from([0.0, 0.25, 1.0, 7.0, 99.0]))
+@settings(max_examples=300, deadline=None)
+def test_reweight_is_the_papers_formula_over_what_both_allow(lm: Scores, cf: Scores, gamma: float) -> None:
+    found = reweight(lm, cf, gamma)
+    for q in range(3):
+        items = both(lm, cf, q)
+        expected = np.full(5, -np.inf)
+        if items:
+            d, w = unit([-float(lm[q, i]) for i in items]), unit([float(cf[q, i]) for i in items])
+            expected[items] = [-((1 + b) ** -gamma) * a for a, b in zip(d, w, strict=True)]
+        np.testing.assert_allclose(found[q], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_no_gamma_is_the_model_alone_and_a_large_one_the_signal_behind_the_nearest() -> None:
+    lm, cf = np.array([[-1, -2, -3, -4]], np.float32), np.array([[5, 1, 2, 9]], np.float32)
+    assert order(reweight(lm, cf, 0)[0]) == [0, 1, 2, 3]
+    assert order(reweight(lm, cf, 99)[0]) == [0, 3, 2, 1]
+    assert order(reweight(lm, np.ones_like(cf), 50)[0]) == [0, 1, 2, 3]
+
+
+@given(tables, tables, st.floats(0, 1))
+@settings(max_examples=300, deadline=None)
+def test_ranks_and_standard_scores_by_their_definitions(lm: Scores, cf: Scores, alpha: float) -> None:
+    ranks, standard = reciprocal_ranks(lm, cf, alpha), z_scores(lm, cf, alpha)
+    for q in range(3):
+        items = both(lm, cf, q)
+        by_rank, by_z = np.full(5, -np.inf), np.full(5, -np.inf)
+        a, b = ([float(s[q, i]) for i in items] for s in (lm, cf))
+        for place, i in enumerate(items):
+            by_rank[i] = alpha / (60 + rank(a, place)) + (1 - alpha) / (60 + rank(b, place))
+            by_z[i] = alpha * z(a, place) + (1 - alpha) * z(b, place)
+        np.testing.assert_allclose(ranks[q], by_rank, rtol=1e-5)
+        np.testing.assert_allclose(standard[q], by_z, rtol=1e-4, atol=1e-4)
+
+
+def rank(values: list[float], i: int) -> float:
+    """Return the mean of the places that equal values share."""
+    return 1 + sum(v > values[i] for v in values) + (sum(v == values[i] for v in values) - 1) / 2
+
+
+def z(values: list[float], i: int) -> float:
+    mean = sum(values) / len(values)
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+    return (values[i] - mean) / spread if spread > 1e-9 else 0.0
+
+
+def test_learned_weights_are_those_the_targets_were_drawn_with() -> None:
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(size=(6000, 8)).astype(np.float32) * 2 for _ in range(3)]
+    true = [1.0, 0.5, 0.0]
+    logits = sum(w * log_softmax(s) for w, s in zip(true, scores, strict=True))
+    targets = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    weights = learn(scores, Ragged.of(targets[:, None]))
+    np.testing.assert_allclose(weights, true, atol=0.06)
+    expected = sum(w * log_softmax(s) for w, s in zip(weights, scores, strict=True))
+    np.testing.assert_allclose(weighted_sum(scores, weights), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_learning_leaves_out_targets_that_are_not_to_be_ranked() -> None:
+    rng = np.random.default_rng(1)
+    scores = [rng.normal(size=(50, 6)).astype(np.float32) for _ in range(2)]
+    targets = rng.integers(0, 5, 50)
+    plain = learn([s[:, :5] for s in scores], Ragged.of(targets[:, None]))
+    scores[0][:, 5] = -np.inf
+    np.testing.assert_allclose(learn(scores, Ragged.of([t, 5] for t in targets)), plain, atol=1e-4)
+    with pytest.raises(SearchError, match="no targets"):
+        learn(scores, Ragged.of([5] for _ in targets))
+
+
+@pytest.mark.parametrize("combine", [reweight, reciprocal_ranks, z_scores])
+def test_scores_that_are_no_numbers_are_refused(combine) -> None:
+    good, bad = np.zeros((1, 2), np.float32), np.array([[math.nan, 1]], np.float32)
+    with pytest.raises(SearchError, match="scores of the signal hold what is no number: 1 of 2"):
+        combine(good, bad, 0.5)
+
+
+def test_the_published_values_of_gamma() -> None:
+    assert published_gammas("popularity") == list(range(100))
+    others = published_gammas("sasrec")
+    assert others == sorted(set(others))
+    assert (len(others), others[0], others[1], others[-1]) == (199, 0, 0.01, 99)
+
+
+def test_without_queries_there_is_no_weight() -> None:
+    nothing = np.zeros((0, 3), np.float32)
+    with pytest.raises(SearchError, match="no validation queries"):
+        choose_alpha(nothing, nothing, [0.0], hits([]), query_ids=np.arange(0), k=1, combine=reweight)

@@ -208,6 +208,26 @@ def explain_item(
 
 
 @app.command()
+def evaluate(
+    input_dir: Annotated[
+        Path, typer.Option("--input_dir", "--input-dir", help="Folder of JSON files of BIGRec or D3, or one file.")
+    ],
+    catalogue: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Data set, run directory, or text file of a title and a tab per line: counts shared titles."),
+    ] = None,
+    k: Annotated[Optional[list[int]], typer.Option("-k", min=1, help="A cut-off; may be given again.")] = None,  # noqa: UP045
+    bootstrap: Annotated[int, typer.Option(min=0, help="Bootstrap samples behind each 95% interval.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Score result files of the originals by title. A run is evaluated by `groundrec run`."""
+    log_to(None, quiet=as_json)
+    from groundrec.app.outputs import show
+
+    show(input_dir, catalogue, k or [], samples=bootstrap, as_json=as_json)
+
+
+@app.command()
 def prepare(
     source: Annotated[str, typer.Argument(help="A data source: `groundrec list sources` shows what is known.")],
     out: Annotated[Path, typer.Option(help="Where to write the data set.")],

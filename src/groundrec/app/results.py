@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from groundrec.app.experiment import SEARCH, Experiment, fused_name, method_name, signal_scores, slates_at
+from groundrec.app.experiment import Experiment, method_name, signal_scores, slates_at
+from groundrec.app.fusing import LEARNED, fusions, kept_slates, per_metric, weights_of
 from groundrec.core.registry import names
 from groundrec.core.runs import atomic_write, environment, read_json, write_json
 from groundrec.core.track import Metrics, console, progress
@@ -26,6 +27,7 @@ from groundrec.evaluate import metrics
 from groundrec.evaluate.charts import Curve, FusionCurve, Kind, Series
 from groundrec.evaluate.compare import compare, intervals
 from groundrec.evaluate.report import Method, Person, Pick, Report, console_table, picture, write_report
+from groundrec.rank.fuse import KINDS
 from groundrec.rank.recommend import load_slates
 
 __all__ = ["evaluate_run", "report_of", "show", "slates_of"]
@@ -51,10 +53,8 @@ def evaluate_run(x: Experiment, folder: Path) -> None:
 
 def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.float64]]]]:
     """Return the report of a run, and each method's metrics per test query."""
-    main, ks = x.recipe.fuse.metric, sorted(x.recipe.evaluate.ks)
-    queries, slates = x.queries("test"), slates_of(x)
-    measured = names("metrics")
-    values = {name: metrics.per_query(s, queries, ks, measured) for name, s in progress(slates.items(), "measuring")}
+    main, queries, slates = x.recipe.fuse.metric, x.queries("test"), slates_of(x)
+    values = _values(x, slates)
     single = [name for name in slates if _kind(x, name) != "fused"]
     reference = max(single, key=lambda name: values[name][main].mean())
     versus = compare({name: v[main] for name, v in values.items()}, reference, queries.users, seed=x.recipe.seed)
@@ -65,7 +65,7 @@ def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.flo
         title=f"groundrec: {x.recipe.name}",
         dataset=f"{x.recipe.data.source}, {x.recipe.prepare.protocol} split",
         data=_data_rows(x, queries),
-        warnings=tuple(str(note) for note in x.dataset.card.get("notes", ())),  # type: ignore[attr-defined]
+        warnings=_warnings(x),
         methods=tuple(methods),
         reference=reference,
         queries=len(queries),
@@ -91,18 +91,31 @@ def slates_of(x: Experiment) -> dict[str, Slates]:
     }
     for method in x.recipe.recommend.methods:
         found[method_name(method)] = load_slates(x.run.path / slates_at(method, "test"))
-    for place, name in fusions(x).items():
-        found[name] = load_slates(x.run.path / "fusion" / place)
+    for fusion in fusions(x):
+        found[fusion.name] = kept_slates(x, fusion)
     return found
 
 
-def fusions(x: Experiment) -> dict[str, str]:
-    """Return where each fusion is, below `fusion`, and its name."""
-    return {
-        name if method == SEARCH else f"{method}/{name}": fused_name(name, method)
-        for method in x.recipe.recommend.methods
-        for name in x.recipe.fuse.signals
-    }
+def _values(x: Experiment, slates: dict[str, Slates]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return each method's metrics per test query; those of a fusion done the papers' way each from its own weight."""
+    queries, ks, measured = x.queries("test"), sorted(x.recipe.evaluate.ks), names("metrics")
+    values = {name: metrics.per_query(s, queries, ks, measured) for name, s in progress(slates.items(), "measuring")}
+    for fusion in fusions(x):
+        if fusion.paper:
+            own = per_metric(x, fusion)
+            values[fusion.name] = {name: metrics.measure(name)(own[name], queries) for name in values[fusion.name]}
+    return values
+
+
+def _warnings(x: Experiment) -> tuple[str, ...]:
+    """Return what a reader must know before believing the numbers."""
+    notes = [str(note) for note in x.dataset.card.get("notes", ())]  # type: ignore[attr-defined]
+    if any(fusion.paper for fusion in fusions(x)):
+        notes.append(
+            "Methods marked “per metric” have another weight for every metric and cut-off, each chosen on validation, "
+            "as in BIGRec's code: no single ranking has all their numbers."
+        )
+    return tuple(notes)
 
 
 def _method(x: Experiment, name: str, slates: Slates, values: dict[str, Any], versus: Any) -> Method:
@@ -167,11 +180,25 @@ def _series(rows: list[dict[str, Any]], x: str, y: str, name: str) -> Series:
 
 
 def _fusions(x: Experiment) -> list[FusionCurve]:
-    weights = read_json(x.run.path / "fusion" / "weights.json") or {}
-    curves = []
-    for name, found in weights.items():
+    chosen, curves = weights_of(x), []
+    for fusion in fusions(x):
+        if fusion.kind == LEARNED:
+            continue
+        found = chosen[fusion.place]
         alphas, means, errors = (tuple(p[key] for p in found["curve"]) for key in ("alpha", "mean", "error"))
-        curves.append(FusionCurve(name, x.recipe.fuse.metric, alphas, means, errors, found["alpha"]))
+        curves.append(
+            FusionCurve(
+                fusion.signals[0],
+                x.recipe.fuse.metric,
+                alphas,
+                means,
+                errors,
+                found["alpha"],
+                KINDS[fusion.kind].weight,
+                method_name(fusion.method),
+                fusion.label,
+            )
+        )
     return curves
 
 

@@ -24,17 +24,14 @@ from groundrec.app.experiment import (
     TRIE,
     Experiment,
     files_of,
-    fused_name,
-    language_scores,
     model_inputs,
-    signal_scores,
     slates_at,
 )
+from groundrec.core.errors import DataError
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
-from groundrec.core.runs import Run, write_json
-from groundrec.core.track import Metrics, log, progress
-from groundrec.core.types import Slates
+from groundrec.core.runs import Run
+from groundrec.core.track import Metrics, log
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
 from groundrec.text.prompts import load_template
@@ -107,6 +104,13 @@ def train_stage(x: Experiment) -> None:
 
 def recommend_stage(x: Experiment) -> None:
     """Search the catalogue for every query, on validation and on test."""
+    if x.recipe.fuse.signals and not len(x.dataset.valid):
+        raise DataError(
+            "no validation queries to choose the weight of a signal on",
+            value=f"fuse.signals = {', '.join(x.recipe.fuse.signals)}",
+            accepted="a data set with a validation split: a weight chosen on test would flatter the result",
+            next_step="--set fuse.signals=[]",
+        )
     for method in x.recipe.recommend.methods:
         if method == SEARCH:
             choose_assistant(x)
@@ -135,34 +139,12 @@ def fuse_stage(x: Experiment) -> None:
     """Choose one weight per signal on validation, then mix on test."""
 
     def work(folder: Path) -> dict[str, Any]:
-        from groundrec.evaluate.metrics import measure
-        from groundrec.rank.fuse import choose_alpha, mix
-        from groundrec.rank.recommend import save_slates
+        from groundrec.app.fusing import fuse
 
-        chosen, value_of = {}, measure(x.recipe.fuse.metric)
-        valid, test = x.queries("valid"), x.queries("test")
-        for method in x.recipe.recommend.methods if x.recipe.fuse.signals else ():
-            lm = {split: language_scores(x, split, method) for split in ("valid", "test")}
-            for name in x.recipe.fuse.signals:
-                grid = progress(np.linspace(0, 1, x.recipe.fuse.grid).tolist(), f"mixing with {name}")
-                alpha, curve = choose_alpha(
-                    lm["valid"],
-                    signal_scores(x, name, valid),
-                    grid,
-                    lambda slates: value_of(slates, valid),
-                    query_ids=valid.ids,
-                    k=x.recipe.recommend.k,
-                )
-                mixed = mix(lm["test"], signal_scores(x, name, test), alpha)
-                place = name if method == SEARCH else f"{method}/{name}"
-                (folder / place).mkdir(parents=True, exist_ok=True)
-                save_slates(Slates.from_scores(test.ids, mixed, x.recipe.recommend.k), folder / place / "test.parquet")
-                chosen[place] = {"alpha": alpha, "curve": [point._asdict() for point in curve]}
-                log.info(f"  {fused_name(name, method)}: alpha = {alpha:.2f}, {x.recipe.fuse.metric} on validation")
-        write_json(folder / "weights.json", chosen)
-        return {name: value["alpha"] for name, value in chosen.items()}
+        return fuse(x, folder)
 
-    x.run.stage("fusion", {**_ranked(x), **x.section("fuse", "recommend")}, work)
+    metrics = {"ks": x.recipe.evaluate.ks} if x.recipe.fuse.paper else {}
+    x.run.stage("fusion", {**_ranked(x), **metrics, **x.section("fuse", "recommend")}, work)
 
 
 def evaluate_stage(x: Experiment) -> None:

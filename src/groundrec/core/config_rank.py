@@ -141,11 +141,24 @@ class Ground(Section):
 
 
 class Fuse(Section):
-    """Mixing the language model with collaborative signals: alpha · log p_LM + (1 - alpha) · log p_signal."""
+    """Mixing the language model with collaborative signals."""
 
     signals: list[str] = Field(default=["sasrec", "co-occurrence"], description="Signals to fuse with, each in turn.")
-    metric: str = Field(default="ndcg@10", description="Metric that chooses alpha, on validation.")
-    grid: int = Field(default=21, ge=2, description="Number of values of alpha tried between 0 and 1.")
+    kinds: list[Literal["probability", "reweight", "reciprocal-rank", "z-score", "learned"]] = Field(
+        default=["probability"],
+        min_length=1,
+        description="Ways of mixing, each in turn. `probability`: alpha · log p_LM + (1 - alpha) · log p_signal. `reweight`: BIGRec's (1 + w)^(-gamma) · d. `reciprocal-rank` and `z-score`: alpha between 1 / (60 + rank), or scores in standard deviations. `learned`: a weight for the model and for every signal, all at once.",
+    )
+    metric: str = Field(default="ndcg@10", description="Metric that chooses the weight, on validation.")
+    grid: int = Field(
+        default=21,
+        ge=2,
+        description="Number of values of alpha tried between 0 and 1; those of gamma are BIGRec's.",
+    )
+    paper: bool = Field(
+        default=False,
+        description="Choose a weight for each metric and cut-off by itself, as BIGRec's code does; the report says so.",
+    )
 
 
 class Evaluate(Section):

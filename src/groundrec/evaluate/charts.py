@@ -110,7 +110,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class FusionCurve:
-    """A validation metric against alpha: 0 is the signal alone, 1 the language model alone."""
+    """A validation metric against a weight: alpha, 0 the signal alone, 1 the model alone; gamma, 0 the model alone."""
 
     signal: str
     metric: str
@@ -119,6 +119,10 @@ class FusionCurve:
     errors: tuple[float, ...]
     """Standard errors of the means."""
     chosen: float
+    weight: str = "α"
+    model: str = "language model"
+    kind: str = ""
+    """How they are mixed, where it is not by probabilities."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def lines(axes: Axes, curve: Curve) -> None:
 
 
 def fusion(axes: Axes, curve: FusionCurve) -> None:
-    """Draw a fusion curve in a band of one standard error, the chosen alpha marked and both ends named."""
+    """Draw a fusion curve in its 95% interval, the chosen alpha marked and both ends named."""
     colour, low, high = PALETTE["fused"], *_band(curve)
     axes.fill_between(curve.alphas, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.plot(curve.alphas, curve.means, color=colour, linewidth=1.8)
@@ -173,13 +177,19 @@ def fusion(axes: Axes, curve: FusionCurve) -> None:
     axes.plot([curve.chosen], [best], marker="s", markersize=7, color=colour, linestyle="none")
     room = max(high) - min(low) or 1.0
     axes.set_ylim(min(low) - 0.05 * room, max(high) + 0.25 * room)
-    side = "left" if curve.chosen <= 0.5 else "right"
+    side = "left" if curve.chosen <= curve.alphas[-1] / 2 else "right"
     offset = (6 if side == "left" else -6, -4)
     where = (curve.chosen, max(high) + 0.25 * room)
-    axes.annotate(f"α = {curve.chosen:g}", where, offset, textcoords="offset points", ha=side, va="top")
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [f"0\n{curve.signal}", "", "0.5", "", "1\nlanguage model"])
+    axes.annotate(f"{curve.weight} = {curve.chosen:g}", where, offset, textcoords="offset points", ha=side, va="top")
+    if curve.weight == "α":
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [f"0\n{curve.signal}", "", "0.5", "", f"1\n{curve.model}"])
+    else:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xticks([0, 0.5, 1, 10, 99], [f"0\n{curve.model}", "0.5", "1", "10", "99"])
+        axes.minorticks_off()
     axes.grid(axis="y")
-    axes.set_title(f"{curve.metric}, language model with {curve.signal}")
+    title = f"{curve.metric}, {curve.model} with {curve.signal}"
+    axes.set_title(f"{title}\n{curve.kind}" if curve.kind else title)
 
 
 def tiles(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], label: str) -> None:
@@ -228,7 +238,7 @@ def _ends(interval: Interval) -> list[float]:
 
 def _band(curve: FusionCurve) -> tuple[list[float], list[float]]:
     pairs = list(zip(curve.means, curve.errors, strict=True))
-    return [mean - error for mean, error in pairs], [mean + error for mean, error in pairs]
+    return [mean - 1.96 * error for mean, error in pairs], [mean + 1.96 * error for mean, error in pairs]
 
 
 @contextmanager

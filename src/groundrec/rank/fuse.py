@@ -1,21 +1,44 @@
-"""Mixing two scores of the same items: alpha * log p_LM + (1 - alpha) * log p_signal, alpha chosen on validation.
+"""Two scores of the same items made one, by a weight chosen on validation; or several, by weights learned there.
 
-Knows nothing about where scores come from, nor which metric is measured.
+`KINDS` are the ways with one weight. Each ranks the items that both have a score for, and no others. Knows nothing
+about where scores come from, nor which metric is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import rankdata
 
 from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
 
-__all__ = ["HAIR", "Point", "choose_alpha", "dense", "exclude", "log_softmax", "mix"]
+__all__ = [
+    "HAIR",
+    "KINDS",
+    "Kind",
+    "Point",
+    "choose_alpha",
+    "dense",
+    "exclude",
+    "learn",
+    "log_softmax",
+    "mix",
+    "published_gammas",
+    "reciprocal_ranks",
+    "reweight",
+    "weighted_sum",
+    "z_scores",
+]
 
+Combine = Callable[[Scores, Scores, float], Scores]
+"""A way to make two scores one by a weight."""
+RANKS = 60
+PENALTY = 1e-4
 HAIR = np.float32(1e-3)
 """How far below a slate's lowest score `dense` puts what is not in the slate."""
 
@@ -52,6 +75,84 @@ def mix(lm: Scores, signal: Scores, alpha: float) -> Scores:
     return mixed
 
 
+def reweight(lm: Scores, signal: Scores, gamma: float) -> Scores:
+    """Return -(1 + w)^(-gamma) * d, BIGRec's injection of popularity or collaborative scores (arXiv 2308.08434).
+
+    d is the distance, which is minus the language model's score, w the signal's score, both from 0 to 1 over the items
+    of a query that both have a score for; a signal that scores them alike gives 0. The nearest item, d = 0, stays
+    first whatever gamma is. Shape: [q, I].
+    """
+    if not gamma >= 0:
+        raise SearchError("gamma is no weight", value=gamma, accepted="a number from 0")
+    allowed = _both(lm, signal)
+    w, d = _unit(signal, allowed), _unit(-lm, allowed)
+    return np.where(allowed, -((1 + w) ** -gamma) * d, -np.inf).astype(np.float32)
+
+
+def reciprocal_ranks(lm: Scores, signal: Scores, alpha: float) -> Scores:
+    """Return alpha / (60 + rank_LM) + (1 - alpha) / (60 + rank_signal); 1/2 is Cormack et al.'s (2009). Shape: [q, I].
+
+    Items of one score share their mean rank.
+    """
+    allowed = _both(lm, signal)
+    a, b = (1 / (RANKS + _ranks(scores, allowed)) for scores in (lm, signal))
+    return np.where(allowed, alpha * a + (1 - alpha) * b, -np.inf).astype(np.float32)
+
+
+def z_scores(lm: Scores, signal: Scores, alpha: float) -> Scores:
+    """Return alpha * z_LM + (1 - alpha) * z_signal: scores less a query's mean, in its standard deviations. [q, I]."""
+    allowed = _both(lm, signal)
+    a, b = (_standard(scores, allowed) for scores in (lm, signal))
+    return np.where(allowed, alpha * a + (1 - alpha) * b, -np.inf).astype(np.float32)
+
+
+def learn(scores: Sequence[Scores], targets: Ragged) -> NDArray[np.float64]:
+    """Return the weights of log-probabilities under which the targets are likeliest. Shape: [len(scores)].
+
+    Maximum likelihood of a softmax over the items that all have a score for, weighted sums of `log_softmax` as its
+    logits, and a hair of a penalty, so that equal scores share their weight. The problem is convex. Queries without
+    a target among those items say nothing; raises `SearchError` where none has one.
+    """
+    allowed = np.logical_and.reduce([~np.isneginf(s) for s in scores])
+    table = np.stack([np.where(allowed, log_softmax(s, allowed), 0) for s in scores]).astype(np.float64)
+    rows, items = targets.rows, targets.values
+    known = allowed[rows, items]
+    if not known.any():
+        raise SearchError("no targets to learn weights from", value=0, accepted="at least one validation query")
+    share = 1 / np.bincount(rows[known], minlength=len(allowed))[rows[known]]
+    wanted = np.zeros(allowed.shape)
+    np.add.at(wanted, (rows[known], items[known]), share)
+    some = wanted.any(1)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = np.where(allowed[some], np.tensordot(weights, table[:, some], 1), -np.inf)
+        log_p = log_softmax(logits.astype(np.float32)).astype(np.float64)
+        value = -np.where(wanted[some] > 0, wanted[some] * np.where(allowed[some], log_p, 0), 0).sum()
+        slope = (table[:, some] * (np.exp(log_p) - wanted[some])).sum((1, 2))
+        return (value + PENALTY * weights @ weights) / some.sum(), (slope + 2 * PENALTY * weights) / some.sum()
+
+    start = np.full(len(scores), 1 / len(scores))
+    return minimize(loss, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-9}).x
+
+
+def weighted_sum(scores: Sequence[Scores], weights: Sequence[float] | NDArray[np.floating]) -> Scores:
+    """Return the sum of log-probabilities over the items that all have a score for, each times its weight. [q, I]."""
+    allowed = np.logical_and.reduce([~np.isneginf(s) for s in scores])
+    total = np.zeros(allowed.shape)
+    for score, weight in zip(scores, weights, strict=True):
+        total += weight * np.where(allowed, log_softmax(score, allowed), 0)
+    return np.where(allowed, total, -np.inf).astype(np.float32)
+
+
+def published_gammas(signal: str) -> list[float]:
+    """Return the values of gamma that BIGRec's code tries: whole numbers to 99, and hundredths below 1.
+
+    With popularity it tries the whole ones only. Its script for games leaves out 0: there a signal is never refused.
+    """
+    whole = [float(i) for i in range(100)]
+    return whole if signal == "popularity" else [i / 100 for i in range(100)] + whole[1:]
+
+
 def exclude(scores: Scores, history: Ragged) -> Scores:
     """Return a copy of `scores` [q, I] with -inf for the items of each query's history."""
     kept = scores.copy()
@@ -83,20 +184,77 @@ def choose_alpha(
     *,
     query_ids: NDArray[np.int64],
     k: int,
+    combine: Combine = mix,
+    neutral: float = 0.5,
 ) -> tuple[float, list[Point]]:
-    """Return the alpha of `grid` whose slates of `k` items have the best mean `measure`, and the curve over the grid.
+    """Return the weight of `grid` whose slates of `k` items have the best mean `measure`, and the curve over the grid.
 
-    `measure` gives one value per query. A tie goes to the alpha nearest one half, then to the smaller one.
+    `measure` gives one value per query. A tie goes to the weight nearest `neutral`, then to the smaller one.
     """
-    curve = [_point(float(alpha), measure(Slates.from_scores(query_ids, mix(lm, signal, alpha), k))) for alpha in grid]
+    curve = [_point(float(w), measure(Slates.from_scores(query_ids, combine(lm, signal, w), k))) for w in grid]
     if not curve:
         raise SearchError("no alpha to choose from", accepted="a grid with at least one value from 0 to 1")
-    best = max(curve, key=lambda p: (round(p.mean, 12), -round(abs(p.alpha - 0.5), 12), -p.alpha))
+    best = max(curve, key=lambda p: (round(p.mean, 12), -round(abs(p.alpha - neutral), 12), -p.alpha))
     return best.alpha, curve
 
 
 def _point(alpha: float, values: NDArray[np.floating]) -> Point:
     if not len(values):
-        raise SearchError("no queries to choose alpha on", value=0, accepted="at least one validation query")
+        raise SearchError(
+            "no validation queries to choose the weight of a signal on",
+            value=0,
+            accepted="at least one validation query: a weight chosen on test would flatter the result",
+            next_step="split with validation, or --set fuse.signals=[]",
+        )
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     return Point(alpha, float(values.mean()), float(error))
+
+
+def _both(lm: Scores, signal: Scores) -> NDArray[np.bool_]:
+    """Return which items both have a score for; raise `SearchError` where one is not a number."""
+    for name, scores in (("language model", lm), ("signal", signal)):
+        if (wrong := np.isnan(scores) | np.isposinf(scores)).any():
+            raise SearchError(
+                f"the scores of the {name} hold what is no number",
+                value=f"{int(wrong.sum())} of {wrong.size}",
+                accepted="finite scores, or -inf for an item that is not to be ranked",
+            )
+    return ~(np.isneginf(lm) | np.isneginf(signal))
+
+
+def _unit(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the values of each row from 0 to 1 over `allowed`; 0 where all are alike, and elsewhere."""
+    low = np.where(allowed, values, np.inf).min(1, keepdims=True).astype(np.float64)
+    high = np.where(allowed, values, -np.inf).max(1, keepdims=True).astype(np.float64)
+    low, high = np.where(np.isinf(low), 0, low), np.where(np.isinf(high), 0, high)
+    return np.where(allowed, values - low, 0) / np.where(high > low, high - low, 1)
+
+
+def _ranks(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the rank of each item of `allowed`, 1 for the best."""
+    return rankdata(np.where(allowed, -values.astype(np.float64), np.inf), axis=1)
+
+
+def _standard(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    count = np.maximum(allowed.sum(1, keepdims=True), 1)
+    mean = np.where(allowed, values, 0).sum(1, keepdims=True, dtype=np.float64) / count
+    apart = np.where(allowed, values - mean, 0)
+    spread = np.sqrt((apart**2).sum(1, keepdims=True) / count)
+    return apart / np.where(spread > 0, spread, 1)
+
+
+class Kind(NamedTuple):
+    """A way to fuse by one weight: how, what the weight is called, what ties go to, and its name in a report."""
+
+    combine: Combine
+    weight: str
+    neutral: float
+    label: str
+
+
+KINDS = {
+    "probability": Kind(mix, "α", 0.5, ""),
+    "reweight": Kind(reweight, "γ", 0.0, "re-weighted"),
+    "reciprocal-rank": Kind(reciprocal_ranks, "α", 0.5, "reciprocal rank"),
+    "z-score": Kind(z_scores, "α", 0.5, "z-score"),
+}

@@ -23,7 +23,7 @@ Pooling = Literal["last", "mean"]
 Vote = Literal["best", "nearest", "mean"]
 """A query's distance to an item: its first text's, its nearest text's, or the mean over its texts."""
 
-CHUNK = 8192
+CHUNK = 4096
 """Items compared at a time."""
 TOKENS = 8192
 """Tokens embedded at a time, padding included."""
@@ -133,10 +133,12 @@ def _chunks(items: Tensor, chunk: int, device: torch.device) -> Iterator[tuple[i
         yield start, items[start : start + chunk].to(device, torch.float32, non_blocking=True)
 
 
-def _squared(texts: Tensor, part: Tensor) -> Tensor:
-    """Return squared distances by one matrix product. Shape: [q, V, D], [c, D] → [q, V, c]."""
+def _squared(texts: Tensor, part: Tensor, room: Tensor | None = None) -> Tensor:
+    """Return squared distances by one matrix product, in `room` where given. Shape: [q, V, D], [c, D] → [q, V, c]."""
     flat = texts.reshape(-1, texts.shape[-1])
-    table = torch.addmm(part.square().sum(1), flat, part.T, alpha=-2).add_(flat.square().sum(1, keepdim=True))
+    out = None if room is None else room[: len(flat) * len(part)].view(len(flat), len(part))
+    table = torch.addmm(part.square().sum(1), flat, part.T, alpha=-2, out=out)
+    table.add_(flat.square().sum(1, keepdim=True))
     return table.view(*texts.shape[:2], len(part))
 
 
@@ -153,10 +155,12 @@ def _candidates(
     """Return the best `kept` items in float32, what they were compared by, [q, kept], and how far rounding reaches."""
     best = torch.empty(len(texts), 0, device=texts.device)
     found, longest = torch.empty(len(texts), 0, dtype=torch.long, device=texts.device), torch.zeros_like(centre[0])
+    # One place for the table of every chunk: fresh memory for each takes the system longer than what is left to do.
+    room = torch.empty(texts.shape[0] * texts.shape[1] * min(chunk, len(items)), device=texts.device)
     for start, part in _chunks(items, chunk, texts.device):
         part = part - centre
         longest = torch.maximum(longest, part.norm(dim=1).max())
-        table = _voted(_squared(texts, part), vote)
+        table = _voted(_squared(texts, part, room), vote)
         if allowed is not None:
             table = table.masked_fill(~allowed[:, start : start + len(part)], torch.inf)
         value, place = table.topk(min(kept, len(part)), largest=False)

@@ -283,6 +283,8 @@ def recommend(ranker: Ranker, queries: Queries, folder: Path, processes: Process
 
     Several processes divide the shards, and return when all are there.
     """
+    if not len(queries):
+        return Slates.from_scores(queries.ids, np.empty((0, 0), np.float32), ranker.section.k)
     writer = Writer(ranker, queries, folder, processes.local_world)
     for shard in progress(processes.share(len(writer.shards)), "recommending"):
         writer.write(shard)
