@@ -18,7 +18,7 @@ from tests.app.conftest import USERS, Tiny
 
 __all__ = ["TORCHRUN", "arguments", "begun", "killed", "output", "started"]
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SETTINGS = ["recommend.mode=exact", "recommend.score=full", "recommend.shard_size=1"]
 PATIENCE = 600
 

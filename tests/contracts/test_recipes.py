@@ -32,6 +32,26 @@ def parameters() -> list[Any]:
     return [pytest.param(p, id=f"{name} {p.name}") for name, c in COMMANDS.items() for p in c.params]
 
 
+ENGINES = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed-zero2": "DEEPSPEED", "deepspeed-zero3": "DEEPSPEED"}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_accelerate_reads_its_recipes_and_knows_every_word(name: str) -> None:
+    """What they do needs GPUs: here accelerate's own loader, which refuses unknown words, and its plugins read them."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
+    assert (config.distributed_type.value, config.num_processes, config.use_cpu) == (ENGINES[name], 2, False)
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert set(config.fsdp_config) <= known
+    assert set(config.deepspeed_config) <= known
+
+
+def test_every_recipe_of_accelerate_is_tested() -> None:
+    assert {path.stem for path in (ROOT / "recipes" / "accelerate").iterdir()} == set(ENGINES)
+
+
 def test_there_are_recipes() -> None:
     assert ROOT / "recipes" / "demo.toml" in RECIPES
 

@@ -236,3 +236,44 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         training(replace(shop, train=empty), tmp_path)
     with pytest.raises(ConfigError, match="none of the layers"):
         training(shop, tmp_path, QUICK.model_copy(update={"method": "lora", "lora_target_modules": ["query"]}))
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoints_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, trained = module.GroundedTrainer.training_step, iter(range(1, 1000))
+
+    def training_step(self, model, *args, **kwargs):
+        if next(trained) == 16:
+            next(model.parameters()).data.fill_(float("nan"))
+        return original(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(module.GroundedTrainer, "training_step", training_step)
+    with pytest.raises(TrainingError, match=r"no number any more: the batch of step 16, epoch 1\.25"):
+        training(planted_shop(), tmp_path)
+    last = last_whole_checkpoint(tmp_path / "checkpoints")
+    assert last
+    assert last.name == "checkpoint-12"
+    assert all(value.isfinite().all() for value in load_file(last / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("at", ["save_model", "_save_optimizer_and_scheduler"])
+def test_a_full_disk_is_told_and_the_checkpoint_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    original = getattr(module.GroundedTrainer, at)
+    whole = weights(training(planted_shop(), tmp_path / "whole"))
+
+    def full(self, *args, **kwargs):
+        if self.state.global_step == 24:
+            (Path(self.args.output_dir) / "checkpoint-24").mkdir(exist_ok=True)
+            raise OSError(28, "No space left on device")
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.GroundedTrainer, at, full)
+        with pytest.raises(TrainingError, match=r"checkpoint-24 could not be written: .*No space left"):
+            training(planted_shop(), tmp_path / "full")
+    assert [p.name for p in (tmp_path / "full").glob("checkpoints/*")] == ["checkpoint-12"]
+    resumed = weights(training(planted_shop(), tmp_path / "full"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from groundrec.core import config_learn
+from groundrec.core.errors import ConfigError
 from groundrec.core.processes import Processes
 from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset
-from groundrec.models.language import LanguageModel
+from groundrec.models.language import LanguageModel, load
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 from groundrec.train.adapters import with_lora
@@ -65,6 +66,13 @@ def finetune(
         callbacks=[mean, _Reporter(metrics), *stopping],
     )
     trainer.remove_callback(_printer())
+    if section.average and trainer.shards:
+        raise ConfigError(
+            "train.average needs whole weights, and FSDP and DeepSpeed hold them in pieces",
+            value=section.average,
+            accepted="0, or processes with whole models (recipes/accelerate/ddp.yaml)",
+            next_step="--set train.average=0",
+        )
     log.info(f"  {explain_batch(section, trainer.args.world_size)}")
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
@@ -76,6 +84,12 @@ def finetune(
         log.info(f"  the mean of {mean.epochs} epochs' weights: validation loss {trainer.evaluate()['eval_loss']:.4f}")
     if encoder.trimmed:
         log.info(f"  {encoder.trimmed} prompts lost their oldest history to cutoff_len = {encoder.cutoff_len}")
+    if trainer.shards:
+        trainer.save_model(str(folder / "gathered"))  # together: each process gives its pieces
+        language_model.tokenizer.save_pretrained(folder / "gathered")
+        trainer.part()
+        return load(folder / "gathered")
+    trainer.part()
     model.eval()
     return LanguageModel(model, language_model.tokenizer)
 

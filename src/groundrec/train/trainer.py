@@ -5,17 +5,21 @@ Knows nothing about checkpoints' contents or what is done between epochs.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from groundrec.core import config_learn
+from groundrec.core.errors import ProcessError, TrainingError
+from groundrec.core.processes import Processes
 from groundrec.train.batch import explain_batch
 from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
 
@@ -45,6 +49,16 @@ class GroundedTrainer(Trainer):
         here = torch.tensor(float(asked()), device=self.args.device)
         return bool(cast("torch.Tensor", self.accelerator.gather(here[None])).any())
 
+    @property
+    def shards(self) -> bool:
+        """Whether an engine holds the model in pieces."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def part(self) -> None:
+        """End what joins the processes; a process that ends without this waits for the others."""
+        if self.args.world_size > 1:
+            torch.distributed.destroy_process_group()
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
@@ -73,11 +87,41 @@ class GroundedTrainer(Trainer):
         Distributed engines average the gradients of processes, so each counts as often as there are processes.
         """
         loss, outputs = summed_loss(model, inputs, self.accelerator.unwrap_model(model))
+        if not loss.isfinite():
+            raise self._not_finite(loss, training=model.training)
         if model.training:
             loss = loss * self.accelerator.num_processes / num_items_in_batch
         else:
             loss = loss / len(inputs["input_ids"]) * self._rows_per_token
         return (loss, outputs) if return_outputs else loss
+
+    def _not_finite(self, loss: torch.Tensor, *, training: bool) -> TrainingError:
+        where = "the batch of step {}" if training else "a validation batch behind step {}"
+        step = self.state.global_step + training
+        return TrainingError(
+            f"the loss is no number any more: {where.format(step)}, epoch {self.state.epoch or 0:.2f}",
+            value=float(loss.detach()),
+            accepted="a finite loss; the checkpoints before it are kept",
+            next_step=f"--set train.learning_rate={self.args.learning_rate / 3:.0e}, or more train.warmup_steps",
+        )
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Save one; where the disk is full, remove what was begun and raise `TrainingError`. Older ones are kept."""
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors hide the OSError of a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise TrainingError(
+                f"{folder.name} could not be written: {error}",
+                value=f"{shutil.disk_usage(folder.parent).free / 1e9:.2f} GB free in {folder.parent}",
+                accepted="room for two checkpoints; the one before is kept",
+                next_step="make room, then the same command with --if-exists resume",
+            ) from error
 
     @cached_property
     def _rows_per_token(self) -> float:
@@ -130,9 +174,17 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to=[],
+        use_cpu=torch.accelerator.current_accelerator() is None,  # unsaid, processes on CPUs would not join
         seed=seed,
         data_seed=seed,
     )
+    if found.world_size != (started := Processes.of().world):
+        raise ProcessError(
+            "training would run in other processes than were started: each would train a model of its own",
+            value=f"{started} started, {found.world_size} would train together",
+            accepted="processes that torch.distributed can join",
+            next_step="torchrun --standalone --nproc_per_node 2 -m groundrec run RECIPE",
+        )
     explain_batch(section, found.world_size)
     found.gradient_accumulation_steps = section.batch_size // (section.micro_batch_size * found.world_size)
     return found

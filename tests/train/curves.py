@@ -1,0 +1,59 @@
+"""The loss curve of a small training, however its batches are divided. A module to start: `python -m … FOLDER JSON`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from groundrec.core import config_learn
+from groundrec.core.track import Metrics
+from groundrec.models.language import open_base
+from groundrec.text.prompts import load_template
+from groundrec.text.tokens import Encoder
+from groundrec.text.trie import Trie
+from groundrec.train import finetune as module
+from tests.shops import planted_shop
+
+__all__ = ["curve"]
+
+STILL = config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.0)
+BASE = {"epochs": 2, "learning_rate": 5e-3, "warmup_steps": 2, "batch_size": 16, "cutoff_len": 400, "patience": 0}
+
+
+def curve(folder: Path, template: str = "d3", dropout: float = 0.0, **settings: Any) -> list[tuple[str, float]]:
+    """Train, and return the loss of each step and of each validation, in order, with a sum of the weights."""
+    folder.mkdir(exist_ok=True)
+    shop = planted_shop(users=13)  # 65 examples, which no batch divides
+    own = module.arguments
+
+    def every_step(section: config_learn.Train, seed: int, path: Path) -> Any:
+        found = own(section, seed, path)
+        found.logging_steps = 1
+        return found
+
+    module.arguments = every_step  # type: ignore[assignment]
+    try:
+        section = config_learn.Train.model_validate({**BASE, **settings})
+        model = config_learn.Model(scratch=STILL.model_copy(update={"dropout": dropout}))
+        lm = open_base(model, shop.catalogue.titles, seed=3)
+        encoder = Encoder(load_template(template), lm.tokenizer, shop.catalogue.titles, section.cutoff_len)
+        metrics = folder / f"metrics-{os.environ.get('RANK', '0')}.jsonl"
+        lm = module.finetune(
+            lm, shop, encoder, Trie.compile(encoder.answers), section, 3, folder / "c", Metrics(metrics, "model")
+        )
+    finally:
+        module.arguments = own
+    rows = Metrics.read(metrics)
+    found = [(key, row[key]) for row in rows for key in ("loss", "eval_loss") if key in row]
+    total = sum(float(p.detach().double().abs().sum()) for p in lm.model.parameters())
+    return [*found, ("weights", total)] if found else []
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print("curve", json.dumps(curve(Path(sys.argv[1]), **json.loads(sys.argv[2]))), flush=True)
