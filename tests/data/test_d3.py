@@ -155,7 +155,7 @@ def test_an_empty_window_says_when_the_reviews_are(tmp_path: Path) -> None:
 
 def test_nothing_left_behind_the_core_is_an_error(tmp_path: Path) -> None:
     write_amazon(tmp_path, "Toys", SMALL)
-    with pytest.raises(DataError, match=r"no item is left after the 900-core: 2,000 reviews of 60 items"):
+    with pytest.raises(DataError, match=r"no item is left after the 900-core: 2,000 reviews in the longest"):
         prepared(tmp_path, "Toys", Prepare(protocol="d3", k_core=900, d3=D3(st_year=1998)), tmp_path / "out")
 
 
