@@ -27,7 +27,7 @@ from groundrec.data.files import Column, fetched, few_threads, forget, release, 
 from groundrec.data.sources import MILLISECONDS, Raw
 from groundrec.data.tables import line_numbers
 
-__all__ = ["Clean", "clean", "clean_title", "count", "distinct", "k_core", "usable", "usable_rows"]
+__all__ = ["Clean", "clean", "clean_title", "count", "k_core", "usable", "usable_rows"]
 
 REASONS = {
     "line": "no row can be read from this line",
@@ -288,9 +288,9 @@ def _rated(events: ir.Table, least: float | None) -> ir.Table:
 
 
 def _refuse_too_little(core: ir.Table, before: ir.Table, rows: dict[str, int], section: Prepare) -> None:
-    if (users := distinct(core, "user")) >= LEAST_USERS:
+    if (users := _distinct(core, "user")) >= LEAST_USERS:
         return
-    there = f"{distinct(before, 'user'):,} users, {distinct(before, 'item_id'):,} items, {count(before):,} events"
+    there = f"{_distinct(before, 'user'):,} users, {_distinct(before, 'item_id'):,} items, {count(before):,} events"
     if rows["outside_k_core"]:
         what, next_step = f"the {section.k_core}-core", "--set prepare.k_core=0"
     elif rows["below_min_rating"]:
@@ -305,6 +305,5 @@ def _refuse_too_little(core: ir.Table, before: ir.Table, rows: dict[str, int], s
     )
 
 
-def distinct(table: ir.Table, column: str) -> int:
-    """Return the number of different values in a column."""
+def _distinct(table: ir.Table, column: str) -> int:
     return fetched(table.aggregate(values=table[column].nunique()))["values"][0].as_py()

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
@@ -28,9 +29,9 @@ from groundrec.core.config import D3, Prepare
 from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
-from groundrec.data.arrays import as_arrow, as_numpy
-from groundrec.data.clean import count, distinct, k_core, usable, usable_rows
-from groundrec.data.coded import Coded, coded, first_seen, places
+from groundrec.data.arrays import as_arrow, as_numpy, as_texts
+from groundrec.data.clean import k_core, usable, usable_rows
+from groundrec.data.coded import EMPTY, Coded, coded, first_seen, places
 from groundrec.data.files import Column, embedded, fetched, forget, stored
 from groundrec.data.sources import Raw
 from groundrec.data.windows import Prepared, log_counts, one_target_each
@@ -120,20 +121,26 @@ def _window_of_rows(reviews: ir.Table, accepted: ir.Table, section: Prepare, yea
     """Return the window that begins in `year`, counted by the engine: only the core of one that suffices leaves it."""
     time: Column = reviews["time"]
     inside = reviews.filter(time.between(*_ends(section.d3, year)))
-    if not (counted := count(inside)):
-        (span,) = fetched(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
-        raise _empty_window([t for t in span.values() if t is not None], section.d3, year)
-    accepted = stored(accepted)
     titled = stored(inside.semi_join(accepted, "item_id"))
     core = k_core(titled, section.k_core)
-    items = distinct(core, "item_id")
-    suffices = items >= section.d3.least_items or year == FIRST_YEAR
-    found = coded(core if suffices else core.limit(0))
-    assert found is not None
-    titles = fetched(accepted.semi_join(core, "item_id"))
-    window = _Window(year, counted, count(titled), items, titles, found, np.ones(len(found), bool))
-    forget(accepted, titled, *[core] * (core is not titled))
-    return window
+    counts = _counts(inside, titled, core)
+    if not counts["inside"]:
+        (span,) = fetched(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
+        raise _empty_window([t for t in span.values() if t is not None], section.d3, year)
+    if counts["items"] >= section.d3.least_items or year == FIRST_YEAR:
+        found, titles = coded(core), fetched(accepted.semi_join(core, "item_id"))
+        assert found is not None
+    else:
+        found, titles = EMPTY, pa.table({"item_id": as_texts([]), "title": as_texts([])})
+    forget(titled, *[core] * (core is not titled))
+    return _Window(year, **counts, titles=titles, reviews=found, core=np.ones(len(found), bool))
+
+
+def _counts(inside: ir.Table, titled: ir.Table, core: ir.Table) -> dict[str, int]:
+    """Return the counts of a window, all of one query."""
+    counts = {"inside": inside.count(), "titled": titled.count(), "items": core["item_id"].nunique()}
+    rows = [value.name("value").as_table().mutate(name=ibis.literal(name)) for name, value in counts.items()]
+    return {row["name"]: row["value"] for row in fetched(ibis.union(*rows)).to_pylist()}
 
 
 def _ends(window: D3, year: int) -> tuple[int, int]:

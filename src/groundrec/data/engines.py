@@ -28,7 +28,7 @@ from groundrec.data.files import engine
 from groundrec.data.java import OLDEST, java
 from groundrec.data.sources import Raw, Source
 
-__all__ = ["Read", "check_spark", "duckdb", "spark"]
+__all__ = ["Read", "check_spark", "duckdb", "settings", "spark"]
 
 Read: TypeAlias = Callable[[Source], Raw]
 """Maps a source to its raw tables, which are the engine's and end with it."""
@@ -97,14 +97,15 @@ def _session(kept: Path, memory_limit: str | None) -> Iterator[Any]:
     if ARGUMENTS not in os.environ:
         address = {f"spark.driver.{name}": "127.0.0.1" for name in ("host", "bindAddress")}
         builder = builder.config(map={"spark.master": "local[*]", **address})
-    session = builder.config(map=_settings(kept, memory_limit)).getOrCreate()
+    session = builder.config(map=settings(kept, memory_limit)).getOrCreate()
     try:
         yield ibis.pyspark.connect(session)
     finally:
         session.stop()
 
 
-def _settings(kept: Path, memory_limit: str | None) -> dict[str, str]:
+def settings(kept: Path, memory_limit: str | None) -> dict[str, str]:
+    """Return Spark's settings that have to be so wherever it runs."""
     return {
         "spark.driver.memory": f"{_mib(memory_limit)}m",
         "spark.driver.maxResultSize": "0",
