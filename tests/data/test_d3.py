@@ -201,3 +201,10 @@ def test_a_disk_that_fills_up_leaves_the_older_data_set(tmp_path: Path, monkeypa
     assert error.value.accepted
     assert error.value.next_step
     assert load(tmp_path / "out").fingerprint == before
+
+
+def test_where_every_row_is_bad_the_window_is_empty(tmp_path: Path) -> None:
+    write_amazon(tmp_path, "Toys", Shape(users=3, items=3, reviews=1))
+    (tmp_path / "Toys_5.json").write_text('{"reviewerID": "", "asin": "B1", "unixReviewTime": 1, "overall": 5}\n')
+    with pytest.raises(DataError, match=r"no review lies inside the window of time.*none at all"):
+        prepared(tmp_path, "Toys", Prepare(protocol="d3", bad_rows="quarantine"), tmp_path / "out")
