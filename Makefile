@@ -21,7 +21,7 @@ test: setup
 	$(TEST)
 
 test-slow: setup
-	$(BIN)/pip install -q -c constraints.txt -e '.[ray]'  # 75 MB: only these tests start a cluster
+	$(BIN)/pip install -q -c constraints.txt -e '.[ray,spark]'  # 500 MB: only these tests start a cluster
 	$(TEST) -m slow
 
 check: setup

@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def world(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let every address be the server's, and every folder and program be one of the test's."""
-    for name in ("MODELSCOPE_ENDPOINT", "HF_HUB_OFFLINE"):
+    for name in ("MODELSCOPE_ENDPOINT", "HF_HUB_OFFLINE", "JAVA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("MODELSCOPE_DOMAIN", server.address)
@@ -238,3 +238,35 @@ def test_a_gpu_that_torch_cannot_use_is_told(tmp_path: Path) -> None:
     check = check_of("GPU")
     assert (check["ok"], check["found"]) == (False, "NVIDIA H100 is there, and torch is built for CPUs")
     assert "torch" in check["fix"]
+
+
+@pytest.mark.parametrize(
+    ("prints", "ok", "found"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', True, "17.0.15"),
+        ('java version "1.8.0_301"', False, "1.8.0_301"),
+        ('openjdk version "21" 2023-09-19', True, "21"),
+    ],
+)
+def test_java_is_asked_for_its_version(tmp_path: Path, prints: str, ok: bool, found: str) -> None:
+    assert check_of("Java")["found"] == "none; Spark needs 17"
+    program(tmp_path, "java", prints)
+    check = check_of("Java")
+    assert (check["ok"], check["found"]) == (ok, f"{found}; Spark needs 17")
+
+
+def test_java_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "java", 'version "17.0.1"')
+    program(tmp_path / "old", "java", 'version "11.0.2"')
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
+    check = check_of("Java")
+    assert not check["ok"]
+    assert "JAVA_HOME" in check["fix"]
+
+
+def test_java_is_needed_where_a_recipe_asks_for_spark(tmp_path: Path) -> None:
+    code, found = looked(recipe(tmp_path, '[prepare]\nengine = "spark"\n'))
+    assert code == 1
+    assert found["Java"]["needed"]
+    assert found["extra: spark"]["needed"]
+    assert not looked(recipe(tmp_path, "seed = 1"))[1]["Java"]["needed"]

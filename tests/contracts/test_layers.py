@@ -38,6 +38,8 @@ ROOMS = {
         "download",
         "fetch",
         "sources",
+        "java",
+        "engines",
         "movielens",
         "recbole",
         "reviews",

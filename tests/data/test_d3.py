@@ -155,7 +155,7 @@ def test_an_empty_window_says_when_the_reviews_are(tmp_path: Path) -> None:
 
 def test_nothing_left_behind_the_core_is_an_error(tmp_path: Path) -> None:
     write_amazon(tmp_path, "Toys", SMALL)
-    with pytest.raises(DataError, match=r"no item is left after the 900-core: 2,000 reviews of 60 items"):
+    with pytest.raises(DataError, match=r"no item is left after the 900-core: 2,000 reviews in the longest"):
         prepared(tmp_path, "Toys", Prepare(protocol="d3", k_core=900, d3=D3(st_year=1998)), tmp_path / "out")
 
 
@@ -201,3 +201,10 @@ def test_a_disk_that_fills_up_leaves_the_older_data_set(tmp_path: Path, monkeypa
     assert error.value.accepted
     assert error.value.next_step
     assert load(tmp_path / "out").fingerprint == before
+
+
+def test_where_every_row_is_bad_the_window_is_empty(tmp_path: Path) -> None:
+    write_amazon(tmp_path, "Toys", Shape(users=3, items=3, reviews=1))
+    (tmp_path / "Toys_5.json").write_text('{"reviewerID": "", "asin": "B1", "unixReviewTime": 1, "overall": 5}\n')
+    with pytest.raises(DataError, match=r"no review lies inside the window of time.*none at all"):
+        prepared(tmp_path, "Toys", Prepare(protocol="d3", bad_rows="quarantine"), tmp_path / "out")

@@ -41,6 +41,10 @@ def check_paths(recipe: Recipe) -> None:
 
         Reader(recipe.data.dataset)
     else:
+        if recipe.prepare.engine == "spark":
+            from groundrec.data.engines import check_spark
+
+            check_spark()
         resolve("sources", recipe.data.source)(recipe.data)
     for name in ("allow", "deny"):
         path = getattr(recipe.recommend, name)

@@ -76,6 +76,8 @@ def needs(recipe: Recipe) -> frozenset[str]:
     wanted = {
         "extra: lora": recipe.train.method == "lora",
         "extra: ray": recipe.recommend.engine == "ray",
+        "extra: spark": recipe.prepare.engine == "spark",
+        "Java": recipe.prepare.engine == "spark",
         "extra: smollm2": recipe.model.base_model.startswith("smollm2"),
     }
     for place in map(str, (recipe.data.path, recipe.data.items, recipe.model.base_model)):
@@ -93,7 +95,8 @@ def checks(needed: frozenset[str] = ALWAYS) -> Iterator[Check]:
             yield from (_with(check, needed) for check in look())
         for answer in asked:
             yield _with(Check(*answer.result()), needed)
-    yield from (_with(check, needed) for check in _extras())
+    for look in (_java, _extras):
+        yield from (_with(check, needed) for check in look())
 
 
 def _with(check: Check, needed: frozenset[str]) -> Check:
@@ -165,6 +168,13 @@ def _disks() -> Iterator[Check]:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free / GIB
         yield Check(name, free >= LEAST_DISK and os.access(there, os.W_OK), f"{free:.1f} GiB free in {folder}", fix)
+
+
+def _java() -> Iterator[Check]:
+    from groundrec.data.java import OLDEST, java
+
+    found = java()
+    yield Check("Java", found.suffices, f"{found.version}; Spark needs {OLDEST}", found.fix)
 
 
 def _extras() -> Iterator[Check]:

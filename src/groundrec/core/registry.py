@@ -30,7 +30,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "leave-one-out": "groundrec.data.moments:leave_one_out",
     },
     "engines": {
-        "duckdb": "groundrec.data.files:engine",
+        "duckdb": "groundrec.data.engines:duckdb",
+        "spark": "groundrec.data.engines:spark",
     },
     "imports": {
         "bigrec": "groundrec.data.instructions:bigrec",

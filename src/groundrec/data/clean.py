@@ -27,7 +27,7 @@ from groundrec.data.files import Column, fetched, few_threads, forget, release, 
 from groundrec.data.sources import MILLISECONDS, Raw
 from groundrec.data.tables import line_numbers
 
-__all__ = ["Clean", "clean", "clean_title", "count", "k_core", "usable"]
+__all__ = ["Clean", "clean", "clean_title", "count", "k_core", "usable", "usable_rows"]
 
 REASONS = {
     "line": "no row can be read from this line",
@@ -61,10 +61,9 @@ def clean_title(title: str) -> str:
     return re.sub(r"\s+", " ", "".join(visible)).strip()
 
 
-@ibis.udf.scalar.pyarrow
-def _clean_titles(title: str) -> str:  # pyright: ignore[reportReturnType]
-    texts = title.to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
-    return pa.array([None if t is None else clean_title(t) for t in texts], pa.string())
+@ibis.udf.scalar.python
+def _cleaned(title: str) -> str:  # not of Arrow's arrays: Spark 4.0 hands over one value at a time
+    return clean_title(title) if title is not None else title
 
 
 def clean(raw: Raw, section: Prepare, folder: Path) -> Clean:
@@ -87,27 +86,49 @@ def usable(raw: Raw, section: Prepare, folder: Path) -> tuple[Coded, ir.Table, d
     An item may have several titles, or null; a missing rating is empty. Bad rows raise `DataError` or go to
     `folder/quarantine.parquet`.
     """
-    items = raw.items.mutate(
-        problem=ibis.cases((raw.items.broken.notnull(), "line"), (_empty(raw.items.item_id), "item")),
-        title_text=raw.items.title,
-    )
+    items = _items_flagged(raw.items)
     bad_items = count(items.filter(items.problem.notnull()))
-    good = items.filter(items.problem.isnull()).select("item_id", "title", "row")
+    good = _good_items(items)
     if raw.glance and not bad_items:
         with few_threads(raw.glance.table.get_backend(), raw.glance.size):
             found = coded(_flagged(raw.glance.table).drop("row"))
         if found:
             _set_aside(items, items, {"bad": 0, "bad_items": 0}, section, folder)
             return found, good, {"read": len(found), "bad": 0, "bad_items": 0}
+    events, rows = _good_events(raw, items, bad_items, section, folder)
+    found = coded(events)
+    good = stored(good)  # titles may stand among the interactions
+    release(raw.interactions)
+    assert found is not None
+    return found, good, rows
+
+
+def usable_rows(raw: Raw, section: Prepare, folder: Path) -> tuple[ir.Table, ir.Table, dict[str, int]]:
+    """Return the same with the interactions as a table of the engine that `coded` takes."""
+    items = _items_flagged(raw.items)
+    events, rows = _good_events(raw, items, count(items.filter(items.problem.notnull())), section, folder)
+    return stored(events), stored(_good_items(items)), rows
+
+
+def _good_events(
+    raw: Raw, items: ir.Table, bad_items: int, section: Prepare, folder: Path
+) -> tuple[ir.Table, dict[str, int]]:
+    """Return the interactions without a problem, and counts, after the bad rows were set aside."""
     events = _flagged(raw.interactions)
     rows = fetched(events.aggregate(read=events.count(), bad=events.problem.count())).to_pylist()[0]
     rows["bad_items"] = bad_items
     _set_aside(events, items, rows, section, folder)
-    found = coded(events.filter(events.problem.isnull()))
-    good = stored(good)  # titles may stand among the interactions
-    release(raw.interactions)
-    assert found
-    return found, good, rows
+    return events.filter(events.problem.isnull()), rows
+
+
+def _items_flagged(items: ir.Table) -> ir.Table:
+    """Return the items with `problem`, null for a good row; any title is good."""
+    problem = ibis.cases((items.broken.notnull(), "line"), (_empty(items.item_id), "item"))
+    return items.mutate(problem=problem, title_text=items.title)
+
+
+def _good_items(items: ir.Table) -> ir.Table:
+    return items.filter(items.problem.isnull()).select("item_id", "title", "row")
 
 
 def _flagged(events: ir.Table) -> ir.Table:
@@ -162,12 +183,12 @@ def _column(table: ir.Table, name: str) -> Column:
 
 def _empty(column: Column) -> Column:
     seems_empty = column < "!"  # all of whitespace comes before it, and this is a hundred times faster
-    return column.isnull() | (seems_empty & ~column.re_search(r"[^ \t\n\r\v\f]"))
+    return column.isnull() | (seems_empty & ~column.re_search(r"[^ \t\n\r\x0B\f]"))
 
 
 def _checked_items(items: ir.Table) -> ir.Table:
     """Return the items with clean titles and `problem`, null for a good row."""
-    items = items.mutate(title=_clean_titles(items.title), title_text=items.title)
+    items = items.mutate(title=_cleaned(items.title), title_text=items.title)
     first = items.title.first().over(ibis.window(group_by="item_id", order_by=["row", "title"]))
     problem = ibis.cases(
         (items.broken.notnull(), "line"),
@@ -206,9 +227,9 @@ def _set_aside(events: ir.Table, items: ir.Table, rows: dict[str, int], section:
         return
     bad = _bad_rows(events, items)
     if section.bad_rows == "fail":
-        raise _bad_row(_placed(bad.limit(1).to_pyarrow()).to_pylist()[0], total)
+        raise _bad_row(_placed(fetched(bad.limit(1))).to_pylist()[0], total)
     with atomic_write(file) as part:
-        pq.write_table(_placed(bad.to_pyarrow()), part)
+        pq.write_table(_placed(fetched(bad)), part)
     log.warning(f"{total:,} bad rows were set aside in {file}")
 
 
@@ -285,4 +306,4 @@ def _refuse_too_little(core: ir.Table, before: ir.Table, rows: dict[str, int], s
 
 
 def _distinct(table: ir.Table, column: str) -> int:
-    return table[column].nunique().to_pyarrow().as_py()
+    return fetched(table.aggregate(values=table[column].nunique()))["values"][0].as_py()

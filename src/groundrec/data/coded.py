@@ -19,7 +19,7 @@ from groundrec.data.arrays import as_arrow, as_numpy, as_texts, order_of
 from groundrec.data.events import Events
 from groundrec.data.files import streamed
 
-__all__ = ["Coded", "coded", "first_seen", "places"]
+__all__ = ["EMPTY", "Coded", "coded", "first_seen", "places"]
 
 LEAST_ROOM = 1 << 20
 MOST_REPEATED = 1 << 18
@@ -69,6 +69,9 @@ class Coded:
         return Events(
             np.array(names), user[order], time[order], item[order], rating[order], tuple(self.ratings.to_pylist())
         )
+
+
+EMPTY = Coded(*[np.empty(0, np.int32)] * 3, np.empty(0, np.int64), *[as_texts([])] * 3)
 
 
 def coded(events: ir.Table) -> Coded | None:

@@ -13,10 +13,13 @@ time zone of its machine; this takes UTC. Knows nothing about models, nor about 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
@@ -26,10 +29,10 @@ from groundrec.core.config import D3, Prepare
 from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
-from groundrec.data.arrays import as_arrow, as_numpy
-from groundrec.data.clean import usable
-from groundrec.data.coded import Coded, first_seen, places
-from groundrec.data.files import Column, fetched, stored
+from groundrec.data.arrays import as_arrow, as_numpy, as_texts
+from groundrec.data.clean import k_core, usable, usable_rows
+from groundrec.data.coded import EMPTY, Coded, coded, first_seen, places
+from groundrec.data.files import Column, embedded, fetched, forget, stored
 from groundrec.data.sources import Raw
 from groundrec.data.windows import Prepared, log_counts, one_target_each
 
@@ -46,10 +49,14 @@ def d3(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: Amazon reviews as the paper of D3 prepares them; the recipe's seed changes nothing."""
     del seed
     _refuse_unused(section)
-    reviews, titles, read = usable(raw, section, folder)
-    window = _first_window_that_suffices(reviews, titles, section)
-    catalogue, number = _catalogue(reviews, window)
-    events = reviews.events(window.core, number)
+    if embedded(raw.items):
+        reviews, titles, read = usable(raw, section, folder)
+        window = _first_window_that_suffices(titles, section, partial(_window, reviews))
+    else:
+        table, titles, read = usable_rows(raw, section, folder)
+        window = _first_window_that_suffices(titles, section, partial(_window_of_rows, table))
+    catalogue, number = _catalogue(window)
+    events = window.reviews.events(window.core, number)
     splits = one_target_each(events, least=1, most=section.max_history or MAX_HISTORY)
     log_counts(splits)
     if not all(map(len, splits.values())):
@@ -61,43 +68,84 @@ def d3(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
 
 @dataclass(frozen=True)
 class _Window:
-    """A window of time, and which reviews it leaves behind each filter. Shapes: [N]."""
+    """A window of time, and how many reviews and items it leaves."""
 
     year: int
+    inside: int
+    titled: int
+    """Of those inside, how many are of an item with a good title."""
+    items: int
+    """Items of the core."""
     titles: pa.Table
     """Items with a good title: item_id, title."""
-    inside: NDArray[np.bool_]
-    titled: NDArray[np.bool_]
+    reviews: Coded
+    """N reviews, those of the core among them."""
     core: NDArray[np.bool_]
+    """Which of `reviews` are in the core. Shape: [N]."""
 
 
-def _first_window_that_suffices(reviews: Coded, titles: ir.Table, section: Prepare) -> _Window:
+def _first_window_that_suffices(
+    titles: ir.Table, section: Prepare, window_of: Callable[[ir.Table, Prepare, int], _Window]
+) -> _Window:
     """Return the latest window with enough items, else that of 1996."""
     for year in range(section.d3.st_year, FIRST_YEAR - 1, -1):
         titles = stored(_cleaned_again(titles))
-        window = _window(reviews, fetched(_accepted(titles)), section, year)
-        items = np.count_nonzero(np.bincount(reviews.item[window.core]))
-        if items >= (section.d3.least_items if year > FIRST_YEAR else 1):
+        window = window_of(_accepted(titles), section, year)
+        if window.items >= (section.d3.least_items if year > FIRST_YEAR else 1):
             return window
-        if not window.inside.any():
-            raise _empty_window(reviews, section.d3, year)
-        log.info(f"  from {year}-{section.d3.st_month} on, {items:,} items are left")
+        log.info(f"  from {year}-{section.d3.st_month} on, {window.items:,} items are left")
     raise DataError(
         f"no item is left after the {section.k_core}-core",
-        value=f"{len(reviews):,} reviews of {len(reviews.items):,} items",
+        value=f"{window.inside:,} reviews in the longest window, {window.titled:,} of them of items with a good title",
         accepted=f"reviews in which some users and items, the latter with titles, occur {section.k_core} times",
         next_step="--set prepare.k_core=… lower, or look for the metadata of these reviews",
     )
 
 
-def _window(reviews: Coded, titles: pa.Table, section: Prepare, year: int) -> _Window:
-    """Return the window that begins in `year`."""
-    ends = _month(year, section.d3.st_month), _month(section.d3.ed_year, section.d3.ed_month)
-    inside = (ends[0] <= reviews.time) & (reviews.time <= ends[1])
+def _window(reviews: Coded, accepted: ir.Table, section: Prepare, year: int) -> _Window:
+    """Return the window that begins in `year`, counted in this process."""
+    titles = fetched(accepted)
+    begin, end = _ends(section.d3, year)
+    inside = (begin <= reviews.time) & (reviews.time <= end)
+    if not inside.any():
+        raise _empty_window([reviews.time.min(), reviews.time.max()] if len(reviews) else [], section.d3, year)
     has_title = np.zeros(len(reviews.items), bool)
     has_title[as_numpy(_items(reviews, titles).drop_null())] = True
     titled = inside & has_title[reviews.item]
-    return _Window(year, titles, inside, titled, reviews.core(titled, section.k_core))
+    core = reviews.core(titled, section.k_core)
+    items = np.count_nonzero(np.bincount(reviews.item[core]))
+    return _Window(year, int(inside.sum()), int(titled.sum()), items, titles, reviews, core)
+
+
+def _window_of_rows(reviews: ir.Table, accepted: ir.Table, section: Prepare, year: int) -> _Window:
+    """Return the window that begins in `year`, counted by the engine: only the core of one that suffices leaves it."""
+    time: Column = reviews["time"]
+    inside = reviews.filter(time.between(*_ends(section.d3, year)))
+    titled = stored(inside.semi_join(accepted, "item_id"))
+    core = k_core(titled, section.k_core)
+    counts = _counts(inside, titled, core)
+    if not counts["inside"]:
+        (span,) = fetched(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
+        raise _empty_window([t for t in span.values() if t is not None], section.d3, year)
+    if counts["items"] >= section.d3.least_items or year == FIRST_YEAR:
+        found, titles = coded(core), fetched(accepted.semi_join(core, "item_id"))
+        assert found is not None
+    else:
+        found, titles = EMPTY, pa.table({"item_id": as_texts([]), "title": as_texts([])})
+    forget(titled, *[core] * (core is not titled))
+    return _Window(year, **counts, titles=titles, reviews=found, core=np.ones(len(found), bool))
+
+
+def _counts(inside: ir.Table, titled: ir.Table, core: ir.Table) -> dict[str, int]:
+    """Return the counts of a window, all of one query."""
+    counts = {"inside": inside.count(), "titled": titled.count(), "items": core["item_id"].nunique()}
+    rows = [value.name("value").as_table().mutate(name=ibis.literal(name)) for name, value in counts.items()]
+    return {row["name"]: row["value"] for row in fetched(ibis.union(*rows)).to_pylist()}
+
+
+def _ends(window: D3, year: int) -> tuple[int, int]:
+    """Return the first and the last second of the window that begins in `year`."""
+    return _month(year, window.st_month), _month(window.ed_year, window.ed_month)
 
 
 def _items(reviews: Coded, titles: pa.Table) -> pa.Int32Array:
@@ -124,8 +172,9 @@ def _accepted(titles: ir.Table) -> ir.Table:
     return last.filter(~last["bad"]).drop("bad")  # pyright: ignore[reportOperatorIssue]
 
 
-def _catalogue(reviews: Coded, window: _Window) -> tuple[Catalogue, NDArray[np.int32]]:
+def _catalogue(window: _Window) -> tuple[Catalogue, NDArray[np.int32]]:
     """Return the items of the core in their final order, and the number of each item code."""
+    reviews = window.reviews
     _, seen = first_seen(reviews.item[window.core], len(reviews.items))
     shuffled = list(range(len(seen)))
     random.Random(SHUFFLE_SEED).shuffle(shuffled)
@@ -144,12 +193,12 @@ def _month(year: int, month: int) -> int:
 
 def _rows(read: dict[str, int], window: _Window) -> dict[str, int]:
     """Return the rows that were read, those that each filter took, and those that were kept."""
-    inside, titled, kept = (int(mask.sum()) for mask in (window.inside, window.titled, window.core))
+    kept = int(window.core.sum())
     return {
         **read,
-        "outside_window": read["read"] - read["bad"] - inside,
-        "without_good_title": inside - titled,
-        "outside_k_core": titled - kept,
+        "outside_window": read["read"] - read["bad"] - window.inside,
+        "without_good_title": window.inside - window.titled,
+        "outside_k_core": window.titled - kept,
         "kept": kept,
     }
 
@@ -173,8 +222,8 @@ def _refuse_unused(section: Prepare) -> None:
         )
 
 
-def _empty_window(reviews: Coded, window: D3, year: int) -> DataError:
-    there = f"from {_day(reviews.time.min())} to {_day(reviews.time.max())}" if len(reviews) else "none at all"
+def _empty_window(span: Sequence[int], window: D3, year: int) -> DataError:
+    there = f"from {_day(span[0])} to {_day(span[1])}" if span else "none at all"
     return DataError(
         "no review lies inside the window of time",
         value=f"{year}-{window.st_month} to {window.ed_year}-{window.ed_month}; the reviews are {there}",
@@ -183,7 +232,7 @@ def _empty_window(reviews: Coded, window: D3, year: int) -> DataError:
     )
 
 
-def _day(seconds: np.integer) -> str:
+def _day(seconds: int) -> str:
     return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%d}"
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Backend",
     "Column",
     "damaged",
+    "embedded",
     "engine",
     "existing",
     "fetched",
@@ -122,6 +123,11 @@ def damaged(what: str) -> DataError:
     )
 
 
+def embedded(table: ir.Table) -> bool:
+    """Return whether a table is of the engine in this process, DuckDB."""
+    return isinstance(table.get_backend(), Backend)
+
+
 @contextlib.contextmanager
 def few_threads(connection: Any, size: int) -> Iterator[None]:
     """Let DuckDB use no more threads in the block than a file of `size` bytes is worth: each needs memory."""
@@ -139,7 +145,7 @@ def few_threads(connection: Any, size: int) -> Iterator[None]:
 def stored(table: ir.Table) -> ir.Table:
     """Return `table` computed once and kept by its engine, on disk where memory is short, until `forget`."""
     backend: Any = table.get_backend()
-    kept = backend.create_table(ibis.util.gen_name("stored"), table, temp=True)
+    kept = backend.create_table(ibis.util.gen_name("stored"), table, temp=isinstance(backend, Backend))
     give_back(backend)
     return kept
 
@@ -154,11 +160,12 @@ def written(connection: Backend, rows: pa.Table | pa.RecordBatchReader) -> ir.Ta
 
 
 def fetched(table: ir.Table) -> pa.Table:
-    """Return the rows of `table`; unlike Ibis' own way, without importing pandas where the engine is DuckDB."""
-    backend = table.get_backend()
+    """Return the rows of `table`; unlike Ibis' own way, without a detour over pandas."""
+    backend: Any = table.get_backend()
+    query = backend.compile(table)
     if isinstance(backend, Backend):
-        return backend.con.sql(backend.compile(table)).to_arrow_table()
-    return table.to_pyarrow()
+        return backend.con.sql(query).to_arrow_table()
+    return backend.raw_sql(query).toArrow()
 
 
 def streamed(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
@@ -167,7 +174,7 @@ def streamed(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
     if isinstance(backend, Backend):
         yield from backend.con.sql(backend.compile(table)).to_arrow_reader(rows)
     else:
-        yield from table.to_pyarrow_batches(chunk_size=rows)
+        yield from fetched(table).to_batches(rows)
 
 
 def forget(*tables: ir.Table) -> None:
@@ -179,8 +186,13 @@ def forget(*tables: ir.Table) -> None:
 
 
 def release(table: ir.Table) -> None:
-    """Free every `stored` table that `table` is made of; it cannot be read any more."""
+    """Free every `stored` table that `table` is made of; it cannot be read any more.
+
+    Only DuckDB's: another engine has read `table` from a file, which ends with the engine.
+    """
     backend: Any = table.get_backend()
+    if not isinstance(backend, Backend):
+        return
     read: Any = table.op().find(ops.DatabaseTable)
     under = {op.name for op in read}
     for (name,) in backend.raw_sql("SELECT table_name FROM duckdb_tables()").fetchall():

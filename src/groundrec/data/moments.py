@@ -22,7 +22,7 @@ from groundrec.core.errors import DataError
 from groundrec.core.types import Catalogue
 from groundrec.data.clean import Clean, clean
 from groundrec.data.events import Events
-from groundrec.data.files import Column, stored
+from groundrec.data.files import Column, fetched, stored
 from groundrec.data.sources import Raw
 from groundrec.data.windows import SPLITS, Prepared, Windows
 
@@ -147,9 +147,9 @@ def _numbered(cleaned: Clean, seed: int) -> tuple[Catalogue, Events]:
     events = cleaned.events.join(users, "user").join(items, "item_id", rname="{name}_right")
     chance = _chance(events.user, events.item_id, seed)
     events = events.order_by("user_number", "time", chance).select("user_number", "time", "item_id_number", "rating")
-    columns = events.to_pyarrow()
-    names = users.order_by("user_number").to_pyarrow()["user"].to_pylist()
-    titles = items.join(cleaned.titles, "item_id").order_by("item_id_number").to_pyarrow()
+    columns = fetched(events)
+    names = fetched(users.order_by("user_number"))["user"].to_pylist()
+    titles = fetched(items.join(cleaned.titles, "item_id").order_by("item_id_number"))
     user, time, item, rating = (columns[c].to_numpy() for c in ("user_number", "time", "item_id_number", "rating"))
     catalogue = Catalogue(tuple(titles["item_id"].to_pylist()), tuple(titles["title"].to_pylist()))
     return catalogue, Events(np.array(names), user, time, item, *_ratings(rating))
@@ -170,7 +170,8 @@ def _numbers(events: ir.Table, column: str) -> ir.Table:
     values = events.select(column).distinct()
     key: Column = values[column]
     order = [key]
-    if key.re_search(r"^[0-9]{1,18}$").all().to_pyarrow().as_py():
+    whole = key.re_search(r"\A[0-9]{1,18}\z")
+    if fetched(values.aggregate(all=whole.all()))["all"][0].as_py():
         order.insert(0, key.cast("int64"))
     number = ibis.row_number().over(order_by=order).cast("int32")
     return stored(values.mutate(**{f"{column}_number": number}))

@@ -36,8 +36,8 @@ def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, 
         return _adopted(data, section, folder)
     protocol: Protocol = resolve("protocols", section.protocol)
     with room_on_disk(folder):
-        with resolve("engines", section.engine)(folder, section.memory_limit) as connection:
-            found = protocol(resolve("sources", data.source)(data).read(connection), section, seed, folder)
+        with resolve("engines", section.engine)(folder, section.memory_limit) as read:
+            found = protocol(read(resolve("sources", data.source)(data)), section, seed, folder)
         pa.default_memory_pool().release_unused()
         card = {
             "settings": {**data.model_dump(mode="json"), **section.model_dump(mode="json"), "seed": seed},
