@@ -264,7 +264,8 @@ def test_java_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.Mon
     assert "JAVA_HOME" in check["fix"]
 
 
-def test_java_is_needed_where_a_recipe_asks_for_spark(tmp_path: Path) -> None:
+def test_java_is_needed_where_a_recipe_asks_for_spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_requirements", lambda: iter([("surely-not-installed>=1", "spark")]))
     code, found = looked(recipe(tmp_path, '[prepare]\nengine = "spark"\n'))
     assert code == 1
     assert found["Java"]["needed"]
