@@ -80,6 +80,7 @@ ROOMS = {
         "external",
         "recommend",
         "ground",
+        "index",
         "write",
         "grounded",
         "cluster",
