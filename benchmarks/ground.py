@@ -2,9 +2,10 @@
 
     python benchmarks/ground.py [--texts 5000] [--items 100000] [--dim 2048] [--slice 500]
 
-Each side runs in a process of its own, on the same random numbers, and tells its processor seconds and its peak memory.
-`cdist` and two `argsort` is how BIGRec's public evaluation ranks. It ranks `--slice` texts: its time is proportional to
-the texts, and is given for all of them; so is its memory beyond the embeddings. `--slice 0` ranks all at once.
+Each side runs in a process of its own, on the same random numbers, and tells its processor seconds and its peak
+memory. `cdist` and two `argsort` is how BIGRec's public evaluation ranks. It ranks `--slice` texts: its time is
+proportional to the texts, and is given for all of them; so is its memory beyond the embeddings. `--slice 0` ranks all
+at once.
 """
 
 from __future__ import annotations

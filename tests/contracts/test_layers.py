@@ -92,6 +92,7 @@ ROOMS = {
         "external",
         "recommend",
         "ground",
+        "index",
         "write",
         "grounded",
         "cluster",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,12 @@ def test_tokens_that_end_an_answer(parts: Parts) -> None:
 def test_a_model_that_learns_choices_only_cannot_write() -> None:
     with pytest.raises(ConfigError, match="cannot write a title"):
         Recipe.model_validate({"recommend": {"methods": ["ground"]}, "train": {"learn": "choices"}})
+
+
+@pytest.mark.skipif(find_spec("faiss") is None, reason="needs the extra faiss")
+def test_an_index_finds_the_title_too(parts: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ground = parts.recipe.ground.model_copy(update={"index": "faiss"})
+    ranker = grounded(Parts(**{**vars(parts), "recipe": parts.recipe.model_copy(update={"ground": ground})}))
+    writing(monkeypatch, parts, [["Title 7"], [""], ["Title 6"]])
+    assert ranker.slates(queries(), 4).items[:, 0].tolist() == [7, NO_ITEM, 6]
+    assert len(list(tmp_path.glob("*.faiss"))) == 1

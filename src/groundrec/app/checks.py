@@ -36,6 +36,8 @@ def check_paths(recipe: Recipe) -> None:
     """
     if recipe.recommend.engine == "ray" and find_spec("ray") is None:
         raise MissingDependency("ray", "ray")
+    if "ground" in recipe.recommend.methods and recipe.ground.index == "faiss" and find_spec("faiss") is None:
+        raise MissingDependency("faiss", "faiss")
     if recipe.data.dataset:
         from groundrec.data.dataset import Reader
 

@@ -134,6 +134,10 @@ class Ground(Section):
     longest: int = Field(
         default=512, ge=2, description="Tokens of a text, or a title, that are embedded; the rest is cut off its end."
     )
+    index: Literal["exact", "faiss"] = Field(
+        default="exact",
+        description="`exact` compares a text with every title; `faiss` with those of the parts of the catalogue nearest to it, which can lose some: for more than a million titles.",
+    )
     duplicates: Literal["all", "first"] = Field(
         default="all",
         description="Items of one title are equally near: `all` of them stand in the slate, the most popular first, or only the `first` that may be recommended.",

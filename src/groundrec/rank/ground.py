@@ -17,7 +17,7 @@ from groundrec.core.errors import SearchError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["CHUNK", "Pooling", "Vote", "distances", "embed", "nearest"]
+__all__ = ["CHUNK", "Pooling", "Vote", "distances", "embed", "nearest", "nearest_of"]
 
 Pooling = Literal["last", "mean"]
 Vote = Literal["best", "nearest", "mean"]
@@ -99,6 +99,15 @@ def nearest(
     exact = torch.nn.functional.pad(exact, (0, k - exact.shape[1]), value=torch.inf)
     numbers = torch.nn.functional.pad(numbers, (0, k - numbers.shape[1])).masked_fill(exact.isinf(), -1)
     return numbers, exact.float()
+
+
+@torch.inference_mode()
+def nearest_of(texts: Tensor, items: Tensor, found: Tensor, k: int, vote: Vote = "best") -> tuple[Tensor, Tensor]:
+    """Return the same among the candidates `found` [Q, c], distinct in a row, where -1 is none. c is at least k."""
+    texts, none = _checked(texts, vote), found < 0
+    far = torch.zeros(found.shape, device=found.device).masked_fill(none, torch.inf)
+    numbers, exact = _ordered(texts, items, found.clamp(min=0), far, vote)
+    return numbers[:, :k].masked_fill(exact[:, :k].isinf(), -1), exact[:, :k].float()
 
 
 @torch.inference_mode()

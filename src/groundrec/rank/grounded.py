@@ -23,6 +23,7 @@ from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
 from groundrec.models.language import LanguageModel
 from groundrec.rank.batches import Batches
 from groundrec.rank.ground import Vote, distances, embed, nearest
+from groundrec.rank.index import Index
 from groundrec.rank.memory import Need
 from groundrec.rank.recommend import Parts, Rules
 from groundrec.rank.search import Work
@@ -88,6 +89,8 @@ class Grounded:
     """Embeddings of the titles. Shape: [U, D]."""
     embedder: LanguageModel
     rules: Rules
+    index: Index | None = None
+    """Finds the nearest titles where not all are compared."""
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
@@ -103,7 +106,8 @@ class Grounded:
         for rows, voting in _alike(vectors):
             left = np.logical_or.reduceat(allowed[rows][:, self.titles.items.values], self.titles.items.offsets[:-1], 1)
             device = self.lm.model.device
-            near, far = nearest(voting.to(device), self.table, k, self.ground.vote, torch.from_numpy(left).to(device))
+            asked = voting.to(device), k, self.ground.vote, torch.from_numpy(left).to(device)
+            near, far = self.index.nearest(*asked) if self.index else nearest(asked[0], self.table, *asked[1:])
             for row, titles, apart in zip(rows, near.cpu().numpy(), far.cpu().numpy(), strict=True):
                 found = self.titles.ranked(titles, allowed[row], 1 if self.ground.duplicates == "first" else None)
                 some = min(k, len(found.values))
@@ -164,7 +168,9 @@ def grounded(parts: Parts) -> Grounded:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part, part.open("wb") as out:
             np.save(out, _embeddings(found, titles.texts).numpy(), allow_pickle=False)
-    return replace(found, table=load_table(file))
+    table = load_table(file)
+    index = Index(table, file.with_suffix(".faiss")) if section.index == "faiss" else None
+    return replace(found, table=table, index=index)
 
 
 def table_file(folder: Path, identity: str, section: Ground) -> Path:
