@@ -23,6 +23,7 @@ ROOMS = {
         "config",
         "config_learn",
         "config_rank",
+        "config_track",
         "recipe",
         "glossary",
         "registry",
@@ -93,6 +94,7 @@ ROOMS = {
     ],
     "evaluate": ["metrics", "compare", "charts", "report"],
     "app": [
+        "boards",
         "checks",
         "debug",
         "card",
