@@ -33,7 +33,10 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def world(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let every address be the server's, and every folder and program be one of the test's."""
-    for name in ("MODELSCOPE_ENDPOINT", "HF_HUB_OFFLINE", "JAVA_HOME"):
+    for name in (
+        *("MODELSCOPE_ENDPOINT", "HF_HUB_OFFLINE", "JAVA_HOME"),
+        *("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("MODELSCOPE_DOMAIN", server.address)
@@ -271,3 +274,19 @@ def test_java_is_needed_where_a_recipe_asks_for_spark(tmp_path: Path, monkeypatc
     assert found["Java"]["needed"]
     assert found["extra: spark"]["needed"]
     assert not looked(recipe(tmp_path, "seed = 1"))[1]["Java"]["needed"]
+
+
+def test_a_login_at_wandb_is_found_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    assert check_of("wandb")["fix"] == "pip install 'groundrec[wandb]' && wandb login"
+    monkeypatch.setattr(doctor, "find_spec", lambda _: object())
+    assert check_of("wandb")["fix"].startswith("wandb login")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password made-up\n", encoding="utf-8")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert check_of("wandb")["found"] == "logged in at api.wandb.ai"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not check_of("wandb")["ok"]
+    monkeypatch.setenv("WANDB_API_KEY", "made-up")
+    assert check_of("wandb")["found"] == "logged in at wandb.example.org"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert check_of("wandb")["found"] == "WANDB_MODE=offline: no login is needed"

@@ -23,6 +23,7 @@ ROOMS = {
         "config",
         "config_learn",
         "config_rank",
+        "config_track",
         "recipe",
         "glossary",
         "registry",
@@ -99,6 +100,7 @@ ROOMS = {
     ],
     "evaluate": ["metrics", "compare", "charts", "report", "outputs"],
     "app": [
+        "boards",
         "checks",
         "debug",
         "card",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from groundrec.core import config_learn
 from groundrec.core.track import Metrics
@@ -48,12 +49,15 @@ def curve(folder: Path, template: str = "d3", dropout: float = 0.0, **settings: 
         )
     finally:
         module.arguments = own
+    parameters = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+    save_file(parameters, folder / f"weights-{os.environ.get('RANK', '0')}.safetensors")
     rows = Metrics.read(metrics)
     found = [(key, row[key]) for row in rows for key in ("loss", "eval_loss") if key in row]
-    total = sum(float(p.detach().double().abs().sum()) for p in lm.model.parameters())
+    total = sum(float(p.double().abs().sum()) for p in parameters.values())
     return [*found, ("weights", total)] if found else []
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print("curve", json.dumps(curve(Path(sys.argv[1]), **json.loads(sys.argv[2]))), flush=True)
+    found = curve(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    (Path(sys.argv[1]) / f"curve-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found), encoding="utf-8")

@@ -37,13 +37,13 @@ def test_micro_batches_give_the_same_curve(whole: Curve, tmp_path: Path, micro: 
     assert_same(curve(tmp_path, micro_batch_size=micro), whole)
 
 
-def launched(folder: Path, **settings: object) -> tuple[Curve, str]:
+def launched(folder: Path, **settings: object) -> Curve:
     with started([*TORCHRUN, "-m", "tests.train.curves", str(folder), json.dumps(settings)]) as process:
         text = output(process)
     assert process.returncode == 0, text
-    curves = [json.loads(line.split(" ", 1)[1]) for line in text.splitlines() if line.startswith("curve ")]
-    assert sorted(map(bool, curves)) == [False, True], "the main process alone writes metrics"
-    return [(key, value) for key, value in next(filter(None, curves))], text
+    main, other = (json.loads((folder / f"curve-{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
+    assert other == [], "the main process alone writes metrics"
+    return [(key, value) for key, value in main]
 
 
 @pytest.mark.slow
@@ -54,5 +54,5 @@ def launched(folder: Path, **settings: object) -> tuple[Curve, str]:
 )
 def test_two_processes_give_the_curve_of_one(tmp_path: Path, settings: dict[str, object]) -> None:
     """Two each, twice: 16 = 2 × 4 × 2; the last batch is not full, and its share of one process may be empty."""
-    found, _ = launched(tmp_path / "two", **{**settings, "micro_batch_size": 2})
+    found = launched(tmp_path / "two", **{**settings, "micro_batch_size": 2})
     assert_same(found, curve(tmp_path / "one", **{**settings, "micro_batch_size": 2}))  # type: ignore[arg-type]

@@ -229,6 +229,23 @@ def test_batches_are_explained_or_refused() -> None:
         explain_batch(config_learn.Train(batch_size=10, micro_batch_size=4))
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "mended"),
+    [
+        (8, 8, 2, "micro_batch_size=4"),
+        (10, 4, 1, "micro_batch_size=2"),
+        (9, 4, 2, "batch_size=8"),
+        (3, 4, 2, "batch_size=8"),
+    ],
+)
+def test_the_next_step_makes_a_batch_divide(batch: int, micro: int, processes: int, mended: str) -> None:
+    with pytest.raises(ConfigError, match=f"train.{mended}") as refused:
+        explain_batch(config_learn.Train(batch_size=batch, micro_batch_size=micro), processes)
+    name, value = refused.value.next_step.split(",")[0].removeprefix("--set train.").split("=")
+    settings = {"batch_size": batch, "micro_batch_size": micro, name: int(value)}
+    assert explain_batch(config_learn.Train(**settings), processes)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     shop = planted_shop()
     empty = shop.train.take(np.array([], np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import logging
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groundrec import __version__
+from groundrec.app.boards import require, shown
 from groundrec.app.checks import check_names, check_paths
 from groundrec.app.debug import DebugAttach, DebugRank, awaited
 from groundrec.app.doctor import doctor
@@ -95,6 +97,7 @@ def run(
         _print_settings(resolved, origin, as_json)
         return
     check_paths(resolved)
+    require(resolved.track)
     job = Job(tuple(set_ or ()), until, str(Path.cwd()), max_parallel=max_parallel)
     if detach and debug_attach:
         raise ConfigError("nobody sees a run in the background wait for a debugger", next_step="leave out --detach")
@@ -143,7 +146,8 @@ def _run(
             _announce(recipe, opened)
         from groundrec.app.stages import run_recipe
 
-        experiment = run_recipe(recipe, opened, job.until)
+        with shown(recipe, opened.path) if processes.is_main else contextlib.nullcontext():
+            experiment = run_recipe(recipe, opened, job.until)
     if processes.is_main and job.until in (None, "evaluate"):
         from groundrec.app.results import show
 

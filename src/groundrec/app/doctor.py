@@ -7,6 +7,7 @@ Knows nothing about how the things it looks for are used.
 from __future__ import annotations
 
 import json
+import netrc
 import os
 import platform
 import re
@@ -17,8 +18,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -78,6 +81,9 @@ def needs(recipe: Recipe) -> frozenset[str]:
         "extra: ray": recipe.recommend.engine == "ray",
         "extra: spark": recipe.prepare.engine == "spark",
         "Java": recipe.prepare.engine == "spark",
+        "extra: tensorboard": recipe.track.board == "tensorboard",
+        "extra: wandb": recipe.track.board == "wandb" and recipe.track.mode != "disabled",
+        "wandb": recipe.track.board == "wandb" and recipe.track.mode == "online",
         "extra: smollm2": recipe.model.base_model.startswith("smollm2"),
     }
     for place in map(str, (recipe.data.path, recipe.data.items, recipe.model.base_model)):
@@ -95,7 +101,7 @@ def checks(needed: frozenset[str] = ALWAYS) -> Iterator[Check]:
             yield from (_with(check, needed) for check in look())
         for answer in asked:
             yield _with(Check(*answer.result()), needed)
-    for look in (_java, _extras):
+    for look in (_java, _wandb, _extras):
         yield from (_with(check, needed) for check in look())
 
 
@@ -175,6 +181,29 @@ def _java() -> Iterator[Check]:
 
     found = java()
     yield Check("Java", found.suffices, f"{found.version}; Spark needs {OLDEST}", found.fix)
+
+
+def _wandb() -> Iterator[Check]:
+    mode = os.environ.get("WANDB_MODE", "")
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    if find_spec("wandb") is None:
+        yield Check("wandb", False, "not installed", "pip install 'groundrec[wandb]' && wandb login")
+    elif mode in ("offline", "disabled"):
+        yield Check("wandb", True, f"WANDB_MODE={mode}: no login is needed")
+    elif os.environ.get("WANDB_API_KEY") or _in_netrc(host):
+        yield Check("wandb", True, f"logged in at {host}")
+    else:
+        yield Check("wandb", False, f"not logged in at {host}", "wandb login, or export WANDB_MODE=offline")
+
+
+def _in_netrc(host: str) -> bool:
+    names = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
+    for file in (Path(name) for name in names if name and Path(name).is_file()):
+        try:
+            return host in netrc.netrc(file).hosts
+        except (netrc.NetrcParseError, OSError):
+            continue
+    return False
 
 
 def _extras() -> Iterator[Check]:

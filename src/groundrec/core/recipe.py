@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from groundrec.core.config import Data, Prepare, Section
 from groundrec.core.config_learn import CoOccurrence, External, Model, Neighbours, Popularity, Sequential, Train
 from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
+from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError
 
 __all__ = ["Recipe", "load_recipe", "settings"]
@@ -47,6 +48,7 @@ class Recipe(Section):
     ground: Ground = Ground()
     fuse: Fuse = Fuse()
     evaluate: Evaluate = Evaluate()
+    track: Track = Track()
 
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one section."""

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Metrics", "console", "log", "log_to", "progress", "progress_bar", "progress_to"]
+__all__ = ["Metrics", "console", "log", "log_to", "metrics_to", "progress", "progress_bar", "progress_to"]
 
 T = TypeVar("T")
 log = logging.getLogger("groundrec")
@@ -130,6 +130,14 @@ def progress(steps: Iterable[T], what: str, total: int | None = None) -> Iterato
             bar.advance(task)
 
 
+_listeners: list[Callable[[str, dict[str, Any]], None]] = []
+
+
+def metrics_to(listener: Callable[[str, dict[str, Any]], None] | None) -> None:
+    """Tell `listener` too what is written to `metrics.jsonl`, by stage; None stops that."""
+    _listeners[:] = [listener] if listener else []
+
+
 class Metrics:
     """Appends one JSON object per call to `metrics.jsonl`; each has `stage`, `time` and the values given."""
 
@@ -143,6 +151,8 @@ class Metrics:
         with self._path.open("a", encoding="utf-8") as file:
             file.write("\n" * self._torn + line + "\n")
         self._torn = False
+        for listener in _listeners:
+            listener(self._stage, values)
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,127 @@
+"""Boards that show a run's numbers: wandb and TensorBoard, through their own clients.
+
+What fails here is told once and never stops a run. Knows nothing about what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from groundrec.core.config_track import Track
+from groundrec.core.errors import MissingDependency
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import read_json
+from groundrec.core.track import log, metrics_to
+
+__all__ = ["require", "shown"]
+
+PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
+
+
+class Board(Protocol):
+    """What shows numbers."""
+
+    def write(self, stage: str, values: dict[str, Any]) -> None:
+        """Show the values of a moment of a stage."""
+        ...
+
+    def close(self, run: Path) -> None:
+        """Show what a run ended with, and end."""
+        ...
+
+
+def require(section: Track) -> None:
+    """Raise `MissingDependency` where the board's client is not installed."""
+    package = PACKAGES.get(section.board)
+    if package and section.mode != "disabled" and importlib.util.find_spec(package) is None:
+        raise MissingDependency(package, package)
+
+
+@contextlib.contextmanager
+def shown(recipe: Recipe, run: Path) -> Iterator[None]:
+    """Within the block, show on the recipe's board what is written to `metrics.jsonl`."""
+    section = recipe.track
+    if section.board == "none" or section.mode == "disabled":
+        yield
+        return
+    kept: list[Board] = []
+
+    def attempt(work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except Exception as error:
+            kept.clear()
+            log.warning(f"  {section.board} is lost, and the run goes on without it: {error}")
+
+    attempt(lambda: kept.append((_Wandb if section.board == "wandb" else _TensorBoard)(recipe, run)))
+    metrics_to(lambda stage, values: attempt(lambda: [board.write(stage, values) for board in kept]))
+    try:
+        yield
+    finally:
+        metrics_to(None)
+        attempt(lambda: [board.close(run) for board in kept])
+
+
+class _Wandb:
+    def __init__(self, recipe: Recipe, run: Path) -> None:
+        import wandb
+
+        section = recipe.track
+        self._wandb, self._with_model = wandb, section.model
+        self._run = wandb.init(
+            project=section.project,
+            name=recipe.name,
+            dir=run,
+            mode=section.mode,  # type: ignore[arg-type]
+            config=recipe.model_dump(mode="json"),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def write(self, stage: str, values: dict[str, Any]) -> None:
+        self._run.log({f"{stage}/{name}": value for name, value in values.items()})
+
+    def close(self, run: Path) -> None:
+        methods = _report(run)
+        if methods:
+            names = sorted({name for values in methods.values() for name in values})
+            rows = [[method, *(values.get(name) for name in names)] for method, values in methods.items()]
+            self._run.log({"report": self._wandb.Table(columns=["method", *names], data=rows)})
+        if self._with_model and (run / "model" / "manifest.json").is_file():
+            model = self._wandb.Artifact(f"{self._run.id}-model", type="model")
+            for file in sorted(p for p in (run / "model").iterdir() if p.is_file()):
+                model.add_file(str(file))
+            self._run.log_artifact(model)
+        self._run.finish()
+
+
+class _TensorBoard:
+    def __init__(self, recipe: Recipe, run: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer, self._steps = SummaryWriter(str(run / "tensorboard")), 0
+        self._writer.add_text("recipe", f"```json\n{recipe.model_dump_json(indent=2)}\n```")
+
+    def write(self, stage: str, values: dict[str, Any]) -> None:
+        self._steps += 1
+        for name, value in _numbers(values).items():
+            self._writer.add_scalar(f"{stage}/{name}", value, int(values.get("step", values.get("epoch", self._steps))))
+
+    def close(self, run: Path) -> None:
+        for method, values in _report(run).items():
+            for name, value in values.items():
+                self._writer.add_scalar(f"report/{method}/{name}", value, 0)
+        self._writer.close()
+
+
+def _report(run: Path) -> dict[str, dict[str, float]]:
+    """Return each method's means on test; nothing before the run is measured."""
+    methods = (read_json(run / "eval" / "test.json") or {}).get("methods", {})
+    return {method: {name: value["mean"] for name, value in row["metrics"].items()} for method, row in methods.items()}
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}

@@ -1,0 +1,26 @@
+"""The section of a recipe that says where else its numbers are shown."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from groundrec.core.config import Section
+
+__all__ = ["Track"]
+
+
+class Track(Section):
+    """Where the numbers of a run are shown while it works, beside `metrics.jsonl`. No stage depends on it."""
+
+    board: Literal["none", "wandb", "tensorboard"] = Field(
+        default="none",
+        description="`wandb` or `tensorboard`, whose own client is then used; a board that fails never stops a run.",
+    )
+    mode: Literal["online", "offline", "disabled"] = Field(
+        default="offline",
+        description="`online` sends to wandb's server, which needs a login; `offline` keeps the files in the run directory, for `wandb sync`; `disabled` shows nothing.",
+    )
+    project: str = Field(default="groundrec", min_length=1, description="wandb's project.")
+    model: bool = Field(default=False, description="Also give wandb the trained model, as an artifact.")

@@ -1,0 +1,130 @@
+"""Boards: what wandb's and TensorBoard's own clients keep of a run, and that a run goes on when they are lost."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groundrec.app import boards
+from groundrec.app.boards import require, shown
+from groundrec.core.config_track import Track
+from groundrec.core.errors import MissingDependency
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import write_json
+from groundrec.core.track import Metrics, log
+
+BLOCK = 32768
+REPORT = {"methods": {"popularity": {"metrics": {"ndcg@10": {"mean": 0.25, "low": 0.2, "high": 0.3}}}}}
+
+
+def write_run(recipe: Recipe, run: Path) -> None:
+    """Write what a run writes: two lines of metrics, a model, a report."""
+    with shown(recipe, run):
+        metrics = Metrics(run / "metrics.jsonl", "model")
+        metrics.write(step=10, loss=2.5)
+        metrics.write(step=20, loss=1.5)
+        (run / "model").mkdir(exist_ok=True)
+        write_json(run / "model" / "manifest.json", {})
+        (run / "eval").mkdir(exist_ok=True)
+        write_json(run / "eval" / "test.json", REPORT)
+    metrics.write(step=30, loss=0.5)
+
+
+def records(file: Path) -> Iterator[Any]:
+    """Yield what a wandb run file holds: records in a log of blocks, each piece behind checksum, length and kind."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole = file.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if BLOCK - place % BLOCK < 7:
+            place += BLOCK - place % BLOCK
+            continue
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+@pytest.mark.slow
+def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="groundrec[wandb] is not installed")
+    write_run(Recipe(name="seen", track=Track(board="wandb", model=True)), tmp_path)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    found = list(records(file))
+    (begun,) = [r.run for r in found if r.HasField("run")][:1]
+    assert (begun.project, begun.display_name) == ("groundrec", "seen")
+    assert any(item.key == "train" and "learning_rate" in item.value_json for item in begun.config.update)
+    history = [
+        {"/".join(item.nested_key) or item.key: item.value_json for item in r.history.item}
+        for r in found
+        if r.HasField("history")
+    ]
+    assert [row["model/loss"] for row in history if "model/loss" in row] == ["2.5", "1.5"]
+    assert any("report" in name for row in history for name in row)
+    artifacts = [r.request.log_artifact.artifact for r in found if r.request.HasField("log_artifact")]
+    artifacts += [r.artifact for r in found if r.HasField("artifact")]
+    assert "model" in {artifact.type for artifact in artifacts}
+
+
+@pytest.mark.slow
+def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="groundrec[tensorboard] is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_run(Recipe(track=Track(board="tensorboard")), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("model/loss")] == [(10, 2.5), (20, 1.5)]
+    assert events.Scalars("report/popularity/ndcg@10")[0].value == 0.25
+
+
+@pytest.mark.parametrize("at", ["begin", "write", "close"])
+def test_a_board_that_is_lost_stops_nothing_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def ask(what: str) -> None:
+        asked.append(what)
+        if what == at:
+            raise ConnectionError("no server")
+
+    class Lost:
+        def __init__(self, *_: object) -> None:
+            ask("begin")
+
+        def write(self, *_: object) -> None:
+            ask("write")
+
+        def close(self, *_: object) -> None:
+            ask("close")
+
+    monkeypatch.setattr(boards, "_Wandb", Lost)
+    monkeypatch.setattr(log, "propagate", True)
+    write_run(Recipe(track=Track(board="wandb")), tmp_path)
+    assert [row["step"] for row in Metrics.read(tmp_path / "metrics.jsonl")] == [10, 20, 30]
+    assert asked == {"begin": ["begin"], "write": ["begin", "write"], "close": ["begin", "write", "write", "close"]}[at]
+    assert [r.message for r in caplog.records] == ["  wandb is lost, and the run goes on without it: no server"]
+
+
+def test_without_a_board_nothing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boards, "_Wandb", None)
+    for section in (Track(), Track(board="wandb", mode="disabled")):
+        write_run(Recipe(track=section), tmp_path)
+    assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 6
+
+
+def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boards.importlib.util, "find_spec", lambda _: None)
+    require(Track())
+    require(Track(board="wandb", mode="disabled"))
+    with pytest.raises(MissingDependency, match=r"pip install 'groundrec\[wandb\]'"):
+        require(Track(board="wandb"))
