@@ -60,7 +60,7 @@ ROOMS = {
         "instructions",
     ],
     "text": ["prompts", "tokens", "trie"],
-    "models": ["attention", "language", "packaged", "sequential"],
+    "models": ["attention", "language", "packaged", "hubs", "sequential"],
     "train": ["batch", "packing", "rows", "stopping", "finetune", "objectives", "fit_sequential"],
     "rank": [
         "tree",
@@ -87,6 +87,7 @@ ROOMS = {
         "debug",
         "card",
         "datasets",
+        "models",
         "experiment",
         "assist",
         "results",

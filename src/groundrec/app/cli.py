@@ -20,6 +20,7 @@ from groundrec.app.checks import check_names, check_paths
 from groundrec.app.debug import DebugAttach, DebugRank, awaited
 from groundrec.app.doctor import doctor
 from groundrec.app.jobs import Job
+from groundrec.app.models import app as models_app
 from groundrec.app.runs import After, Detach, Grid, MaxParallel, hand_in
 from groundrec.app.runs import app as runs_app
 from groundrec.app.words import explain
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(runs_app, name="runs")
+app.add_typer(models_app, name="models")
 COLLECT_AFTER = 100_000
 STAGE_NAMES = ("prepare", "signals", "train", "recommend", "fuse", "evaluate")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
