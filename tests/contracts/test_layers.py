@@ -89,6 +89,7 @@ ROOMS = {
         "datasets",
         "models",
         "experiment",
+        "tokenize",
         "assist",
         "results",
         "stages",

@@ -23,6 +23,7 @@ from groundrec.app.jobs import Job
 from groundrec.app.models import app as models_app
 from groundrec.app.runs import After, Detach, Grid, MaxParallel, hand_in
 from groundrec.app.runs import app as runs_app
+from groundrec.app.tokenize import tokenize
 from groundrec.app.words import explain
 from groundrec.core.errors import ConfigError, GroundrecError, closest
 from groundrec.core.processes import Processes, silently_alone
@@ -334,6 +335,7 @@ def settings_command(
     _print(table)
 
 
+app.command()(tokenize)
 app.command()(explain)
 app.command()(doctor)
 

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LanguageModel", "default_device", "folder", "head_of", "load", "logits_only", "open_base", "scratch"]
+__all__ = [
+    "LanguageModel",
+    "default_device",
+    "folder",
+    "head_of",
+    "load",
+    "logits_only",
+    "open_base",
+    "scratch",
+    "tokenizer_folder",
+]
 
 
 @dataclass(frozen=True)
@@ -147,8 +157,7 @@ def load(path: Path, weights: str = "safetensors") -> LanguageModel:
     _hush()
     adapters = (path / "adapter_config.json").is_file()
     _require(path, ["adapter_config.json" if adapters else "config.json"], "model")
-    _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(path), local_files_only=True)
     if adapters:
         return LanguageModel(_with_adapters(path), tokenizer)
     if weights == "safetensors":
@@ -156,6 +165,12 @@ def load(path: Path, weights: str = "safetensors") -> LanguageModel:
     # transformers reads pickled weights by torch.load(weights_only=True).
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype="auto")
     return LanguageModel(model, tokenizer)
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """Return a folder that holds a tokenizer; raise `ConfigError` for another."""
+    _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
+    return path
 
 
 def _with_adapters(path: Path) -> PreTrainedModel:
