@@ -88,6 +88,7 @@ ROOMS = {
         "card",
         "datasets",
         "models",
+        "original",
         "experiment",
         "tokenize",
         "assist",

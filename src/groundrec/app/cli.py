@@ -118,6 +118,27 @@ def run(
         raise
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every setting; import and train nothing.")] = False,
+) -> None:
+    """Train as the originals' train.py is told to: --base_model … --train_data_path … and the other words they have.
+
+    The words become a recipe beside --output_dir, the data files a data set there; then the recipe runs up to training.
+    """
+    from groundrec.app.original import recipe_file, understood
+
+    asked = understood(context.args)
+    if dry_run:
+        _print_settings(*load_recipe(None, [f"{key}={value}" for key, value in asked.settings.items()]), False)
+        return
+    log_to(None)
+    file = recipe_file(asked)
+    log.info(f"groundrec run {file} --run-dir {asked.out}")
+    run(file, run_dir=asked.out, if_exists="resume" if asked.resume else "fail", until="train")
+
+
 def _run(
     recipe: Recipe,
     file: Path,
