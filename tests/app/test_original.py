@@ -39,7 +39,7 @@ def test_every_word_becomes_its_setting(words: list[str], tmp_path: Path) -> Non
     assert (t.batch_size, t.micro_batch_size, t.epochs, t.learning_rate, t.cutoff_len) == (128, 4, 3, 1e-4, 512)
     assert (t.method, t.lora_r, t.lora_alpha, t.lora_dropout) == ("lora", 8, 16, 0.05)
     assert (t.lora_target_modules, t.train_on_inputs, t.max_examples) == (["q_proj", "v_proj"], True, 1024)
-    assert (recipe.seed, recipe.model.template) == (7, "bigrec")
+    assert (recipe.seed, recipe.model.template, recipe.signals) == (7, "bigrec", [])
     assert len(load(tmp_path / "out-data").train) == 4
 
 

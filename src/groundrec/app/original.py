@@ -60,6 +60,7 @@ def recipe_file(asked: Asked) -> Path:
         )
     d3 = asked.data.suffix == ".csv"
     settings = {"name": json.dumps(out.name), "data.dataset": json.dumps(str(data))}
+    settings |= {"signals": "[]", "fuse.signals": "[]"}  # the originals train nothing beside the language model
     settings |= {"model.template": '"d3"' if d3 else '"bigrec"', **asked.settings}
     load_recipe(None, [f"{key}={value}" for key, value in settings.items()])
     if not (data / "dataset.json").exists():
