@@ -193,3 +193,13 @@ def test_the_commands_get_list_and_check(hub: Server) -> None:
     assert command("models", "get", NAMES[0]).code == 0
     assert command("models", "check").code == 0
     assert command("models", "check", "hf:other/model").code == 2
+
+
+def test_a_runs_training_depends_on_revision_and_contents(hub: Server) -> None:
+    from groundrec.app.stages import _base
+
+    before = _base(Model(base_model=NAMES[0]))
+    assert before == [[NAMES[0], COMMIT, fetch(NAMES[0]).contents]]
+    hub.commit = "e" * 40
+    fetch(NAMES[0], newest=True)
+    assert _base(Model(base_model=NAMES[0]))[0][1] == hub.commit
