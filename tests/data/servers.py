@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from urllib.parse import unquote
 __all__ = ["COMMIT", "Asked", "Server", "serving"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OTHER_HUB_PATH = re.compile(r"/api/v1/datasets/(\w+/\w+)/repo\?Revision=([^&]+)&FilePath=(.+)")
-HUB_PATH = re.compile(r"/datasets/(\w+/\w+)/resolve/([^/]+)/(.+)")
+OTHER_HUB_PATH = re.compile(r"/api/v1/(?:datasets|models)/(\w+/\w+)/repo\?Revision=([^&]+)&FilePath=(.+)")
+HUB_PATH = re.compile(r"(?:/datasets)?/(\w+/\w+)/resolve/([^/]+)/(.+)")
+TREE_PATH = re.compile(r"/api/models/(\w+/\w+)/tree/.+")
+OTHER_TREE_PATH = re.compile(r"/api/v1/models/(\w+/\w+)/repo/files\?.+")
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,13 @@ class Server:
     """Contents by path; a hub's file has the path `OWNER/NAME/FILE`."""
     breaks_after: list[int] = field(default_factory=list)
     """The next answers end after so many bytes, one each."""
+    breaks_weights: list[int] = field(default_factory=list)
+    """The same, but of `*.safetensors` alone."""
     answers_instead: list[int] = field(default_factory=list)
     """The next answers are these statuses, one each."""
+    lists: dict[str, bytes] = field(default_factory=dict)
+    """What the hubs' listings say of a path, where it is not what is served."""
+    commit: str = COMMIT
     validator: str = "ETag"
     """`ETag`, `weak`, `Last-Modified`, or none."""
     ranges: bool = True
@@ -63,6 +71,15 @@ def serving() -> Iterator[Server]:
             thread.join()
 
 
+def _in_tree(name: str, content: bytes) -> dict[str, object]:
+    """Return a file as Hugging Face lists it: large ones, here the weights, with their sha256."""
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": blob}
+    if name.endswith((".safetensors", ".bin")):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return entry
+
+
 def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
@@ -76,7 +93,7 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         def _answer(self, *, send: bool) -> None:
             path = unquote(self.path)
             hub = HUB_PATH.fullmatch(path) or OTHER_HUB_PATH.fullmatch(path)
-            content = server.files.get(f"{hub[1]}/{hub[3]}" if hub else self.path)
+            content = server.files.get(f"{hub[1]}/{hub[3]}" if hub else self.path, self._listing(path))
             instead = server.answers_instead.pop(0) if server.answers_instead else None
             if content is None or instead:
                 self._note(0)
@@ -95,10 +112,27 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             content = content[begin or 0 :]
             headers["Content-Length"] = str(len(content))
             if hub:
-                headers["X-Repo-Commit"] = COMMIT
+                headers["X-Repo-Commit"] = server.commit
             self._head(206 if "Content-Range" in headers else 200, headers)
             if send:
                 self._send(content)
+
+        def _listing(self, path: str) -> bytes | None:
+            """Return a hub's answer about the files of a model; None where it is asked for something else."""
+            tree, other = TREE_PATH.fullmatch(path), OTHER_TREE_PATH.fullmatch(path)
+            if not tree and not other:
+                return None
+            prefix = f"{(tree or other)[1]}/"  # type: ignore[index]
+            found = {
+                p.removeprefix(prefix): c for p, c in (server.files | server.lists).items() if p.startswith(prefix)
+            }
+            if tree:
+                return json.dumps([_in_tree(name, content) for name, content in found.items()]).encode()
+            files = [
+                {"Path": name, "Type": "blob", "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
+                for name, content in found.items()
+            ]
+            return json.dumps({"Code": 200, "Success": True, "Data": {"Files": files}}).encode()
 
         def _begin(self, tag: str) -> int | None:
             """Return where the part that is asked for begins; None where all is to be sent."""
@@ -120,6 +154,9 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         def _send(self, content: bytes) -> None:
             if server.breaks_after:
                 content = content[: server.breaks_after.pop(0)]
+                self.close_connection = True
+            if server.breaks_weights and ".safetensors" in self.path:
+                content = content[: server.breaks_weights.pop(0)]
                 self.close_connection = True
             self._note(len(content))
             with contextlib.suppress(ConnectionError):

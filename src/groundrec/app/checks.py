@@ -11,6 +11,7 @@ from pathlib import Path
 from groundrec.core.errors import ConfigError, MissingDependency, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import BUILT_IN, names, resolve
+from groundrec.models.hubs import HUBS, is_of_hub, parse
 from groundrec.text.prompts import load_template
 
 __all__ = ["check_names", "check_paths"]
@@ -58,12 +59,15 @@ def check_paths(recipe: Recipe) -> None:
                 next_step=f"--set recommend.{name}=PATH, or leave it out",
             )
     base = recipe.model.base_model
-    known = [name for name in names("base_models") if name != "folder"]
-    if base not in known and not Path(base).is_dir():
+    known = [name for name in names("base_models") if name not in ("folder", *HUBS)]
+    if is_of_hub(base):
+        parse(base)
+    elif base not in known and not Path(base).is_dir():
         raise ConfigError(
             f"no such base model{closest(base, known)}",
             value=base,
-            accepted=f"{', '.join(known)}, or a folder with config.json, tokenizer.json and *.safetensors",
+            accepted=f"{', '.join(known)}, hf:ORG/NAME, modelscope:ORG/NAME, "
+            "or a folder with config.json, tokenizer.json and *.safetensors",
             next_step="--set model.base_model=scratch",
         )
 

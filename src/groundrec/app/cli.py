@@ -22,8 +22,10 @@ from groundrec.app.checks import check_names, check_paths
 from groundrec.app.debug import DebugAttach, DebugRank, awaited
 from groundrec.app.doctor import doctor
 from groundrec.app.jobs import Job
+from groundrec.app.models import app as models_app
 from groundrec.app.runs import After, Detach, Grid, MaxParallel, hand_in
 from groundrec.app.runs import app as runs_app
+from groundrec.app.tokenize import tokenize
 from groundrec.app.words import explain
 from groundrec.core.errors import ConfigError, GroundrecError, closest
 from groundrec.core.processes import Processes, silently_alone
@@ -42,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(runs_app, name="runs")
+app.add_typer(models_app, name="models")
 COLLECT_AFTER = 100_000
 STAGE_NAMES = ("prepare", "signals", "train", "recommend", "fuse", "evaluate")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -116,6 +119,27 @@ def run(
     except KeyboardInterrupt:
         print("interrupted: the same command with --if-exists resume goes on from here", file=sys.stderr)
         raise
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every setting; import and train nothing.")] = False,
+) -> None:
+    """Train as the originals' train.py is told to: --base_model … --train_data_path … and the other words they have.
+
+    The words become a recipe beside --output_dir, the data files a data set there; then the recipe runs up to training.
+    """
+    from groundrec.app.original import recipe_file, understood
+
+    asked = understood(context.args)
+    if dry_run:
+        _print_settings(*load_recipe(None, [f"{key}={value}" for key, value in asked.settings.items()]), False)
+        return
+    log_to(None)
+    file = recipe_file(asked)
+    log.info(f"groundrec run {file} --run-dir {asked.out}")
+    run(file, run_dir=asked.out, if_exists="resume" if asked.resume else "fail", until="train")
 
 
 def _run(
@@ -356,6 +380,7 @@ def settings_command(
     _print(table)
 
 
+app.command()(tokenize)
 app.command()(explain)
 app.command()(doctor)
 

@@ -27,6 +27,7 @@ from groundrec.app.experiment import (
     model_inputs,
     slates_at,
 )
+from groundrec.core import config_learn
 from groundrec.core.errors import DataError
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
@@ -34,6 +35,7 @@ from groundrec.core.runs import Run
 from groundrec.core.track import Metrics, log
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
+from groundrec.models import hubs
 from groundrec.text.prompts import load_template
 
 __all__ = ["STAGES", "run_recipe"]
@@ -98,8 +100,7 @@ def train_stage(x: Experiment) -> None:
             trie.save(folder / TRIE)
             lm.save(folder)
 
-    base = Path(x.recipe.model.base_model)
-    x.run.stage("model", {**model_inputs(x), "base": files_of(base) if base.is_dir() else []}, work, together=True)
+    x.run.stage("model", {**model_inputs(x), "base": _base(x.recipe.model)}, work, together=True)
 
 
 def recommend_stage(x: Experiment) -> None:
@@ -228,3 +229,12 @@ def _answers_by_popularity(x: Experiment, popularity: NDArray[np.int64]) -> Iter
     template = load_template(x.recipe.model.template)
     for title, count in zip(x.dataset.catalogue.titles, popularity, strict=True):
         yield from repeat(template.answer_text(title), max(1, int(count)))
+
+
+def _base(section: config_learn.Model) -> list[list[Any]]:
+    """Return what tells a base model from others of its name: a folder's files; of a hub's, revision and contents."""
+    if hubs.is_of_hub(section.base_model):
+        model = hubs.fetch(section.base_model, section.weights)
+        return [[model.name, model.revision, model.contents]]
+    folder = Path(section.base_model)
+    return files_of(folder) if folder.is_dir() else []

@@ -32,7 +32,12 @@ class Model(Section):
     """The language model and the words it is shown."""
 
     base_model: str = Field(
-        default="scratch", description="`scratch`, or the folder of any transformers causal language model."
+        default="scratch",
+        description="`scratch`, `smollm2-135m`, the folder of any transformers causal language model, or its name on a hub: `hf:ORG/NAME` or `modelscope:ORG/NAME`, with `@REVISION` where not the newest is meant.",
+    )
+    weights: Literal["safetensors", "any"] = Field(
+        default="safetensors",
+        description="Which weights of a base model are loaded: safetensors, which hold only numbers; or `any`, also pickled ones, of which only the numbers are read.",
     )
     template: str = Field(
         default="list", description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file."

@@ -47,6 +47,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "base_models": {
         "scratch": "groundrec.models.language:scratch",
         "folder": "groundrec.models.language:folder",
+        "hf": "groundrec.models.hubs:base",
+        "modelscope": "groundrec.models.hubs:base",
         "smollm2-135m": "groundrec.models.packaged:smollm2",
     },
     "signals": {

@@ -13,8 +13,10 @@ import re
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -25,7 +27,7 @@ from groundrec.core.track import log, progress_bar
 from groundrec.data.download import cache_folder
 from groundrec.data.files import existing
 
-__all__ = ["known", "local"]
+__all__ = ["known", "local", "modelscope", "sha256_of", "unreachable"]
 
 HUB = re.compile(r"(?:hf|modelscope)://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 ACCEPTED = "a path, https://…, hf://datasets/OWNER/NAME/FILE, modelscope://datasets/OWNER/NAME/FILE"
@@ -57,7 +59,7 @@ def local(location: Path | str | None, setting: str, sha256: str | None = None) 
         return FETCH[urlsplit(location).scheme](location, sha256)
     path = existing(location, setting)
     if sha256:
-        _check(str(path), _sha256(path), sha256)
+        _check(str(path), sha256_of(path), sha256)
     return path
 
 
@@ -72,7 +74,7 @@ def _from_web(url: str, sha256: str | None) -> Path:
         part = file.with_name(f"{file.name}.part")
         log.info(f"downloading {url} into {folder}")
         _persist(url, part)
-        found = _sha256(part)
+        found = sha256_of(part)
         if sha256 not in (None, found):
             part.unlink()
             _check(url, found, str(sha256))
@@ -91,7 +93,7 @@ def _persist(url: str, part: Path) -> None:
         except (OSError, http.client.HTTPException) as error:
             final = isinstance(error, urllib.error.HTTPError) and error.code not in PASSING
             if final or attempt == ATTEMPTS:
-                raise _unreachable(url, error, part) from None
+                raise unreachable(url, error, part) from None
             log.warning(f"{part.name}: {error}; trying again")
             time.sleep(WAIT * 2 ** (attempt - 1))
 
@@ -138,7 +140,8 @@ def _tag(headers: http.client.HTTPMessage) -> str | None:
     return headers["ETag"] if strong else headers["Last-Modified"]
 
 
-def _unreachable(url: str, error: Exception, part: Path | None = None) -> DataError:
+def unreachable(url: str, error: Exception, part: Path | None = None) -> DataError:
+    """Return the error that says what could not be fetched, and how to go on."""
     kept = part.stat().st_size if part and part.exists() else 0
     return DataError(
         f"{url} cannot be downloaded",
@@ -161,26 +164,36 @@ def _from_hugging_face(url: str, sha256: str | None) -> Path:
             )
         )
     except (OSError, ValueError) as error:
-        raise _unreachable(url, error) from None
+        raise unreachable(url, error) from None
     log.info(f"{url}: commit {path.parts[path.parts.index('snapshots') + 1]}")
     if sha256:
-        _check(url, _sha256(path), sha256)
+        _check(url, sha256_of(path), sha256)
     return path
 
 
-def _from_modelscope(url: str, sha256: str | None) -> Path:
+def modelscope() -> tuple[Any, type[Exception]]:
+    """Return ModelScope's client, at the mirror that the environment names, and the class of its errors."""
     try:
-        from modelscope_hub import HubApi
+        from modelscope_hub import HubApi, HubConfig
         from modelscope_hub.errors import HubError
     except ImportError:
         raise MissingDependency("modelscope-hub", "modelscope") from None
+    mirror = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
+    with warnings.catch_warnings():  # the client takes the older variable, with a warning
+        warnings.simplefilter("ignore", FutureWarning)
+        config = HubConfig(endpoint=mirror if not mirror or "://" in mirror else f"https://{mirror}")
+        return HubApi(config), HubError
+
+
+def _from_modelscope(url: str, sha256: str | None) -> Path:
+    client, failed = modelscope()
     repository, revision, name = _hub_parts(url)
     try:
-        path = HubApi().download_file(repository, "dataset", name, revision=revision)
-    except (OSError, HubError) as error:
-        raise _unreachable(url, error) from None
+        path = client.download_file(repository, "dataset", name, revision=revision)
+    except (OSError, failed) as error:
+        raise unreachable(url, error) from None
     if sha256:
-        _check(url, _sha256(path), sha256)
+        _check(url, sha256_of(path), sha256)
     return path
 
 
@@ -191,7 +204,8 @@ def _hub_parts(url: str) -> tuple[str, str | None, str]:
     return parts[1], parts[2], parts[3]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 digest of a file in hexadecimal digits."""
     if path.is_dir():
         raise DataError("a folder has no digest", value=path, accepted="data.sha256 beside the path of one file")
     with path.open("rb") as file:

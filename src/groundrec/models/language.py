@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LanguageModel", "default_device", "folder", "head_of", "load", "logits_only", "open_base", "scratch"]
+__all__ = [
+    "LanguageModel",
+    "default_device",
+    "folder",
+    "head_of",
+    "load",
+    "logits_only",
+    "open_base",
+    "scratch",
+    "tokenizer_folder",
+]
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,8 @@ def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> L
 
     _hush()
     transformers.set_seed(seed)
-    name = section.base_model if section.base_model in names("base_models") else "folder"
+    name = section.base_model.partition(":")[0]
+    name = name if name in names("base_models") else "folder"
     return resolve("base_models", name)(section, texts)
 
 
@@ -132,25 +143,34 @@ def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
 
 def folder(section: config_learn.Model, _: Iterable[str] = ()) -> LanguageModel:
     """Return the model in the folder `section.base_model`."""
-    return load(Path(section.base_model))
+    return load(Path(section.base_model), section.weights)
 
 
-def load(path: Path) -> LanguageModel:
+def load(path: Path, weights: str = "safetensors") -> LanguageModel:
     """Return the model and tokenizer of a folder in transformers' layout, or of LoRA adapters with their base.
 
-    Raises `ConfigError` where the folder is missing, or has no model or no tokenizer.
+    `weights` may be `any`: then also pickled ones, read as numbers alone. Raises `ConfigError` where the folder is
+    missing, or has no model, no tokenizer or no such weights.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _hush()
     adapters = (path / "adapter_config.json").is_file()
     _require(path, ["adapter_config.json" if adapters else "config.json"], "model")
-    _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(path), local_files_only=True)
     if adapters:
         return LanguageModel(_with_adapters(path), tokenizer)
+    if weights == "safetensors":
+        _require_safetensors(path)
+    # transformers reads pickled weights by torch.load(weights_only=True).
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype="auto")
     return LanguageModel(model, tokenizer)
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """Return a folder that holds a tokenizer; raise `ConfigError` for another."""
+    _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
+    return path
 
 
 def _with_adapters(path: Path) -> PreTrainedModel:
@@ -176,6 +196,16 @@ def _hush() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _require_safetensors(path: Path) -> None:
+    if not any(path.glob("*.safetensors")):
+        raise ConfigError(
+            "the folder holds no safetensors",
+            value=path,
+            accepted="*.safetensors, which hold nothing but numbers",
+            next_step="--set model.weights=any reads the numbers of pickled weights, and runs nothing",
+        )
 
 
 def _require(path: Path, any_of: list[str], what: str) -> None:

@@ -1,0 +1,252 @@
+"""Base models by their names on a hub, `hf:ORG/NAME[@REVISION]` or `modelscope:ORG/NAME[@REVISION]`.
+
+The hubs' own clients fetch into their own caches, which resume and are shared with other tools. What was fetched is
+checked against the hub's checksums and written down beside its revision; from then on the name means these bytes, and
+no connection is needed. Knows nothing about what a model is used for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from groundrec.core import config_learn
+from groundrec.core.errors import ConfigError, DataError
+from groundrec.core.runs import digest, read_json, write_json
+from groundrec.core.track import log
+from groundrec.data.download import cache_folder
+from groundrec.data.fetch import modelscope, sha256_of, unreachable
+from groundrec.models.language import LanguageModel, load
+
+__all__ = ["HUBS", "Pinned", "base", "fetch", "is_of_hub", "parse", "pinned"]
+
+FORM = re.compile(r"(hf|modelscope):([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+WANTED = re.compile(r"[^/]+\.(?:json|txt|model|jinja|safetensors)|LICENSE[^/]*")
+PICKLED = re.compile(r"pytorch_model[^/]*\.bin")
+"""Weights that only `model.weights = "any"` reads."""
+DOUBLED = re.compile(r"consolidated[^/]*")
+"""The same weights in a layout that is not transformers'."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+class Name(NamedTuple):
+    """A model's name, taken apart; the hub's newest revision where none is given."""
+
+    hub: str
+    repository: str
+    revision: str | None
+
+
+class Listed(NamedTuple):
+    """A file as the hub lists it: its size, and its checksum, `sha256:…` or Git's own `blob:…`."""
+
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A model on this machine: where, from which revision, and the size and sha256 of each of its files."""
+
+    name: str
+    revision: str
+    path: str
+    files: dict[str, list[Any]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(size for size, _ in self.files.values())
+
+    @property
+    def contents(self) -> str:
+        """Digest of all files: the same bytes have the same, whatever the hub calls them."""
+        return digest(sorted((name, sha256) for name, (_, sha256) in self.files.items()))
+
+    def is_whole(self) -> bool:
+        """Return whether every file is there with its size; nothing is read."""
+        found = ((Path(self.path) / name, size) for name, (size, _) in self.files.items())
+        return all(file.is_file() and file.stat().st_size == size for file, size in found)
+
+    def drop_broken(self, *, thorough: bool) -> None:
+        """Remove files that have another size than when they were fetched; where `thorough`, another checksum."""
+        for name, (size, sha256) in self.files.items():
+            file = Path(self.path) / name
+            if file.is_file() and (file.stat().st_size != size or (thorough and sha256_of(file) != sha256)):
+                _remove(file)
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the files, each of which is read."""
+        for name, (size, sha256) in self.files.items():
+            file = Path(self.path) / name
+            if not file.is_file():
+                yield f"{name} is missing"
+            elif file.stat().st_size != size:
+                yield f"{name} has {file.stat().st_size:,} bytes instead of {size:,}"
+            elif sha256_of(file) != sha256:
+                yield f"{name} has another checksum than when it was fetched"
+        if "config.json" not in self.files:
+            yield "config.json is not among the files"
+        if not self.files.keys() & set(TOKENIZERS):
+            yield f"no tokenizer: none of {', '.join(TOKENIZERS)}"
+        if not any(name.endswith(".safetensors") for name in self.files):
+            yield "no safetensors: only --set model.weights=any loads it"
+
+
+def is_of_hub(name: str) -> bool:
+    """Return whether a base model's name means a hub."""
+    return name.partition(":")[0] in HUBS and ":" in name
+
+
+def parse(name: str) -> Name:
+    """Return the parts of a name; raise `ConfigError` for another form."""
+    parts = FORM.fullmatch(name)
+    if not parts:
+        raise ConfigError(
+            "not the name of a model on a hub",
+            value=name,
+            accepted="hf:ORG/NAME, modelscope:ORG/NAME, or either with @REVISION",
+            next_step="--set model.base_model=hf:HuggingFaceTB/SmolLM2-135M",
+        )
+    return Name(*parts.groups())
+
+
+def base(section: config_learn.Model, texts: Iterable[str] = ()) -> LanguageModel:
+    """Return the model of the name `section.base_model`, fetched first where it is not yet here."""
+    del texts
+    return load(Path(fetch(section.base_model, section.weights).path), section.weights)
+
+
+def pinned() -> list[Pinned]:
+    """Return the models that were fetched, by name."""
+    records = [read_json(file) for file in sorted(_records().glob("*.json"))]
+    return sorted((Pinned(**record) for record in records if record), key=lambda model: model.name)
+
+
+def fetch(name: str, weights: str = "safetensors", *, newest: bool = False, thorough: bool = False) -> Pinned:
+    """Return the model `name`; fetched where it is not whole on this machine, or the `newest` is asked for.
+
+    With `thorough` every file is read. Raises `DataError` where it cannot be had, differs from the hub's checksums, or
+    has no weights that may be loaded.
+    """
+    parts = parse(name)
+    record = _records() / f"{digest(name)}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(record.with_suffix(".lock")):
+        known = read_json(record)
+        here = Pinned(**known) if known else None
+        if here:
+            here.drop_broken(thorough=thorough)
+        if here and not newest and here.is_whole():
+            _chosen({file: Listed(0, "") for file in here.files}, name, weights)
+            return here
+        # What broke goes back to the revision it had.
+        asked = parts if newest or not here or parts.hub != "hf" else parts._replace(revision=here.revision)
+        log.info(f"fetching {name}")
+        model = HUBS[parts.hub](name, asked, partial(_chosen, name=name, weights=weights))
+        write_json(record, asdict(model))
+    log.info(f"{name}: revision {model.revision}, {model.size:,} bytes, {model.path}")
+    return model
+
+
+def _records() -> Path:
+    return cache_folder() / "models"
+
+
+def _chosen(listed: dict[str, Listed], name: str, weights: str) -> dict[str, Listed]:
+    """Return the files to fetch of those a hub lists; raise `DataError` where no weights are among them."""
+    wanted = {file: of for file, of in listed.items() if WANTED.fullmatch(file) and not DOUBLED.match(file)}
+    if any(file.endswith(".safetensors") for file in wanted):
+        return wanted
+    pickled = {file: of for file, of in listed.items() if PICKLED.fullmatch(file)}
+    if pickled and weights == "any":
+        return wanted | pickled
+    raise DataError(
+        "the model has no safetensors",
+        value=f"{name}: {', '.join(sorted(pickled or listed)[:8])}",
+        accepted="*.safetensors, which hold nothing but numbers",
+        next_step="another revision or model"
+        + ("; or --set model.weights=any, which reads the numbers of pickled weights and runs nothing" * bool(pickled)),
+    )
+
+
+Choose = Callable[[dict[str, Listed]], dict[str, Listed]]
+
+
+def _of_hugging_face(name: str, asked: Name, choose: Choose) -> Pinned:
+    from huggingface_hub import HfApi, RepoFile
+
+    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        # This call alone tells a missing model, a login and a broken connection from each other.
+        first = Path(hub.hf_hub_download(asked.repository, "config.json", revision=asked.revision))
+        commit = first.parent.name
+        tree = hub.list_repo_tree(asked.repository, revision=commit)
+        listed = {
+            f.path: Listed(f.size, f"sha256:{f.lfs.sha256}" if f.lfs else f"blob:{f.blob_id}")
+            for f in tree
+            if isinstance(f, RepoFile)
+        }
+        files = choose(listed)
+        path = Path(hub.snapshot_download(asked.repository, revision=commit, allow_patterns=list(files)))
+    except (OSError, ValueError) as error:
+        raise unreachable(name, error) from None
+    return Pinned(name, commit, str(path), _checked(name, path, files))
+
+
+def _of_modelscope(name: str, asked: Name, choose: Choose) -> Pinned:
+    hub, failed = modelscope()
+    revision = asked.revision or "master"
+    try:
+        found = hub.list_repo_files(asked.repository, "model", revision=revision, recursive=False)
+        listed = {f.path: Listed(f.size, f"sha256:{f.sha256}" if f.sha256 else "") for f in found if f.type != "tree"}
+        files = choose(listed)
+        entries = [{"Path": n, "Size": of.size, "Sha256": of.checksum.partition(":")[2]} for n, of in files.items()]
+        path = hub.download_repo(asked.repository, "model", revision=revision, file_list=entries)
+    except (OSError, ValueError, failed) as error:
+        raise unreachable(name, error) from None
+    return Pinned(name, revision, str(path), _checked(name, path, files))
+
+
+def _checked(name: str, path: Path, files: dict[str, Listed]) -> dict[str, list[Any]]:
+    """Return size and sha256 of each file; raise `DataError` where one is not what the hub lists, and remove it."""
+    found = {}
+    for file, listed in files.items():
+        there = path / file
+        kind, _, expected = listed.checksum.partition(":")
+        sha256 = sha256_of(there)
+        has = _blob(there) if kind == "blob" else sha256
+        if expected and has != expected:
+            _remove(there)
+            raise DataError(
+                f"{file} of {name} has a wrong checksum",
+                value=has,
+                accepted=expected,
+                next_step="the same command again fetches this file anew",
+            )
+        found[file] = [there.stat().st_size, sha256]
+    return found
+
+
+def _remove(file: Path) -> None:
+    """Remove a file, and what it links to: the clients keep contents apart from names."""
+    file.resolve().unlink()
+    file.unlink(missing_ok=True)
+
+
+def _blob(file: Path) -> str:
+    """Return the name that Git gives to a file's contents."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+HUBS: dict[str, Callable[[str, Name, Choose], Pinned]] = {"hf": _of_hugging_face, "modelscope": _of_modelscope}
+"""How a model is fetched, by the hub in its name."""

@@ -1,0 +1,68 @@
+"""`groundrec train`: the originals' command line, word for word."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from groundrec.app.original import recipe_file, understood
+from groundrec.core.errors import ConfigError
+from groundrec.core.recipe import load_recipe
+from groundrec.data.dataset import load
+from tests.commands import command
+
+LINE = (
+    "--base_model modelscope:skyline2006/llama-7b --train_data_path {train} --val_data_path {valid} --output_dir {out} "
+    "--batch_size 128 --micro_batch_size 4 --num_epochs 3 --learning_rate 1e-4 --cutoff_len 512 --lora_r 8 "
+    "--lora_alpha 16 --lora_dropout 0.05 --lora_target_modules '[q_proj,v_proj]' --train_on_inputs "
+    "--group_by_length --resume_from_checkpoint '' --seed 7 --sample 1024"
+)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """Return the whole command line, with a little data."""
+    for split in ("train", "valid", "test"):
+        rows = [{"instruction": "", "input": f'They liked: "Film {n}"', "output": f'"Film {n + 1}"'} for n in range(4)]
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    line = LINE.format(train=f'["{tmp_path}/train.json"]', valid=tmp_path / "valid.json", out=tmp_path / "out")
+    return shlex.split(line.replace(f'["{tmp_path}/train.json"]', f"'[\"{tmp_path}/train.json\"]'"))
+
+
+def test_every_word_becomes_its_setting(words: list[str], tmp_path: Path) -> None:
+    recipe, _ = load_recipe(recipe_file(understood(words)), [])
+    t = recipe.train
+    assert recipe.model.base_model == "modelscope:skyline2006/llama-7b"
+    assert (t.batch_size, t.micro_batch_size, t.epochs, t.learning_rate, t.cutoff_len) == (128, 4, 3, 1e-4, 512)
+    assert (t.method, t.lora_r, t.lora_alpha, t.lora_dropout) == ("lora", 8, 16, 0.05)
+    assert (t.lora_target_modules, t.train_on_inputs, t.max_examples) == (["q_proj", "v_proj"], True, 1024)
+    assert (recipe.seed, recipe.model.template, recipe.signals) == (7, "bigrec", [])
+    assert len(load(tmp_path / "out-data").train) == 4
+
+
+def test_the_dry_run_shows_them_and_writes_nothing(words: list[str], tmp_path: Path) -> None:
+    found = command("train", *words, "--dry-run", width=200)
+    assert (found.code, "skyline2006" in found.out, (tmp_path / "out-data").exists()) == (0, True, False)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("--max_new_tokens 5", "groundrec explain max_new_tokens"),
+        ("--num_epoch 3", "num_epochs"),
+        ("three", "--word value"),
+    ],
+)
+def test_a_word_without_a_setting_says_what_to_do(words: list[str], more: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        understood([*words, *more.split()] if more != "three" else [more, *words])
+
+
+def test_resuming_and_all_examples_are_told_by_value(words: list[str]) -> None:
+    assert not understood(words).resume
+    asked = understood([*words, "--resume_from_checkpoint=out/checkpoint-5", "--sample=-1"])
+    assert asked.resume
+    assert "train.max_examples" not in asked.settings
