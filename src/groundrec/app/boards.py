@@ -68,7 +68,7 @@ def shown(recipe: Recipe, run: Path) -> Iterator[None]:
 
 class _Wandb:
     def __init__(self, recipe: Recipe, run: Path) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         section = recipe.track
         self._wandb, self._with_model = wandb, section.model

@@ -71,7 +71,8 @@ class Coded:
         )
 
 
-EMPTY = Coded(*[np.empty(0, np.int32)] * 3, np.empty(0, np.int64), *[as_texts([])] * 3)
+_NO_CODES, _NO_TEXTS = np.empty(0, np.int32), as_texts([])
+EMPTY = Coded(_NO_CODES, _NO_CODES, _NO_CODES, np.empty(0, np.int64), _NO_TEXTS, _NO_TEXTS, _NO_TEXTS)
 
 
 def coded(events: ir.Table) -> Coded | None:

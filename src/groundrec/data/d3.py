@@ -88,12 +88,16 @@ def _first_window_that_suffices(
     titles: ir.Table, section: Prepare, window_of: Callable[[ir.Table, Prepare, int], _Window]
 ) -> _Window:
     """Return the latest window with enough items, else that of 1996."""
-    for year in range(section.d3.st_year, FIRST_YEAR - 1, -1):
+    year = section.d3.st_year
+    while True:
         titles = stored(_cleaned_again(titles))
         window = window_of(_accepted(titles), section, year)
         if window.items >= (section.d3.least_items if year > FIRST_YEAR else 1):
             return window
         log.info(f"  from {year}-{section.d3.st_month} on, {window.items:,} items are left")
+        if year <= FIRST_YEAR:
+            break
+        year -= 1
     raise DataError(
         f"no item is left after the {section.k_core}-core",
         value=f"{window.inside:,} reviews in the longest window, {window.titled:,} of them of items with a good title",
@@ -113,7 +117,7 @@ def _window(reviews: Coded, accepted: ir.Table, section: Prepare, year: int) -> 
     has_title[as_numpy(_items(reviews, titles).drop_null())] = True
     titled = inside & has_title[reviews.item]
     core = reviews.core(titled, section.k_core)
-    items = np.count_nonzero(np.bincount(reviews.item[core]))
+    items = int(np.count_nonzero(np.bincount(reviews.item[core])))
     return _Window(year, int(inside.sum()), int(titled.sum()), items, titles, reviews, core)
 
 
