@@ -51,7 +51,7 @@ def test_the_dry_run_shows_them_and_writes_nothing(words: list[str], tmp_path: P
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("--max_new_tokens 5", "groundrec explain max_new_tokens"),
+        ("--input_dir out", "groundrec explain input_dir"),
         ("--num_epoch 3", "num_epochs"),
         ("three", "--word value"),
     ],

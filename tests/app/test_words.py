@@ -52,8 +52,9 @@ def test_the_batch_is_taken_apart_without_any_data() -> None:
 
 def test_the_batch_of_a_run_is_taken_apart_where_it_divides(tiny: Tiny) -> None:
     shown = said("train.batch_size", "--lang", "en", "--run", tiny.run)
-    assert "batch 4 = 4 per step × 1 accumulation × 1 process " in shown
-    assert "2 processes" not in shown
+    assert "batch 4 = 2 per step × 2 accumulation × 1 process " in shown
+    assert "batch 4 = 2 per step × 1 accumulation × 2 processes" in shown
+    assert "4 processes" not in shown
 
 
 def test_prompts_that_are_trimmed_are_counted_as_training_counts_them(tiny: Tiny) -> None:

@@ -112,7 +112,7 @@ def test_a_wrong_name_is_answered_with_the_right_one(override: str, meant: str) 
 def test_a_name_like_no_other_is_answered_with_all_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe(None, ["fuse.zzz=1"])
-    assert (caught.value.what, caught.value.accepted) == ("unknown setting", "signals, metric, grid")
+    assert (caught.value.what, caught.value.accepted) == ("unknown setting", "signals, kinds, metric, grid, paper")
 
 
 def test_errors_say_what_value_accepted_and_next() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from groundrec.core.errors import DataError
@@ -98,6 +99,9 @@ LINES = st.one_of(
 )
 
 
+@example(lines=[BOM_UTF8], zipped=False)
+@example(lines=[BOM_UTF8, b'{"user": "ann", "time": 5}', b"", b"x"], zipped=False)
+@example(lines=[BOM_UTF8, b'{"user": "ann", "time": 5}', b"", b"x"], zipped=True)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(LINES, min_size=1, max_size=12), zipped=st.booleans())
 def test_every_line_is_a_row_in_its_place(tmp_path: Path, lines: list[bytes], zipped: bool) -> None:
@@ -105,7 +109,7 @@ def test_every_line_is_a_row_in_its_place(tmp_path: Path, lines: list[bytes], zi
     content = b"".join(line + b"\n" for line in lines)
     path = tmp_path / ("e.jsonl.gz" if zipped else "e.jsonl")
     path.write_bytes(gzip.compress(content) if zipped else content)
-    full = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    full = [(n, line) for n, line in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), 1) if line.strip()]
     assume(not full or not full[0][1].lstrip().startswith(b"["))
     rows = rows_of(path, tmp_path / "scratch")
     assert [r[ROW] for r in rows] == list(range(1, len(full) + 1))
