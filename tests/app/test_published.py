@@ -1,0 +1,82 @@
+"""The published settings, two optimiser steps of each on a tiny model of the architecture they name."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from groundrec.text.tokens import train_tokenizer
+from tests.commands import command
+from tests.data.amazon import WORDS, Shape, write_amazon
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "intermediate_size": 32,
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 2),
+}
+SHORT = (
+    *(
+        "train.max_examples=8",
+        "train.batch_size=4",
+        "train.micro_batch_size=2",
+        "train.epochs=1",
+        "evaluate.bootstrap=20",
+    ),
+    *("recommend.valid_queries=4", "recommend.test_queries=4", "sequential.epochs=1", "sequential.hidden=8"),
+)
+
+
+def write_model(folder: Path, kind: type[PreTrainedModel]) -> Path:
+    """Write random weights of an architecture, with a tokenizer that knows the made-up titles' words."""
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 3, 400)
+    shape = (LlamaConfig if kind is LlamaForCausalLM else Qwen2Config)(vocab_size=len(tokenizer), **SMALL)
+    kind(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_movielens(folder: Path) -> Path:
+    """Write forty people's ratings of sixty films in the layout of MovieLens-10M."""
+    folder.mkdir()
+    rng = random.Random(0)
+    films = [f"{film}::The {rng.choice(WORDS)} {rng.choice(WORDS)} {film} (1990)::Drama" for film in range(60)]
+    (folder / "movies.dat").write_text("\n".join(films) + "\n", encoding="iso-8859-1")
+    rows = [
+        f"{user}::{film}::{rng.choice([2, 3.5, 5])}::{10**9 + step * 86400 + user * 60}"
+        for user in range(40)
+        for step, film in enumerate(rng.sample(range(60), 16))
+    ]
+    (folder / "ratings.dat").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def done(recipe: str, run: Path, *settings: str) -> dict[str, object]:
+    """Return the metrics of every method of a run that took two steps."""
+    overrides = [word for setting in (*SHORT, *settings) for word in ("--set", setting)]
+    result = command("run", RECIPES / recipe, "--run-dir", run, *overrides)
+    assert result.code == 0, result.err
+    said = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert max(row.get("step", 0) for row in said if row["stage"] == "model") == 2
+    return json.loads((run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+
+
+@pytest.mark.parametrize("name", ["baseline", "d3", "without-assistant"])
+def test_d3(name: str, tmp_path: Path) -> None:
+    write_amazon(tmp_path, "Books", Shape(users=60, items=40, reviews=900))
+    model = write_model(tmp_path / "qwen", Qwen2ForCausalLM)
+    places = f"data.path={tmp_path}", f"model.base_model={model}"
+    methods = done(f"d3/{name}.toml", tmp_path / "run", *places, "prepare.d3.least_items=1")
+    assert "language model" in methods
+
+
+def test_bigrec(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "llama", LlamaForCausalLM)
+    places = f"data.path={write_movielens(tmp_path / 'ml')}", f"model.base_model={model}"
+    methods = done("bigrec/movie.toml", tmp_path / "run", *places, "ground.max_new_tokens=8")
+    assert "grounded" in methods
