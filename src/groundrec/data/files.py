@@ -14,6 +14,7 @@ import gzip
 import tempfile
 import warnings
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -234,15 +235,20 @@ def kind_of(path: Path) -> str:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """Yield every line of a plain or gzip file, its end included; a damaged gzip file raises `DataError`."""
+    """Yield every line of a plain or gzip file, its end included, a byte order mark at the very beginning left out.
+
+    A damaged gzip file raises `DataError`.
+    """
     with _opened(path) as file:
+        if first := next(file, b""):
+            yield first.removeprefix(BOM_UTF8)
         yield from file
 
 
 def starts_with(path: Path, mark: bytes) -> bool:
     """Return whether a plain or gzip file begins with `mark`, white space aside."""
     with _opened(path) as file:
-        return file.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(mark)
+        return file.read(1 << 10).lstrip(BOM_UTF8 + b" \t\r\n").startswith(mark)
 
 
 @contextlib.contextmanager

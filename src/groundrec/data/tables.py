@@ -6,7 +6,6 @@ Knows nothing about what the columns mean.
 from __future__ import annotations
 
 import csv
-from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,12 +115,12 @@ def line_numbers(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _empty_lines(path: Path, rows: int) -> NDArray[np.int64]:
     """Return the numbers, from 1, of lines that make no row, among the first `rows` that do.
 
-    Such are empty lines, and between JSON objects also blank ones; a byte order mark is no content.
+    Such are empty lines, and between JSON objects also blank ones.
     """
     ends = None if kind_of(path) in OBJECTS else b"\r\n"
     empty: list[int] = []
     for number, line in enumerate(lines_of(path), 1):
-        if not (line.removeprefix(BOM_UTF8) if number == 1 else line).strip(ends):
+        if not line.strip(ends):
             empty.append(number)
         elif number - len(empty) >= rows:
             break
