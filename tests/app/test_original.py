@@ -53,6 +53,7 @@ def test_the_dry_run_shows_them_and_writes_nothing(words: list[str], tmp_path: P
     [
         ("--input_dir out", "groundrec explain input_dir"),
         ("--num_epoch 3", "num_epochs"),
+        ("--val_data_path ['a.json','b.json']", "several domains"),
         ("three", "--word value"),
     ],
 )

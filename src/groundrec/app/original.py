@@ -36,7 +36,7 @@ class Asked:
 def understood(words: Sequence[str]) -> Asked:
     """Return what `--word value …` asks for; raise `ConfigError` for a word that means nothing here."""
     given = _pairs(words)
-    files = [Path(str(json.loads(_listed(given[name]))[0])) for name in FILES if given.get(name, "") not in UNSET]
+    files = [_only(name, given[name]) for name in FILES if given.get(name, "") not in UNSET]
     if not files:
         raise ConfigError(
             "no training data", value="--train_data_path", accepted="BIGRec's train.json, or D3's train/….csv"
@@ -85,6 +85,19 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
         found[name.replace("-", "_")] = value
     return found
+
+
+def _only(word: str, text: str) -> Path:
+    """Return the file a word names; raise `ConfigError` where it names several, which would be several domains."""
+    paths = json.loads(_listed(text))
+    if len(paths) != 1:
+        raise ConfigError(
+            "training on several domains at once is not possible",
+            value=f"--{word} {text}",
+            accepted="one file",
+            next_step="a run for each",
+        )
+    return Path(paths[0])
 
 
 def _setting(word: str) -> str:
