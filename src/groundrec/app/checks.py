@@ -11,7 +11,6 @@ from pathlib import Path
 from groundrec.core.errors import ConfigError, MissingDependency, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import BUILT_IN, names, resolve
-from groundrec.models.hubs import HUBS, is_of_hub, parse
 from groundrec.text.prompts import load_template
 
 __all__ = ["check_names", "check_paths"]
@@ -58,7 +57,12 @@ def check_paths(recipe: Recipe) -> None:
                 accepted="a text file with an item id or a title per line",
                 next_step=f"--set recommend.{name}=PATH, or leave it out",
             )
-    base = recipe.model.base_model
+    _check_base(recipe.model.base_model)
+
+
+def _check_base(base: str) -> None:
+    from groundrec.models.hubs import HUBS, is_of_hub, parse
+
     known = [name for name in names("base_models") if name not in ("folder", *HUBS)]
     if is_of_hub(base):
         parse(base)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -16,7 +16,9 @@ from rich.table import Table
 
 from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.track import log_to
-from groundrec.models.hubs import Pinned, fetch, parse, pinned
+
+if TYPE_CHECKING:
+    from groundrec.models.hubs import Pinned
 
 __all__ = ["app"]
 
@@ -36,6 +38,8 @@ def get(
     as_json: Json = False,
 ) -> None:
     """Fetch a base model, or go on fetching it; the name then means this revision, without a connection."""
+    from groundrec.models.hubs import fetch
+
     log_to(None, quiet=as_json)
     if weights not in ("safetensors", "any"):
         raise ConfigError("no such kind of weights", value=weights, accepted="safetensors, any")
@@ -46,6 +50,8 @@ def get(
 @app.command("list")
 def list_command(as_json: Json = False) -> None:
     """List the base models that were fetched, with revision and size."""
+    from groundrec.models.hubs import pinned
+
     found = [_facts(model) for model in pinned()]
     if as_json:
         print(json.dumps(found))
@@ -63,6 +69,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read every file of the fetched models, and say what is missing or has changed; exit with 1 where something is."""
+    from groundrec.models.hubs import pinned
+
     models = [_fetched(name)] if name else pinned()
     faults = {model.name: list(model.faults()) for model in models}
     if as_json:
@@ -75,6 +83,8 @@ def check(
 
 
 def _fetched(name: str) -> Pinned:
+    from groundrec.models.hubs import parse, pinned
+
     parse(name)
     found = [model for model in pinned() if model.name == name]
     if not found:
