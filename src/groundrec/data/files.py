@@ -59,7 +59,7 @@ Column: TypeAlias = Any
 
 ROW, FILE, BROKEN = "__row__", "__file__", "__broken__"
 UNREADABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException, duckdb.Error)
-SHARE = 1 << 29
+SHARE = 1 << 28
 """Bytes of a file for which one more thread is worth its memory."""
 
 FLUSHES = ("allocator_flush_threshold", "allocator_bulk_deallocation_flush_threshold")
