@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,7 @@ ROOMS = {
         "recommender",
         "explain",
         "jobs",
+        "pipeline",
         "watch",
         "queue",
         "supervise",
@@ -179,10 +181,31 @@ def test_a_module_imports_only_what_comes_before_it(module: str) -> None:
     assert set(imported(module)) <= before
 
 
-@pytest.mark.parametrize("room", ["groundrec", *(f"groundrec.{room}" for room in ROOMS)])
+@pytest.mark.parametrize("room", [f"groundrec.{room}" for room in ROOMS])
 def test_the_doors_of_rooms_import_nothing(room: str) -> None:
     tree = ast.parse((SOURCE.parent / room.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_the_door_of_the_house_loads_nothing_of_it_before_a_name_is_asked_for() -> None:
+    loaded = "import sys, groundrec; dir(groundrec); print(*(m for m in sys.modules if m.startswith('groundrec.')))"
+    assert python(loaded).stdout == "\n"
+    light = python(f"from groundrec import GroundrecError, Recipe, log_to, register\n{LOADED}")
+    assert (light.returncode, light.stdout) == (0, "\n"), light
+
+
+def test_the_door_of_the_house_offers_what_type_checkers_see_and_no_name_of_a_room() -> None:
+    seen = ast.walk(ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8")))
+    typed = [a.name for n in seen if isinstance(n, ast.ImportFrom) and n.module in ORDER for a in n.names]
+    assert sorted(typed) == sorted(groundrec.__all__) == sorted(groundrec._HOMES)
+    assert set(groundrec.__all__) <= set(dir(groundrec))
+    assert set(groundrec.__all__).isdisjoint(ROOMS), "a room of that name, once imported, would take its place"
+    for name in groundrec.__all__:
+        home = importlib.import_module(f"groundrec.{groundrec._HOMES[name]}")
+        assert name in home.__all__
+        assert getattr(groundrec, name) is getattr(home, name)
+    with pytest.raises(AttributeError, match="no attribute 'recomend'"):
+        getattr(groundrec, "recomend")  # noqa: B009, a type checker knows that it is not there
 
 
 def test_core_and_data_need_neither_torch_nor_transformers() -> None:

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import typer
 import groundrec
 from groundrec.app.checks import check_names
 from groundrec.app.cli import app
-from groundrec.core.recipe import Recipe, load_recipe, settings
+from groundrec.core.recipe import Recipe, as_toml, load_recipe, settings
 from groundrec.core.registry import BUILT_IN, resolve
 from tests.commands import command
 from tests.contracts.test_layers import ORDER, file_of
@@ -60,6 +61,7 @@ def test_there_are_recipes() -> None:
 def test_a_recipe_loads_names_what_exists_and_runs_dry(path: Path) -> None:
     recipe, origin = load_recipe(path)
     check_names(recipe)
+    assert Recipe.of(tomllib.loads(as_toml(recipe))) == recipe
     shown = json.loads(command("run", path, "--dry-run", "--json").out)
     assert shown.keys() == {key for key, *_ in SETTINGS}
     assert shown["name"] == {"value": recipe.name, "from": origin["name"]}

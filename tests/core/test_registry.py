@@ -9,7 +9,7 @@ import pytest
 
 from groundrec.core import registry
 from groundrec.core.errors import ConfigError
-from groundrec.core.registry import BUILT_IN, names, resolve
+from groundrec.core.registry import BUILT_IN, names, register, resolve
 from groundrec.rank.signals import Popularity
 
 
@@ -63,3 +63,32 @@ def test_an_unknown_name_is_refused_with_those_there_are(
     assert error.what == what
     assert error.value == name
     assert error.accepted == ", ".join(sorted([*BUILT_IN[seam], "mine"]))
+
+
+@pytest.fixture
+def of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {seam: {} for seam in BUILT_IN})
+
+
+def test_a_script_registers_an_object_or_the_place_of_one(of_this_process: None) -> None:
+    from collections import Counter
+
+    register("signals", "mine", Counter)
+    register("metrics", "root", "math:sqrt")
+    assert resolve("signals", "mine") is Counter
+    assert resolve("metrics", "root")(4) == 2
+    assert "mine" in names("signals")
+    register("signals", "mine", dict)
+    assert resolve("signals", "mine") is dict
+
+
+def test_what_is_registered_takes_the_place_of_an_installed_one_and_of_no_built_in(
+    strangers: list[EntryPoint], of_this_process: None
+) -> None:
+    strangers.append(EntryPoint("mine", "collections:Counter", "groundrec.signals"))
+    register("signals", "mine", dict)
+    assert resolve("signals", "mine") is dict
+    with pytest.raises(ConfigError, match="has a built-in of that name: popularity"):
+        register("signals", "popularity", dict)
+    with pytest.raises(ConfigError, match="did you mean 'signals'"):
+        register("signal", "mine", dict)

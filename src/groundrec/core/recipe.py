@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +20,7 @@ from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError
 
-__all__ = ["Recipe", "load_recipe", "settings"]
+__all__ = ["Recipe", "as_toml", "load_recipe", "settings"]
 
 
 class Recipe(Section):
@@ -49,6 +49,17 @@ class Recipe(Section):
     fuse: Fuse = Fuse()
     evaluate: Evaluate = Evaluate()
     track: Track = Track()
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], file: str | Path | None = None) -> Recipe:
+        """Return the recipe of settings by their names, such as `{"train.epochs": 3}`, over those of a TOML file.
+
+        Raises `ConfigError`, as the command line does, for an unknown name or a bad value.
+        """
+        given = _read_toml(Path(file)) if file else {}
+        for key, value in settings.items():
+            _assign(given, key, value)
+        return _validated(given)
 
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one section."""
@@ -129,11 +140,16 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recip
         _assign(given, key, value)
         origin = {k: o for k, o in origin.items() if not k.startswith(f"{key}.")}
         origin |= dict.fromkeys([key, *(k for k, _ in _leaves({key: value}))], "--set")
-    try:
-        recipe = Recipe.model_validate(given)
-    except ValidationError as error:
-        raise _readable(error) from None
+    recipe = _validated(given)
     return recipe, {key: _origin_of(key, origin) for key, *_ in settings(recipe)}
+
+
+def as_toml(recipe: Recipe) -> str:
+    """Return a recipe as TOML, a line for each setting that is not at its default."""
+    now, usual = (dict(_leaves(r.model_dump(mode="json"))) for r in (recipe, Recipe()))
+    # A JSON text without null is a TOML text, too.
+    lines = (f"{key} = {json.dumps(v, ensure_ascii=False)}\n" for key, v in now.items() if v != usual.get(key))
+    return "".join(lines)
 
 
 def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -144,6 +160,13 @@ def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str
             yield from settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, info.description or ""
+
+
+def _validated(given: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate(given)
+    except ValidationError as error:
+        raise _readable(error) from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

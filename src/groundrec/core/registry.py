@@ -1,6 +1,7 @@
 """Names to implementations: `name → "module:attribute"`, imported on first use.
 
-Built-ins are literal dicts; another package adds its own through the entry-point group `groundrec.<seam>`.
+Built-ins are literal dicts; another package adds its own through the entry-point group `groundrec.<seam>`, a script or
+a notebook through `register`, for itself alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from groundrec.core.errors import ConfigError, closest
 
-__all__ = ["BUILT_IN", "names", "resolve"]
+__all__ = ["BUILT_IN", "names", "register", "resolve"]
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "sources": {
@@ -76,9 +77,31 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 
 
-def _table(seam: str) -> dict[str, str]:
+_registered: dict[str, dict[str, Any]] = {seam: {} for seam in BUILT_IN}
+
+
+def register(seam: str, name: str, implementation: Any) -> None:
+    """Let `name` stand for `implementation`, an object or "module:attribute", at `seam` in this process.
+
+    A second call with the same name replaces the first, so that a cell may be run again. Other processes do not see it:
+    a detached run, what a launcher starts and Ray's actors need an entry point. Raises `ConfigError` for an unknown
+    seam and for the name of a built-in.
+    """
+    if seam not in BUILT_IN:
+        raise ConfigError(f"unknown seam{closest(seam, BUILT_IN)}", value=seam, accepted=", ".join(BUILT_IN))
+    if name in BUILT_IN[seam]:
+        raise ConfigError(
+            f"{seam} has a built-in of that name",
+            value=name,
+            accepted="a name that is not taken",
+            next_step=f"groundrec list {seam}",
+        )
+    _registered[seam][name] = implementation
+
+
+def _table(seam: str) -> dict[str, Any]:
     strangers = {e.name: e.value for e in entry_points(group=f"groundrec.{seam}")}
-    return {**strangers, **BUILT_IN[seam]}
+    return {**strangers, **_registered[seam], **BUILT_IN[seam]}
 
 
 def names(seam: str) -> list[str]:
@@ -95,5 +118,8 @@ def resolve(seam: str, name: str) -> Any:
             value=name,
             accepted=", ".join(sorted(table)),
         )
-    module, _, attribute = table[name].partition(":")
+    found = table[name]
+    if not isinstance(found, str):
+        return found
+    module, _, attribute = found.partition(":")
     return getattr(importlib.import_module(module), attribute)

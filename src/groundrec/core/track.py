@@ -25,7 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Metrics", "console", "log", "log_to", "metrics_to", "progress", "progress_bar", "progress_to"]
+__all__ = ["Metrics", "console", "kept_in", "log", "log_to", "metrics_to", "progress", "progress_bar", "progress_to"]
 
 T = TypeVar("T")
 log = logging.getLogger("groundrec")
@@ -50,9 +50,13 @@ def log_to(file: Path | None = None, *, quiet: bool = False) -> None:
     if not quiet:
         log.addHandler(_ConsoleHandler())
     if file:
-        handler = logging.FileHandler(file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_file_handler(file))
+
+
+def _file_handler(file: Path) -> logging.Handler:
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
 
 
 class _Notes:
@@ -79,6 +83,22 @@ _notes = _Notes()
 def progress_to(file: Path | None) -> None:
     """Note in `file`, about once a second, how far the newest progress bar is; None stops that."""
     _notes.path = file
+
+
+@contextlib.contextmanager
+def kept_in(run: Path) -> Iterator[None]:
+    """Within the block, keep log lines and progress in a run directory too, whatever is shown elsewhere."""
+    handler, level = _file_handler(run / "log.txt"), log.level
+    log.addHandler(handler)
+    log.setLevel(level or logging.INFO)
+    progress_to(run / "progress.json")
+    try:
+        yield
+    finally:
+        progress_to(None)
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
 
 
 class _Bar(Progress):
