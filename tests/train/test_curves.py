@@ -1,4 +1,4 @@
-"""A batch teaches the same however it is divided: into micro batches, among processes, into rows or trees.
+"""A batch teaches the same however it is divided, into micro batches, among processes, rows or trees, and padded.
 
 Tolerance: every step's loss within 1e-4 of the curve's, which begins near 6; the same sums in another order.
 """
@@ -35,6 +35,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Curve:
 @pytest.mark.parametrize("micro", [1, 2, 8])
 def test_micro_batches_give_the_same_curve(whole: Curve, tmp_path: Path, micro: int) -> None:
     assert_same(curve(tmp_path, micro_batch_size=micro), whole)
+
+
+def test_the_padding_side_of_a_tokenizer_does_not_matter(whole: Curve, tmp_path: Path) -> None:
+    assert_same(curve(tmp_path, padding_side="left", micro_batch_size=8), whole)
+
+
+def test_packing_gives_the_curve_of_rows(tmp_path: Path) -> None:
+    """65 examples, or the 13 trees of their users, in one step an epoch."""
+    steps = {"epochs": 5, "warmup_steps": 1}
+    rows = curve(tmp_path / "rows", batch_size=65, micro_batch_size=5, **steps)
+    trees = curve(tmp_path / "trees", packing="tree", tree_targets=5, batch_size=13, micro_batch_size=13, **steps)
+    assert_same(rows, trees)
 
 
 def launched(folder: Path, **settings: object) -> Curve:
