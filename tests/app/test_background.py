@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from groundrec.app.watch import state_of
 from groundrec.core.runs import read_json, write_json
 from tests.app.background import Terminal, at_work, until
-from tests.app.conftest import write_shop
+from tests.app.conftest import Tiny, write_shop
+from tests.commands import command
 
 
 @pytest.fixture
@@ -111,6 +113,8 @@ def test_a_killed_supervisor_leaves_a_run_that_works_and_says_so(terminal: Termi
     until(lambda: state_of(run).supervisor is None)
     row = terminal.listed()["one"]
     assert (row["state"], row["stage"], row["supervisor"]) == ("running", "dataset", None)
+    assert row["why"] == "its supervisor is gone, and nobody will see how it ends"
+    assert "running: its supervisor is gone" in terminal.call("runs", "show", "one")
     assert "in use" in terminal.call("run", terminal.recipe, "--run-dir", "runs/one", code=2)
     refused = terminal.call("run", terminal.recipe, "--run-dir", "runs/one", "--if-exists", "resume", code=2)
     assert "another process is at work in this run directory" in refused
@@ -151,6 +155,22 @@ def test_after_a_power_loss_nothing_is_at_work_even_where_pids_are_given_again(t
     assert [listed[name]["state"] for name in ("one", "two")] == ["lost", "lost"]
     assert listed["one"]["why"] == "the machine was restarted"
     assert state_of(run).state == "running"
+
+
+def test_a_run_that_lost_its_power_goes_on(terminal: Terminal) -> None:
+    run = terminal.detach("one", "--max-parallel", 1)
+    state, boot = at_work(run), read_json(run / "status.json")["boot"]
+    kill(state.supervisor)
+    kill(state.pid)
+    for path in (run / "status.json", run / "supervisor.json", terminal.folder / "state" / "queue.json"):
+        path.write_text(path.read_text(encoding="utf-8").replace(boot, "boot-before"), encoding="utf-8")
+    lost = state_of(run)
+    assert (lost.state, lost.why, lost.stage) == ("lost", "the machine was restarted", "dataset")
+    terminal.go()
+    terminal.call("runs", "resume", "one")
+    until(lambda: state_of(run).is_over)
+    assert (state_of(run).state, state_of(run).why) == ("finished", "")
+    assert "dataset: resumed" in (run / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("change", [{"started": 1.0}, {"boot": "another"}])
@@ -200,7 +220,27 @@ def test_stopped_runs_say_so_and_go_on(terminal: Terminal) -> None:
     terminal.go()
     terminal.call("runs", "resume", "one")
     until(lambda: state_of(run).is_over)
-    assert "this run has finished" in terminal.call("runs", "resume", "one", code=2)
+    assert state_of(run).state == "finished"
+
+
+def test_a_run_asked_to_end_behind_a_stage_says_so_and_goes_on_to_the_end(terminal: Terminal) -> None:
+    terminal.go()
+    run = terminal.detach("one")
+    until(lambda: state_of(run).is_over)
+    assert (state_of(run).state, state_of(run).until) == ("finished", "prepare")
+    assert "finished  until prepare" in terminal.call("runs")
+    assert "groundrec runs resume" in terminal.call("runs", "show", "one")
+    terminal.call("runs", "resume", "one")
+    assert state_of(run).until == ""
+    until(lambda: state_of(run).stage == "model" or state_of(run).is_over)
+    assert state_of(run).state == "running"
+
+
+def test_a_run_at_its_end_has_nothing_to_resume(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny.run, tmp_path / "one")
+    done = command("runs", "--root", tmp_path, "resume", "one")
+    assert done.code == 2
+    assert "this run has finished" in done.err
 
 
 def test_force_ends_what_does_not_listen(terminal: Terminal) -> None:

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from groundrec.app.compare import compare_runs
+from groundrec.app.jobs import Job
 from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import write_json
+from groundrec.core.runs import read_json, write_json
 from groundrec.evaluate.compare import compare, intervals
 from tests.app.conftest import USERS, Tiny
 from tests.commands import command
@@ -100,6 +101,36 @@ def test_settings_that_differ_are_shown_and_names_are_not_settings(measured: Mea
         {"seed": 0, "train.epochs": 2},
         {"seed": 7, "train.epochs": Recipe().train.epochs},
     ]
+
+
+def test_settings_that_were_swept_are_shown_even_where_they_are_the_same(measured: Measured) -> None:
+    values = {f"{LM} ndcg@10": drawn(1)}
+    runs = {name: measured(name, values, seed=seed) for seed, name in enumerate("ab")}
+    swept = ["train.epochs", "seed"]
+    assert [row.settings for row in compare_runs({"a": runs["a"]}, swept=swept).rows] == [
+        {"seed": 0, "train.epochs": Recipe().train.epochs}
+    ]
+    assert [row.settings["seed"] for row in compare_runs(runs, swept=swept).rows] == [0, 1]
+
+
+def test_a_sweep_is_one_table_with_what_was_swept_as_columns(tiny: Tiny, tmp_path: Path) -> None:
+    """Three of four cells; the last has measured nothing yet, and its settings are there all the same."""
+    for epochs, seed in (("12.0", "0"), ("12.0", "1"), ("24.0", "0")):
+        cell = {"train.epochs": epochs, "seed": seed}
+        run = tmp_path / f"shop+epochs={epochs}+seed={seed}"
+        measured = (epochs, seed) != ("24.0", "0")
+        shutil.copytree(tiny.run, run, ignore=None if measured else shutil.ignore_patterns("eval"))
+        config = read_json(run / "config.json")
+        config |= {"seed": int(seed), "train": {**config["train"], "epochs": float(epochs)}}
+        write_json(run / "config.json", config)
+        settings = tuple(f"{key}={value}" for key, value in cell.items())
+        Job(settings, None, str(tmp_path), sweep="shop", grid=cell).save(run)
+    head, *rows = command("runs", "--root", tmp_path, "compare", "shop", width=200).out.splitlines()
+    assert head.split() == ["run", "seed", "train.epochs", "ndcg@10", "hr@10", "mrr@10"]
+    cells = [row.split()[:4] for row in rows if row.startswith("shop")]
+    assert [(seed, epochs) for _, seed, epochs, _ in cells] == [("0", "12.0"), ("1", "12.0"), ("0", "24.0")]
+    assert cells[-1][3] == "finished"
+    assert "(" not in [row for row in rows if row.startswith("shop")][-1]
 
 
 def test_methods_are_rows_and_all_are_those_that_all_have(measured: Measured) -> None:

@@ -95,15 +95,19 @@ def _suffix(cell: dict[str, str]) -> str:
 
 
 def resume(path: Path) -> None:
-    """Let a run go on in the background from where it ended; raise `ArtifactError` where there is nothing to do."""
+    """Let a run go on in the background from where it ended; raise `ArtifactError` where there is nothing to do.
+
+    One that has finished what was asked for with `--until` goes on to the end.
+    """
     state = state_of(path)
     if not state.is_over:
         raise _busy(path)
-    if state.state == "finished":
+    if state.state == "finished" and not state.until:
         raise ArtifactError(
             "this run has finished", value=path, accepted="a run that has not", next_step=f"groundrec runs show {path}"
         )
-    launch(path, replace(Job.of(path), submitted=time.time()))
+    job = replace(Job.of(path), submitted=time.time())
+    launch(path, replace(job, until=None) if state.state == "finished" else job)
 
 
 def stop(path: Path, *, force: bool = False, patience: float = PATIENCE) -> State:

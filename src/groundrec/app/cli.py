@@ -172,7 +172,7 @@ def _run(
 
         with shown(recipe, opened.path) if processes.is_main else contextlib.nullcontext():
             experiment = run_recipe(recipe, opened, job.until)
-    if processes.is_main and job.until in (None, "evaluate"):
+    if processes.is_main and job.is_whole:
         from groundrec.app.results import show
 
         if as_json or not quiet:

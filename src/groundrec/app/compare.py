@@ -45,7 +45,7 @@ class Row:
     run: str
     method: str
     settings: dict[str, Any]
-    """The settings that are not the same in all runs."""
+    """The settings that are not the same in all runs, and those that were swept."""
     metrics: dict[str, Interval]
     versus: dict[str, Paired]
     """Per metric; empty for the row that the others are compared with."""
@@ -81,13 +81,18 @@ class _Measured:
 
 
 def compare_runs(
-    runs: dict[str, Path], methods: Sequence[str] = (LM,), metrics: Sequence[str] = (), *, samples: int = 1000
+    runs: dict[str, Path],
+    methods: Sequence[str] = (LM,),
+    metrics: Sequence[str] = (),
+    swept: Sequence[str] = (),
+    *,
+    samples: int = 1000,
 ) -> Table:
     """Return every run's `methods` beside each other, each compared with the first row, query by query.
 
     `runs` are finished runs by name, measured on the same data set. The method `all` stands for every one that all runs
-    have; `metrics` are those of the first run's main cut-off when left out. Intervals and p-values are over users,
-    p-values corrected by Holm over the rows.
+    have; `metrics` are those of the first run's main cut-off when left out. Settings that differ are told,
+    and those that were `swept`. Intervals and p-values are over users, p-values corrected by Holm over the rows.
     """
     measured = [_read(name, path) for name, path in runs.items()]
     _refuse_other_data(measured)
@@ -102,12 +107,12 @@ def compare_runs(
     users = measured[0].table["user"][rows[measured[0].name]]
     means = {key: intervals(values, users, samples=samples, seed=SEED) for key, values in columns.items()}
     versus = {metric: _versus(columns, metric, users, samples) for metric in metrics}
-    differing = _differing(measured)
+    told = _told(measured, swept)
     return Table(
         tuple(
             Row(
                 *key,
-                differing[key[0]],
+                told[key[0]],
                 means[key],
                 {metric: pairs[key] for metric, pairs in versus.items() if key in pairs},
             )
@@ -209,9 +214,10 @@ def _places(where: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.i
     return order[np.searchsorted(where, wanted, sorter=order)]
 
 
-def _differing(runs: Sequence[_Measured]) -> dict[str, dict[str, Any]]:
-    """Return each run's settings that are not the same in all runs."""
+def _told(runs: Sequence[_Measured], swept: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return each run's settings that are not the same in all runs, and those that were swept."""
     every = {run.name: {k: v for k, v, _ in settings(Recipe.model_validate(run.config))} for run in runs}
     first = every[runs[0].name]
-    keys = [key for key in first if key not in SKIPPED and any(s[key] != first[key] for s in every.values())]
+    differ = {key for key in first if key not in SKIPPED and any(s[key] != first[key] for s in every.values())}
+    keys = [key for key in first if key in differ or key in swept]
     return {name: {key: values[key] for key in keys} for name, values in every.items()}

@@ -14,8 +14,10 @@ from typing import Any
 from groundrec.core.errors import ArtifactError
 from groundrec.core.runs import read_json, write_json
 
-__all__ = ["Job"]
+__all__ = ["LAST", "Job"]
 
+LAST = "evaluate"
+"""The stage that ends a run."""
 FILE = "job.json"
 
 
@@ -36,6 +38,11 @@ class Job:
     grid: dict[str, str] = field(default_factory=dict)
     """What the sweep has set here."""
     submitted: float = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was asked for to the end."""
+        return self.until in (None, LAST)
 
     def save(self, run: Path) -> None:
         """Write the job into a run directory."""

@@ -32,11 +32,11 @@ def print_table(table: Table) -> None:
 def listing(states: Sequence[State]) -> Table:
     """Return one line for each run."""
     fixed = (Column(name, no_wrap=True) for name in ("run", "state"))
-    table = Table(*fixed, "stage", "progress", "eta", "best", "memory", box=None, pad_edge=False)
+    table = Table(*fixed, "stage", "progress", "best", "memory", box=None, pad_edge=False)
     for s in states:
         state = f"[{STYLES[s.state]}]{s.state}[/]" if s.state in STYLES else s.state
-        stage = s.stage or s.why.partition("\n")[0]
-        table.add_row(escape(s.name), state, escape(stage), _progress(s), _duration(s.eta), _best(s), _size(s.memory))
+        stage = s.stage or s.why.partition("\n")[0] or (f"until {s.until}" if s.until else "")
+        table.add_row(escape(s.name), state, escape(stage), _progress(s), _best(s), _size(s.memory))
     return table
 
 
@@ -54,7 +54,9 @@ def _facts(s: State) -> Iterator[tuple[str, str]]:
     if s.stage:
         yield "stage", s.stage
     if s.completed is not None:
-        yield "progress", f"{_progress(s)}, {_duration(s.eta) or 'unknown'} left"
+        yield "progress", _progress(s)
+    if s.until:
+        yield "until", s.until
     if s.best:
         yield "best", _best(s)
     yield "memory", _size(s.memory) + (" now" if s.pid else " at most")
@@ -69,7 +71,7 @@ def _facts(s: State) -> Iterator[tuple[str, str]]:
     if s.settings:
         yield "set", " ".join(s.settings)
     yield "log", f"{s.path}/log.txt"
-    if s.state in BEGUN_AGAIN:
+    if s.state in BEGUN_AGAIN or (s.state == "finished" and s.until):
         yield "go on", f"groundrec runs resume {s.path}"
 
 
@@ -85,7 +87,9 @@ def comparison(found: compare.Table, waiting: Sequence[State]) -> Table:
         values = (escape(str(row.settings[key])) for key in keys)
         table.add_row(escape(row.run), *[row.method] * len(method), *values, *cells)
     for state in waiting:
-        table.add_row(escape(state.name), *[""] * (len(method) + len(keys)), state.state)
+        asked = dict(setting.split("=", 1) for setting in state.settings)
+        values = (escape(asked.get(key, "")) for key in keys)
+        table.add_row(escape(state.name), *[""] * len(method), *values, state.state)
     return table
 
 
@@ -99,7 +103,9 @@ def _cell(mean: Interval, paired: compare.Paired | None) -> str:
 def _progress(s: State) -> str:
     if s.completed is None:
         return ""
-    return f"{s.what} {s.completed:,.0f}" + (f"/{s.total:,.0f}" if s.total else "")
+    total = f"/{s.total:,.0f}" if s.total else ""
+    left = f", {_duration(s.eta)} left" if s.eta is not None else ""
+    return f"{s.what} {s.completed:,.0f}{total}{left}"
 
 
 def _best(s: State) -> str:
@@ -108,9 +114,7 @@ def _best(s: State) -> str:
     return f"{s.best.metric} {s.best.value:.4f}" + (f" {s.best.method}" if s.best.method else "")
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -76,7 +76,10 @@ def hand_in(
 
 @app.callback()
 def list_command(context: typer.Context, root: Root = ROOT, as_json: Json = False) -> None:
-    """Show and steer runs; without a command, list them: state, stage, progress, best metric, memory."""
+    """Show and steer runs; without a command, list them: state, stage, progress, best metric, memory.
+
+    The time left is that of the part of the stage that is counted, not of the whole run.
+    """
     if context.invoked_subcommand:
         context.obj = root
         return
@@ -132,7 +135,7 @@ def stop(
 
 @app.command()
 def resume(context: typer.Context, runs: Runs) -> None:
-    """Let runs go on in the background from where they ended."""
+    """Let runs go on in the background from where they ended; one that finished behind `--until` goes on to the end."""
     from groundrec.app.background import resume as begin
 
     for path in _all(runs, context.obj):
@@ -167,7 +170,8 @@ def compare(
         )
     from groundrec.app.compare import compare_runs
 
-    found = compare_runs(measured, method or ["language model"], metric or [])
+    swept = dict.fromkeys(key for s in states for key in s.grid)
+    found = compare_runs(measured, method or ["language model"], metric or [], list(swept))
     if as_json:
         print(json.dumps({**asdict(found), "unmeasured": {s.name: s.state for s in waiting}}))
         return

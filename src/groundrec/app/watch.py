@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import psutil
 
+from groundrec.app.jobs import LAST
 from groundrec.core.alive import Identity, alone_in
 from groundrec.core.errors import ArtifactError, closest
 from groundrec.core.runs import read_json
@@ -46,14 +47,14 @@ class State:
     path: str
     state: Word
     why: str
-    """What it waits for, or what ended it; empty where there is nothing to say."""
+    """What it waits for, works without, or was ended by; empty where there is nothing to say."""
     stage: str
     what: str = ""
     """The part of the stage that `completed` of `total` are done of."""
     completed: float | None = None
     total: float | None = None
     eta: float | None = None
-    """Seconds until that part is done."""
+    """Seconds until that part is done; what comes after it is not in it."""
     best: Best | None = None
     memory: int = 0
     """Bytes: what the run's processes hold now, or the most one of them held where it has ended."""
@@ -64,7 +65,11 @@ class State:
     """How the process ended: `code` or `signal`, when, the most memory; None where nobody was there to see it."""
     submitted: float = 0.0
     updated: float = 0.0
+    until: str = ""
+    """The stage that it was asked to end behind; empty where that is the last."""
     sweep: str = ""
+    grid: dict[str, str] = field(default_factory=dict)
+    """What the sweep has set."""
     settings: tuple[str, ...] = field(default=())
 
     @property
@@ -88,6 +93,17 @@ class _Signs:
     @property
     def supervisor(self) -> Identity | None:
         return _alive(self.record.get("supervisor"))
+
+    @property
+    def until(self) -> str:
+        """The stage that it was asked to end behind; empty where that is the last."""
+        until = self.job.get("until")
+        return until if until and until != LAST else ""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the process that a supervisor has started is at work without it."""
+        return bool(self.worker and self.worker == Identity.read(self.record.get("worker")) and not self.supervisor)
 
     @property
     def said(self) -> str:
@@ -142,7 +158,9 @@ def state_of(path: Path, root: Path | None = None) -> State:
         exit=signs.exit,
         submitted=signs.job.get("submitted", 0.0),
         updated=signs.status.get("updated", 0.0),
+        until=signs.until,
         sweep=signs.job.get("sweep", ""),
+        grid=signs.job.get("grid", {}),
         settings=tuple(signs.job.get("settings", ())),
         **(_progress(path, signs.status) if word == "running" else {}),
     )
@@ -187,7 +205,7 @@ def _alive(value: Any) -> Identity | None:
 def _word(path: Path, signs: _Signs) -> tuple[Word, str]:
     """Return the state and what there is to say of it."""
     if signs.worker:
-        return "running", ""
+        return "running", "its supervisor is gone, and nobody will see how it ends" * signs.is_alone
     if signs.supervisor and not signs.record.get("worker"):
         return "queued", signs.record.get("waits", "")
     if signs.exit:
