@@ -100,6 +100,7 @@ ROOMS = {
         "cluster",
     ],
     "evaluate": ["metrics", "compare", "charts", "report", "outputs"],
+    "contracts": ["rules", "shop", "metrics", "signals"],
     "app": [
         "boards",
         "checks",

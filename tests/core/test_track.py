@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,3 +99,20 @@ def test_progress_is_noted_about_once_a_second_and_at_the_end(tmp_path: Path, mo
         progress_to(None)
     assert set(seen) == {0}
     assert read_json(file)["completed"] == 100
+
+
+def test_what_is_kept_in_a_run_is_shown_as_before(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Warnings also where nobody asked for log lines; and afterwards nothing is left behind."""
+    code = f"""
+from pathlib import Path
+from groundrec.core.track import kept_in, log
+with kept_in(Path({str(tmp_path)!r})):
+    log.info("seen by the file")
+    log.warning("seen by all")
+log.info("seen by nobody")
+assert not log.handlers
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert capfd.readouterr().err == "seen by all\n"
+    lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["INFO seen by the file", "WARNING seen by all"]

@@ -20,7 +20,7 @@ from tests.contracts.test_layers import ROOMS, SOURCE
 from tests.shops import planted_shop
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SHELL = ("sh", "bash", "shell", "console")
 NEVER = re.compile(
     r"(?<![\w.])/(work|tmp|root|home|Users)\b|\b(TODO|FIXME|XXX)\b|lorem ipsum|coming soon", re.IGNORECASE

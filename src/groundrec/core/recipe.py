@@ -5,6 +5,7 @@ Knows every section's name; what a setting means is said where it is declared, i
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import tomllib
@@ -58,7 +59,7 @@ class Recipe(Section):
         """
         given = _read_toml(Path(file)) if file else {}
         for key, value in settings.items():
-            _assign(given, key, value)
+            _assign(given, key, copy.deepcopy(value))  # a later name may go into an earlier section
         return _validated(given)
 
     def model_post_init(self, _: Any) -> None:

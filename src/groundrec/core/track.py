@@ -88,8 +88,12 @@ def progress_to(file: Path | None) -> None:
 @contextlib.contextmanager
 def kept_in(run: Path) -> Iterator[None]:
     """Within the block, keep log lines and progress in a run directory too, whatever is shown elsewhere."""
-    handler, level = _file_handler(run / "log.txt"), log.level
-    log.addHandler(handler)
+    level = log.level
+    # Python's last resort shows warnings as long as nobody has asked for log lines; this file is nobody's wish.
+    usual = [] if log.hasHandlers() or logging.lastResort is None else [logging.lastResort]
+    kept = _file_handler(run / "log.txt")
+    for handler in (kept, *usual):
+        log.addHandler(handler)
     log.setLevel(level or logging.INFO)
     progress_to(run / "progress.json")
     try:
@@ -97,8 +101,9 @@ def kept_in(run: Path) -> Iterator[None]:
     finally:
         progress_to(None)
         log.setLevel(level)
-        log.removeHandler(handler)
-        handler.close()
+        for handler in (kept, *usual):
+            log.removeHandler(handler)
+        kept.close()
 
 
 class _Bar(Progress):

@@ -1,0 +1,77 @@
+"""What every metric promises. Knows nothing about which metrics there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundrec.contracts.rules import hold
+
+__all__ = ["RULES", "check_metric"]
+
+K = 6
+Metric: TypeAlias = Callable[[Any, Any, int], NDArray[np.float64]]
+
+
+def check_metric(metric: Metric) -> None:
+    """Raise `AssertionError` at the first rule that a metric breaks."""
+    hold(metric, RULES)
+
+
+def gives_a_float_per_query(metric: Metric) -> None:
+    """A metric gives one float64 between 0 and 1 per query, at any cut-off."""
+    rng = np.random.default_rng(0)
+    relevant = rng.integers(1, 5, size=50)
+    hits = rng.random((50, K)).argsort(axis=1) < np.minimum(relevant, 3)[:, None]
+    for k in range(1, K + 1):
+        values = metric(hits, relevant, k)
+        assert (values.shape, values.dtype) == ((50,), np.float64), f"{values.dtype} {values.shape}"
+        assert values.min() >= 0, values.min()
+        assert values.max() <= 1, values.max()
+
+
+def is_one_when_perfect(metric: Metric) -> None:
+    """A slate that could not be better is 1."""
+    hits, relevant = _hits("x-----", "xxx---", "xxxxxx"), np.array([1, 3, 9])
+    for k in (1, 2, 3, K):
+        np.testing.assert_allclose(metric(hits, relevant, k), 1, rtol=1e-12)
+
+
+def is_zero_without_hits(metric: Metric) -> None:
+    """A slate without hits is 0, and so is one where nothing could be hit."""
+    np.testing.assert_array_equal(metric(_hits("------", "------"), np.array([2, 0]), K), 0)
+
+
+def sees_one_query_at_a_time(metric: Metric) -> None:
+    """A query's value does not depend on its neighbours."""
+    hits, relevant = _hits("x-x---", "-x----", "-----x"), np.array([2, 1, 3])
+    alone = [metric(hits[[i]], relevant[[i]], 4)[0] for i in range(3)]
+    np.testing.assert_array_equal(metric(hits, relevant, 4), alone)
+
+
+def ends_at_the_cutoff(metric: Metric) -> None:
+    """Places past the cut-off do not count."""
+    np.testing.assert_array_equal(metric(_hits("--xxxx"), np.array([4]), 2), 0)
+
+
+def likes_the_top(metric: Metric) -> None:
+    """A hit nearer the top is never worse."""
+    values = metric(np.eye(K, dtype=bool), np.ones(K, int), K)
+    assert (np.diff(values) <= 0).all(), values
+
+
+RULES = (
+    gives_a_float_per_query,
+    is_one_when_perfect,
+    is_zero_without_hits,
+    sees_one_query_at_a_time,
+    ends_at_the_cutoff,
+    likes_the_top,
+)
+
+
+def _hits(*rows: str) -> NDArray[np.bool_]:
+    return np.array([[place == "x" for place in row] for row in rows])
