@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from groundrec.app.experiment import Experiment
+from groundrec.core.recipe import load_recipe
+from groundrec.core.runs import Run
 from groundrec.core.types import NO_ITEM, Slates
 from groundrec.rank.recommend import load_slates
 from tests.app.conftest import FILMS, LENGTH, USERS, Tiny, slate_bytes, write_shop
@@ -223,3 +226,15 @@ def test_every_kind_of_fusion_is_a_method_and_the_papers_choice_is_marked(copied
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "no single ranking has all their numbers" in page
     assert "γ = " in page
+
+
+def test_every_seed_ranks_the_same_sample_of_queries(tiny: Tiny) -> None:
+    """So that runs which differ in their seed are compared query by query."""
+
+    def sampled(seed: int) -> list[list[int]]:
+        words = ["recommend.test_queries=7", "recommend.valid_queries=9", f"seed={seed}"]
+        x = Experiment(load_recipe(tiny.recipe, words)[0], Run(tiny.run))
+        return [x.queries(split).ids.tolist() for split in ("valid", "test")]
+
+    assert sampled(0) == sampled(1)
+    assert [len(ids) for ids in sampled(0)] == [9, 7]

@@ -204,7 +204,7 @@ def _common(runs: Sequence[_Measured]) -> tuple[NDArray[np.int64], dict[str, NDA
         raise ArtifactError(
             "no query was ranked by all of these runs",
             value=", ".join(run.name for run in runs),
-            accepted="the same recommend.test_queries and seed, or all test queries",
+            accepted="the same recommend.test_queries, or all test queries",
         )
     return ids, {run.name: _places(run.table["query_id"], ids) for run in runs}
 

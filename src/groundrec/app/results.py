@@ -153,7 +153,7 @@ def _data_rows(x: Experiment, queries: Queries) -> tuple[tuple[str, object], ...
     for split in ("train", "valid", "test"):
         part = data.split(split)
         rows.append((f"{split} queries", f"{len(part):,} ({len(part.targets.values):,} targets)"))
-    sample = "all of them" if len(queries) == len(data.test) else f"a random sample, seed {x.recipe.seed}"
+    sample = "all of them" if len(queries) == len(data.test) else "a random sample, the same for every seed"
     rows.append(("test queries ranked", f"{len(queries):,}: {sample}"))
     leakage = data.card.get("leakage", {})
     rows += [(str(name).replace("_", " "), f"{share:.1%}") for name, share in leakage.items()]  # type: ignore[attr-defined]

@@ -97,10 +97,10 @@ class Recommend(Section):
     )
     exclude_seen: bool = Field(default=True, description="Never recommend an item of the query's history.")
     valid_queries: int | None = Field(
-        default=1000, ge=1, description="Validation queries, sampled with the recipe's seed; all when unset."
+        default=1000, ge=1, description="Validation queries, sampled, the same for every seed; all when unset."
     )
     test_queries: int | None = Field(
-        default=None, ge=1, description="Test queries, sampled with the recipe's seed; all when unset."
+        default=None, ge=1, description="Test queries, sampled, the same for every seed; all when unset."
     )
 
 

@@ -1,0 +1,155 @@
+"""Every method beside every other: two data sets, three seeds, intervals over users, one table for each data set.
+
+    python benchmarks/methods.py [--data movielens-100k ml-latest-small] [--seeds 0 1 2] [--out runs/tables] [--show]
+
+Runs `recipes/tables/DATA.toml` with each seed, and once more with SASRec in the search: that run takes data set, SASRec
+and language model from the first one. What is finished is skipped, so a stopped benchmark goes on where it was.
+`--show` runs nothing and prints the tables of what is there.
+
+A number is the mean over queries and seeds. Its interval resamples users; the values of a query are averaged over seeds
+before, so the interval says how it would be with other people, and the last column how it is with other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from groundrec.evaluate.compare import compare, intervals
+
+DATA = ("movielens-100k", "ml-latest-small")
+METRICS = ("hr@10", "ndcg@10", "ndcg@20")
+MAIN = "ndcg@10"
+IN_SEARCH, LM = "LM + sasrec, in the search", "language model"
+GUIDED = ("recommend.assistant=sasrec", 'recommend.methods=["search"]', "fuse.signals=[]", 'signals=["sasrec"]')
+SHARED = ("dataset", "signals/sasrec", "model")
+PARTS = {"LM": LM, "grounded": "grounded"}
+Values = NDArray[np.float64]
+
+
+def main() -> None:
+    """Run what is missing, print a table for each data set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=DATA)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--show", action="store_true")
+    a = parser.parse_args()
+    places = {data: [(seed, a.out / f"{data}-{seed}") for seed in a.seeds] for data in a.data}
+    if not a.show:
+        for seed in range(len(a.seeds)):  # each seed of every data set first: stopped early, there is a table of both
+            for data in a.data:
+                run(data, *places[data][seed])
+    for data, found in places.items():
+        done = [measured(place) for _, place in found if (guided(place) / "eval" / "manifest.json").exists()]
+        print(f"\n## {data}\n\n{table(done) if done else 'nothing is finished'}")
+
+
+def run(data: str, seed: int, place: Path) -> None:
+    """Run a recipe in `place`, then with SASRec in the search beside it."""
+    start(data, seed, place, ())
+    for part in SHARED:
+        if not (guided(place) / part).exists():
+            shutil.copytree(place / part, guided(place) / part)
+    start(data, seed, guided(place), GUIDED)
+
+
+def guided(place: Path) -> Path:
+    """Return where the run with SASRec in the search is."""
+    return place.with_name(f"{place.name}-in-search")
+
+
+def start(data: str, seed: int, place: Path, settings: tuple[str, ...]) -> None:
+    """Run the recipe of a data set in a process of its own; its last words go to the terminal."""
+    recipe = Path(__file__).parents[1] / "recipes" / "tables" / f"{data}.toml"
+    sets = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
+    command = [sys.executable, "-m", "groundrec", "run", str(recipe), "--run-dir", str(place), "--if-exists", "resume"]
+    subprocess.run([*command, *sets], check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one seed has measured: values per query, by method and metric."""
+
+    ids: NDArray[np.int64]
+    users: NDArray[np.str_]
+    values: dict[str, dict[str, Values]]
+
+
+def measured(place: Path) -> Measured:
+    """Return what a seed's two runs have measured."""
+    ids, users, values = per_query(place)
+    other, _, inside = per_query(guided(place))
+    if not np.array_equal(ids, other):
+        sys.exit(f"{place} and {guided(place)} ranked different queries")
+    return Measured(ids, users, {**values, IN_SEARCH: inside[LM]})
+
+
+def per_query(place: Path) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[str, dict[str, Values]]]:
+    """Return query ids, users, and the values of every method."""
+    columns = pq.read_table(place / "eval" / "per_query.parquet").to_pydict()
+    values: dict[str, dict[str, Values]] = {}
+    for name, column in columns.items():
+        method, _, metric = name.rpartition(" ")
+        if metric in METRICS:
+            values.setdefault(method, {})[metric] = np.asarray(column, np.float64)
+    return np.asarray(columns["query_id"]), np.asarray(columns["user"]), values
+
+
+def table(seeds: list[Measured]) -> str:
+    """Return a Markdown table: a row per method, the best first; then what can be said of the fusions."""
+    first = seeds[0]
+    if any(not np.array_equal(first.ids, other.ids) for other in seeds):
+        sys.exit("the seeds ranked different queries")
+    means = {m: {k: np.mean([s.values[m][k] for s in seeds], axis=0) for k in METRICS} for m in first.values}
+    ends = {m: intervals(columns, first.users) for m, columns in means.items()}
+    lines = [
+        "| method | HR@10 | NDCG@20 | NDCG@10 (95% interval over users) | each seed |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for m in sorted(means, key=lambda name: -ends[name][MAIN].mean):
+        hr, at10, at20 = (ends[m][k] for k in METRICS)
+        each = ", ".join(f"{s.values[m][MAIN].mean():.4f}" for s in seeds)
+        lines.append(
+            f"| {m} | {hr.mean:.3f} | {at20.mean:.4f} | {at10.mean:.4f} ({at10.low:.3f}–{at10.high:.3f}) | {each} |"
+        )
+    people = f"{len(first.ids):,} test queries of {len(np.unique(first.users))} users, {len(seeds)} seed(s)."
+    return "\n".join([*lines, "", people, "", *versus_parts({m: v[MAIN] for m, v in means.items()}, first.users)])
+
+
+def versus_parts(values: Mapping[str, Values], users: NDArray[np.str_]) -> list[str]:
+    """Return a line per fusion: its difference from its best part, and p by sign flips over users after Holm."""
+    pairs = {m: max(parts(m, values), key=lambda part: values[part].mean()) for m in values if parts(m, values)}
+    differences = {m: values[m] - values[part] for m, part in pairs.items()}
+    tested = compare({"": np.zeros(len(users)), **differences}, "", users)
+    ends = intervals(differences, users)
+    ordered = sorted(pairs, key=lambda m: -values[m].mean())
+    return [
+        "| fusion | its best part | difference (95% interval) | p after Holm |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {m} | {pairs[m]} | {ends[m].mean:+.4f} ({ends[m].low:+.4f} to {ends[m].high:+.4f}) "
+            f"| {tested[m].adjusted:.4f} |"
+            for m in ordered
+        ),
+    ]
+
+
+def parts(method: str, values: Mapping[str, Values]) -> list[str]:
+    """Return the methods that a fusion is made of; none for a method that is no fusion."""
+    names = method.split(",")[0].split(" (")[0].split(" + ")
+    return [PARTS.get(name, name) for name in names] if len(names) > 1 else []
+
+
+if __name__ == "__main__":
+    main()
