@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from groundrec.core.recipe import load_recipe
 from groundrec.text.tokens import train_tokenizer
 from tests.commands import command
 from tests.data.amazon import WORDS, Shape, write_amazon
@@ -66,17 +69,47 @@ def done(recipe: str, run: Path, *settings: str) -> dict[str, object]:
     return json.loads((run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
 
 
-@pytest.mark.parametrize("name", ["baseline", "d3", "without-assistant"])
+SEARCHES = {"baseline", "d3", "temperature", "without-assistant"}
+"""What the other recipes of D3 change is the category or the model."""
+
+
+def of_d3() -> list[Any]:
+    names = sorted(path.stem for path in (RECIPES / "d3").iterdir())
+    return [pytest.param(name, marks=[] if name in SEARCHES else [pytest.mark.slow]) for name in names]
+
+
+@pytest.mark.parametrize("name", of_d3())
 def test_d3(name: str, tmp_path: Path) -> None:
-    write_amazon(tmp_path, "Books", Shape(users=60, items=40, reviews=900))
+    category = load_recipe(RECIPES / "d3" / f"{name}.toml")[0].data.category
+    write_amazon(tmp_path, category, Shape(users=60, items=40, reviews=900))
     model = write_model(tmp_path / "qwen", Qwen2ForCausalLM)
     places = f"data.path={tmp_path}", f"model.base_model={model}"
     methods = done(f"d3/{name}.toml", tmp_path / "run", *places, "prepare.d3.least_items=1")
     assert "language model" in methods
 
 
-def test_bigrec(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["movie", "game"])
+def test_bigrec(name: str, tmp_path: Path) -> None:
     model = write_model(tmp_path / "llama", LlamaForCausalLM)
-    places = f"data.path={write_movielens(tmp_path / 'ml')}", f"model.base_model={model}"
-    methods = done("bigrec/movie.toml", tmp_path / "run", *places, "ground.max_new_tokens=8")
+    if name == "game":
+        write_amazon(tmp_path / "ml", "Video_Games", Shape(users=200, items=60, reviews=3000))
+    else:
+        write_movielens(tmp_path / "ml")
+    places = f"data.path={tmp_path / 'ml'}", f"model.base_model={model}"
+    methods = done(f"bigrec/{name}.toml", tmp_path / "run", *places, "ground.max_new_tokens=8")
     assert "grounded" in methods
+
+
+def named_settings() -> list[tuple[Path, str]]:
+    """Return every setting that the description of a published recipe names, with each of its values."""
+    found = []
+    for path in sorted(p for folder in ("d3", "bigrec") for p in (RECIPES / folder).iterdir()):
+        for key, values in re.findall(r"--set ([\w.]+)=(.*)", load_recipe(path)[0].about):
+            words = [value for value in values.split(", ") if not value.startswith("or ")]
+            found += [(path, f"{key}={value}") for value in words]
+    return found
+
+
+@pytest.mark.parametrize(("path", "setting"), named_settings(), ids=lambda x: getattr(x, "stem", x))
+def test_what_a_description_says_can_be_set_can_be_set(path: Path, setting: str) -> None:
+    assert load_recipe(path, [setting])[0] != load_recipe(path)[0]

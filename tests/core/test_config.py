@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from groundrec.core.errors import ConfigError, GroundrecError, closest
-from groundrec.core.recipe import Recipe, load_recipe, settings
+from groundrec.core.recipe import Recipe, load_recipe, settings, whole_text
 
 FILE = """
 seed = 3
@@ -27,6 +27,55 @@ def recipe_file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.toml"
     path.write_text(FILE, encoding="utf-8")
     return path
+
+
+def write(folder: Path, **recipes: str) -> Path:
+    """Write recipes by their names, and return the path of the first."""
+    for name, text in recipes.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    return folder / f"{next(iter(recipes))}.toml"
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        top='extends = "middle.toml"\nsignals = ["popularity"]\n[fuse]\nsignals = []\n',
+        middle='extends = "base.toml"\n[train]\nepochs = 9\n',
+        base='seed = 3\nsignals = ["popularity", "sasrec"]\n[train]\nepochs = 5\nlearning_rate = 1e-3\n',
+    )
+    recipe, origin = load_recipe(path, ["train.batch_size=4"])
+    assert (recipe.seed, recipe.signals, recipe.train.epochs) == (3, ["popularity"], 9)
+    assert (recipe.train.learning_rate, recipe.train.batch_size) == (1e-3, 4)
+    names = [origin[key] for key in ("seed", "signals", "train.epochs", "train.batch_size", "train.patience")]
+    assert names == ["base.toml", "top.toml", "middle.toml", "--set", "default"]
+    assert Recipe.of({"train.batch_size": 4}, path) == recipe
+
+
+def test_what_a_run_keeps_of_a_recipe_needs_no_other_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        top='extends = "base.toml"\nname = "top"\n',
+        base='[data]\nsource = "table"\n[data.columns]\nuser = "Käufer"\n',
+    )
+    (kept := tmp_path / "elsewhere").mkdir()
+    (kept / "recipe.toml").write_bytes(whole_text(path))
+    assert load_recipe(kept / "recipe.toml")[0] == load_recipe(path)[0]
+    assert whole_text(tmp_path / "base.toml") == (tmp_path / "base.toml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("recipes", "says"),
+    [
+        ({"a": 'extends = "b.toml"', "b": 'extends = "a.toml"'}, "b.toml does not extend another recipe"),
+        ({"a": 'extends = "a.toml"'}, "does not lead back here"),
+        ({"a": 'extends = ["b.toml"]', "b": ""}, "the path of one recipe"),
+        ({"a": 'extends = "c.toml"', "b": ""}, "no such recipe"),
+        ({"a": 'extends = "b.toml"', "b": "seeds = 3"}, "unknown setting"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(tmp_path: Path, recipes: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_recipe(write(tmp_path, **recipes))
 
 
 def test_an_empty_recipe_is_all_defaults() -> None:

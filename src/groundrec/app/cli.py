@@ -14,6 +14,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from groundrec import __version__
@@ -417,7 +418,7 @@ def _print_settings(recipe: Recipe, origin: dict[str, str], as_json: bool) -> No
     table = Table("setting", "value", "from")
     for key, value, _ in settings(recipe):
         given = origin[key] != "default"
-        table.add_row(key, _plain(value), origin[key], style="bold" if given else "dim")
+        table.add_row(key, escape(_plain(value)), origin[key], style="bold" if given else "dim")
     _print(table)
 
 

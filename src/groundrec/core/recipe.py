@@ -21,7 +21,10 @@ from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError
 
-__all__ = ["Recipe", "as_toml", "load_recipe", "settings"]
+__all__ = ["Recipe", "as_toml", "load_recipe", "settings", "whole_text"]
+
+EXTENDS = "extends"
+"""Key of the recipe file, relative to this one, whose settings hold where this one says nothing."""
 
 
 class Recipe(Section):
@@ -57,7 +60,7 @@ class Recipe(Section):
 
         Raises `ConfigError`, as the command line does, for an unknown name or a bad value.
         """
-        given = _read_toml(Path(file)) if file else {}
+        given, _ = _read(Path(file)) if file else ({}, {})
         for key, value in settings.items():
             _assign(given, key, copy.deepcopy(value))  # a later name may go into an earlier section
         return _validated(given)
@@ -132,10 +135,9 @@ class Recipe(Section):
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe of a TOML file with `a.b=value` overrides, and where each setting came from.
 
-    The second value maps `section.setting` to `default`, the file's name, or `--set`.
+    The second value maps `section.setting` to `default`, the name of the file, or of one that it extends, or `--set`.
     """
-    given = _read_toml(path) if path else {}
-    origin = {key: path.name if path else "" for key, _ in _leaves(given)}
+    given, origin = _read(path) if path else ({}, {})
     for text in overrides:
         key, value = _parse_override(text)
         _assign(given, key, value)
@@ -148,9 +150,20 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recip
 def as_toml(recipe: Recipe) -> str:
     """Return a recipe as TOML, a line for each setting that is not at its default."""
     now, usual = (dict(_leaves(r.model_dump(mode="json"))) for r in (recipe, Recipe()))
+    return _toml({key: value for key, value in now.items() if value != usual.get(key)})
+
+
+def whole_text(path: Path) -> bytes:
+    """Return a recipe that needs no other file: the bytes of one that extends none, else all settings of both."""
+    if EXTENDS not in _read_toml(path):
+        return path.read_bytes()
+    given, _ = _read(path)
+    return _toml(dict(_leaves(given))).encode()
+
+
+def _toml(leaves: Mapping[str, Any]) -> str:
     # A JSON text without null is a TOML text, too.
-    lines = (f"{key} = {json.dumps(v, ensure_ascii=False)}\n" for key, v in now.items() if v != usual.get(key))
-    return "".join(lines)
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in leaves.items())
 
 
 def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -170,13 +183,32 @@ def _validated(given: dict[str, Any]) -> Recipe:
         raise _readable(error) from None
 
 
+def _read(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings of a recipe and of what it extends, and the name of the file that each comes from."""
+    given = _read_toml(path)
+    base, line = given.pop(EXTENDS, None), (*above, path.resolve())
+    origin = dict.fromkeys((key for key, _ in _leaves(given)), path.name)
+    if base is None:
+        return given, origin
+    if not isinstance(base, str) or (path.parent / base).resolve() in line:
+        raise ConfigError(
+            f"{path} does not extend another recipe",
+            value=f"{EXTENDS} = {json.dumps(base, default=str)}",
+            accepted="the path of one recipe, relative to this one, that does not lead back here",
+        )
+    extended, origins = _read(path.parent / base, line)
+    for key, value in _leaves(given):
+        _assign(extended, key, value)
+    return extended, origins | origin
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        near = sorted(p.as_posix() for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        there = (p.as_posix() for p in path.parent.glob("*.toml") if p.name != "pyproject.toml")
         raise ConfigError(
             "no such recipe",
             value=path,
-            accepted=", ".join(near) or "the path of a TOML file",
+            accepted=", ".join(sorted(there)) or "the path of a TOML file",
             next_step="groundrec run recipes/demo.toml --dry-run",
         )
     try:

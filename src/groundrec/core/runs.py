@@ -30,7 +30,7 @@ from groundrec import __version__
 from groundrec.core.alive import LOCK, Identity, alone_in, peak_bytes
 from groundrec.core.errors import ArtifactError
 from groundrec.core.processes import ALONE, MAIN, Processes
-from groundrec.core.recipe import Recipe
+from groundrec.core.recipe import Recipe, whole_text
 from groundrec.core.stop import Stopped
 from groundrec.core.track import log
 
@@ -133,10 +133,10 @@ class Run:
         return path
 
     def write(self, recipe: Recipe, recipe_file: Path | None) -> None:
-        """Write the recipe as given, and every setting as it is used."""
+        """Write the recipe as given, with what it extends, and every setting as it is used."""
         self.path.mkdir(parents=True, exist_ok=True)
         if recipe_file and recipe_file.resolve() != (self.path / "recipe.toml").resolve():
-            shutil.copyfile(recipe_file, self.path / "recipe.toml")
+            (self.path / "recipe.toml").write_bytes(whole_text(recipe_file))
         write_json(self.path / "config.json", recipe.model_dump(mode="json"))
 
     def stage(
