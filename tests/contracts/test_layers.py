@@ -67,6 +67,7 @@ ROOMS = {
     "train": [
         "batch",
         "packing",
+        "precision",
         "rows",
         "stopping",
         "adapters",

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers.models.phi.modeling_phi import PhiMLP
 
 from tests.app.launched import TORCHRUN, output, started
 from tests.train.curves import curve
@@ -56,3 +58,19 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path, settings: dict[str,
     """Two each, twice: 16 = 2 × 4 × 2; the last batch is not full, and its share of one process may be empty."""
     found = launched(tmp_path / "two", **{**settings, "micro_batch_size": 2})
     assert_same(found, curve(tmp_path / "one", **{**settings, "micro_batch_size": 2}))  # type: ignore[arg-type]
+
+
+TREES: dict[str, object] = {"packing": "tree", "tree_targets": 3, "batch_size": 4}
+
+
+@pytest.mark.parametrize("settings", [{}, TREES], ids=["rows", "trees"])
+def test_gradient_checkpointing_gives_the_same_curve_and_computes_layers_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    passes, forward = [], PhiMLP.forward
+    monkeypatch.setattr(PhiMLP, "forward", lambda *a, **b: passes.append(torch.is_grad_enabled()) or forward(*a, **b))
+    found = curve(tmp_path / "kept", dropout=0.1, **settings)  # type: ignore[arg-type]
+    once = sum(passes)
+    passes.clear()
+    assert curve(tmp_path / "again", dropout=0.1, gradient_checkpointing=True, **settings) == found  # type: ignore[arg-type]
+    assert sum(passes) == 2 * once > 0

@@ -65,6 +65,14 @@ class Train(Section):
         ge=1,
         description="Sequences per forward pass on one device; the rest of the batch is accumulated. Lower it when memory runs out: results stay the same.",
     )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Numbers that training computes in: `bf16` and `fp16` with weights kept in float32 where they are trained, and saved so. `auto`: `bf16` on CUDA devices that have it, else `fp32`. `fp16` needs CUDA.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Keep the activations between layers only, and compute those inside once more for the gradients, which stay the same.",
+    )
     cutoff_len: int = Field(
         default=512,
         ge=16,

@@ -28,6 +28,7 @@ from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 from groundrec.train.adapters import with_lora
 from groundrec.train.batch import explain_batch
+from groundrec.train.precision import chosen, hold
 from groundrec.train.rows import training_rows, validation_rows
 from groundrec.train.stopping import SavesWhenAsked
 from groundrec.train.trainer import GroundedTrainer, arguments
@@ -55,6 +56,7 @@ def finetune(
     if section.learn == "choices":
         encoder = replace(encoder, learned=trie.choices(encoder.answers))
     model = with_lora(language_model.model, section) if section.method == "lora" else language_model.model
+    hold(model, chosen(section))
     checkpoint = last_whole_checkpoint(folder)
     mean = _Mean(model, section, checkpoint)
     stopping = [EarlyStoppingCallback(section.patience)] if section.patience else []

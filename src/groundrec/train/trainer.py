@@ -5,6 +5,7 @@ Knows nothing about checkpoints' contents or what is done between epochs.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -21,6 +22,7 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ProcessError, TrainingError
 from groundrec.core.processes import Processes
 from groundrec.train.batch import explain_batch
+from groundrec.train.precision import chosen
 from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
 
 __all__ = ["GroundedTrainer", "arguments"]
@@ -151,6 +153,9 @@ class _Order(Sampler[int]):
 
 def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
     """Return the Trainer's arguments; raise `ConfigError` where the batch does not divide."""
+    precision = chosen(section)
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # the recipe decides, not the launcher's file
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     found = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=section.micro_batch_size,
@@ -174,6 +179,10 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to=[],
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        activation_checkpointing=section.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=torch.accelerator.current_accelerator() is None,  # unsaid, processes on CPUs would not join
         seed=seed,
         data_seed=seed,
