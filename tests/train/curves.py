@@ -20,7 +20,7 @@ from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
 from tests.shops import planted_shop
 
-__all__ = ["curve"]
+__all__ = ["STILL", "curve"]
 
 STILL = config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.0)
 BASE = {"epochs": 2, "learning_rate": 5e-3, "warmup_steps": 2, "batch_size": 16, "cutoff_len": 400, "patience": 0}
