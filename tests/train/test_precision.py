@@ -12,8 +12,8 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 from groundrec.models.language import LanguageModel, load, open_base
 from groundrec.train import precision
-from groundrec.train.finetune import last_whole_checkpoint
 from groundrec.train.precision import chosen, hold
+from groundrec.train.start import last_whole_checkpoint
 from tests.shops import planted_shop
 from tests.train.curves import curve
 from tests.train.test_finetune import QUICK, TINY, training

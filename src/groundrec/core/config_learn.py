@@ -52,6 +52,10 @@ class Train(Section):
         default="full",
         description="Train every weight, or low-rank adapters (LoRA), or nothing: the base model as it is, to compare with.",
     )
+    resume_from: Path | None = Field(
+        default=None,
+        description="Start from here instead of the base model. A run directory or its checkpoint: all goes on behind the checkpoint's step, with the rates set now, and `epochs` counts those before it too. A folder with adapters or a model, such as a run's `model`: its weights alone.",
+    )
     epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["cosine", "linear", "constant"] = Field(

@@ -107,6 +107,21 @@ class GroundedTrainer(Trainer):
             next_step=f"--set train.learning_rate={self.args.learning_rate / 3:.0e}, or more train.warmup_steps",
         )
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load moments and steps; rates and decay are those of the recipe, which may have changed since."""
+        if self.is_deepspeed_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, schedule = cast("Any", self.optimizer), cast("Any", self.lr_scheduler)
+        own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule.base_lrs = [group["initial_lr"] for group in own]
+        rates = [
+            rate * part(schedule.last_epoch) for rate, part in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, mine, rate in zip(optimizer.param_groups, own, rates, strict=True):
+            group.update(mine, lr=rate)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save one; where the disk is full, remove what was begun and raise `TrainingError`. Older ones are kept."""
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
