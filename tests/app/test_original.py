@@ -62,8 +62,12 @@ def test_a_word_without_a_setting_says_what_to_do(words: list[str], more: str, s
         understood([*words, *more.split()] if more != "three" else [more, *words])
 
 
-def test_resuming_and_all_examples_are_told_by_value(words: list[str]) -> None:
+def test_resuming_and_all_examples_are_told_by_value(words: list[str], tmp_path: Path) -> None:
     assert not understood(words).resume
-    asked = understood([*words, "--resume_from_checkpoint=out/checkpoint-5", "--sample=-1"])
-    assert asked.resume
+    for own in ("True", f"{tmp_path}/out", f"{tmp_path}/out/model/checkpoints/checkpoint-5"):
+        asked = understood([*words, f"--resume_from_checkpoint={own}", "--sample=-1"])
+        assert asked.resume
+        assert "train.resume_from" not in asked.settings
     assert "train.max_examples" not in asked.settings
+    asked = understood([*words, "--resume_from_checkpoint", f"{tmp_path}/adapters"])
+    assert (asked.resume, asked.settings["train.resume_from"]) == (False, f'"{tmp_path}/adapters"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,46 @@ def test_every_seed_ranks_the_same_sample_of_queries(tiny: Tiny) -> None:
 
     assert sampled(0) == sampled(1)
     assert [len(ids) for ids in sampled(0)] == [9, 7]
+
+
+WORDS_ALONE = ("signals=[]", "fuse.signals=[]")
+
+
+def test_more_epochs_go_on_from_another_run_and_change_with_what_is_in_it(tiny: Tiny, tmp_path: Path) -> None:
+    on = ["run", tiny.recipe, "--run-dir", tmp_path / "on", "--until", "train", "--if-exists", "resume"]
+    for setting in (*WORDS_ALONE, "train.epochs=13", f"train.resume_from={tiny.run}"):
+        on += ["--set", setting]
+    result = command(*on)
+    assert result.code == 0, result.err
+    assert re.search(r"train.resume_from: checkpoint in \S+/checkpoint-\d+", result.err)
+    assert "epoch 13: validation loss" in result.err
+    assert "epoch 12: validation loss" not in result.err
+    again = command(*on)
+    assert stage_lines(again.err)["model"].startswith("skipped")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["train.epochs=12"], "train.epochs counts those before the checkpoint too"),
+        (["train.epochs=13", "train.batch_size=8"], "train.batch_size was 4 and is 8"),
+        (["train.epochs=13", "seed=1"], "seed was 0 and is 1"),
+        (["train.resume_from=nowhere"], "nothing to start from"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(tiny: Tiny, tmp_path: Path, settings: list[str], says: str) -> None:
+    on = ["run", tiny.recipe, "--run-dir", tmp_path / "on", "--until", "train"]
+    for setting in (*WORDS_ALONE, f"train.resume_from={tiny.run}", *settings):
+        on += ["--set", setting]
+    result = command(*on)
+    assert result.code == 2
+    assert says in result.err
+    assert not (tmp_path / "on" / "model").exists()
+
+
+def test_a_run_is_not_its_own_start(copied: Resume, tmp_path: Path) -> None:
+    model = tmp_path / "run" / "model" / "manifest.json"
+    result = copied("--set", "train.epochs=13", "--set", f"train.resume_from={tmp_path / 'run'}")
+    assert result.code == 2
+    assert "cannot go on from its own run" in result.err
+    assert model.exists()

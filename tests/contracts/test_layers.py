@@ -68,7 +68,9 @@ ROOMS = {
     "train": [
         "batch",
         "packing",
+        "precision",
         "rows",
+        "start",
         "stopping",
         "adapters",
         "trainer",
@@ -111,6 +113,7 @@ ROOMS = {
         "models",
         "original",
         "experiment",
+        "continued",
         "tokenize",
         "assist",
         "fusing",

@@ -20,15 +20,13 @@ from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
 from tests.shops import planted_shop
 
-__all__ = ["curve"]
+__all__ = ["STILL", "curve"]
 
 STILL = config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.0)
 BASE = {"epochs": 2, "learning_rate": 5e-3, "warmup_steps": 2, "batch_size": 16, "cutoff_len": 400, "patience": 0}
 
 
-def curve(
-    folder: Path, template: str = "d3", dropout: float = 0.0, padding_side: str = "right", **settings: Any
-) -> list[tuple[str, float]]:
+def curve(folder: Path, template: str = "d3", dropout: float = 0.0, **settings: Any) -> list[tuple[str, float]]:
     """Train, and return the loss of each step and of each validation, in order, with a sum of the weights."""
     folder.mkdir(exist_ok=True)
     shop = planted_shop(users=13)  # 65 examples, which no batch divides
@@ -44,7 +42,6 @@ def curve(
         section = config_learn.Train.model_validate({**BASE, **settings})
         model = config_learn.Model(scratch=STILL.model_copy(update={"dropout": dropout}))
         lm = open_base(model, shop.catalogue.titles, seed=3)
-        lm.tokenizer.padding_side = padding_side
         encoder = Encoder(load_template(template), lm.tokenizer, shop.catalogue.titles, section.cutoff_len)
         metrics = folder / f"metrics-{os.environ.get('RANK', '0')}.jsonl"
         lm = module.finetune(

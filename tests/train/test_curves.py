@@ -1,4 +1,4 @@
-"""A batch teaches the same however it is divided, into micro batches, among processes, rows or trees, and padded.
+"""A batch teaches the same however it is divided: into micro batches, among processes, into rows or trees.
 
 Tolerance: every step's loss within 1e-4 of the curve's, which begins near 6; the same sums in another order.
 """
@@ -8,13 +8,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch.nn.functional import cross_entropy, pad
+from transformers.models.phi.modeling_phi import PhiMLP
 
+from groundrec.core import config_learn
+from groundrec.models.language import open_base
+from groundrec.text.tokens import IGNORED
+from groundrec.train.rows import collate, learned_tokens, summed_loss
 from tests.app.launched import TORCHRUN, output, started
-from tests.train.curves import curve
+from tests.train.curves import STILL, curve
 
 CLOSE = 1e-4
 Curve = list[tuple[str, float]]
+TREES: dict[str, object] = {"packing": "tree", "tree_targets": 3, "batch_size": 4}
+TITLES = [f"Title {i}" for i in range(12)]
+DRAWN = [torch.from_numpy(np.random.default_rng(n).integers(3, 250, n)) for n in (11, 4, 7, 19)]
 
 
 def assert_same(one: Curve, other: Curve) -> None:
@@ -37,18 +48,6 @@ def test_micro_batches_give_the_same_curve(whole: Curve, tmp_path: Path, micro: 
     assert_same(curve(tmp_path, micro_batch_size=micro), whole)
 
 
-def test_the_padding_side_of_a_tokenizer_does_not_matter(whole: Curve, tmp_path: Path) -> None:
-    assert_same(curve(tmp_path, padding_side="left", micro_batch_size=8), whole)
-
-
-def test_packing_gives_the_curve_of_rows(tmp_path: Path) -> None:
-    """65 examples, or the 13 trees of their users, in one step an epoch."""
-    steps = {"epochs": 5, "warmup_steps": 1}
-    rows = curve(tmp_path / "rows", batch_size=65, micro_batch_size=5, **steps)
-    trees = curve(tmp_path / "trees", packing="tree", tree_targets=5, batch_size=13, micro_batch_size=13, **steps)
-    assert_same(rows, trees)
-
-
 def launched(folder: Path, **settings: object) -> Curve:
     with started([*TORCHRUN, "-m", "tests.train.curves", str(folder), json.dumps(settings)]) as process:
         text = output(process)
@@ -61,10 +60,60 @@ def launched(folder: Path, **settings: object) -> Curve:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"packing": "tree", "tree_targets": 3, "batch_size": 4}, {"template": "list"}],
+    [{}, TREES, {"template": "list"}],
     ids=["rows", "trees", "lists"],
 )
 def test_two_processes_give_the_curve_of_one(tmp_path: Path, settings: dict[str, object]) -> None:
     """Two each, twice: 16 = 2 × 4 × 2; the last batch is not full, and its share of one process may be empty."""
     found = launched(tmp_path / "two", **{**settings, "micro_batch_size": 2})
     assert_same(found, curve(tmp_path / "one", **{**settings, "micro_batch_size": 2}))  # type: ignore[arg-type]
+
+
+def test_trees_give_the_curve_of_rows_where_a_batch_holds_the_same_examples(tmp_path: Path) -> None:
+    """A tree counts as one sequence of a batch, so only whole epochs hold the same: 65 rows, or 13 people's trees."""
+    epochs = {"epochs": 8, "warmup_steps": 0}
+    rows = curve(tmp_path / "rows", batch_size=65, micro_batch_size=65, **epochs)
+    trees = curve(tmp_path / "trees", packing="tree", batch_size=13, micro_batch_size=13, **epochs)
+    assert len([key for key, _ in rows if key == "loss"]) == 8
+    assert_same(trees, rows)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_padded_on_either_side_has_the_loss_and_gradients_of_its_rows(side: str) -> None:
+    """Rows here are padded on the right and need no mask; with a mask and their places they may stand on either."""
+    lm = open_base(config_learn.Model(scratch=STILL), TITLES, seed=3)
+    lm.model.double()
+    rows = [
+        {"input_ids": row, "labels": row.where((row > 90) & (torch.arange(len(row)) > 0), IGNORED)} for row in DRAWN
+    ]
+    longest = max(map(len, DRAWN))
+
+    def filled(row: torch.Tensor, value: int) -> torch.Tensor:
+        some = (longest - len(row), 0) if side == "left" else (0, longest - len(row))
+        return pad(row, some, value=value)
+
+    ids, labels = (torch.stack([filled(r[n], v) for r in rows]) for n, v in (("input_ids", 5), ("labels", IGNORED)))
+    mask = torch.stack([filled(torch.ones_like(row), 0) for row in DRAWN])
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = lm.model(ids, attention_mask=mask, position_ids=places).logits
+    theirs = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+    ours = summed_loss(lm.model, collate(rows))[0] / learned_tokens(collate(rows))
+    alone = sum(summed_loss(lm.model, collate([row]))[0] for row in rows) / learned_tokens(collate(rows))
+    weights = list(lm.model.parameters())
+    for loss in (theirs, alone):
+        assert float(loss.detach()) == pytest.approx(float(ours.detach()), abs=1e-9)
+        for one, other in zip(*(torch.autograd.grad(x, weights, retain_graph=True) for x in (loss, ours)), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{}, TREES], ids=["rows", "trees"])
+def test_gradient_checkpointing_gives_the_same_curve_and_computes_layers_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    passes, forward = [], PhiMLP.forward
+    monkeypatch.setattr(PhiMLP, "forward", lambda *a, **b: passes.append(torch.is_grad_enabled()) or forward(*a, **b))
+    found = curve(tmp_path / "kept", dropout=0.1, **settings)  # type: ignore[arg-type]
+    once = sum(passes)
+    passes.clear()
+    assert curve(tmp_path / "again", dropout=0.1, gradient_checkpointing=True, **settings) == found  # type: ignore[arg-type]
+    assert sum(passes) == 2 * once > 0

@@ -22,8 +22,9 @@ from groundrec.text.tokens import IGNORED, Encoder
 from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
 from groundrec.train.batch import explain_batch
-from groundrec.train.finetune import finetune, last_whole_checkpoint
+from groundrec.train.finetune import finetune
 from groundrec.train.rows import training_rows
+from groundrec.train.start import Start, last_whole_checkpoint
 from tests.shops import planted_shop
 
 TINY = config_learn.Model(scratch=config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1))
@@ -43,14 +44,14 @@ def training(
     section: config_learn.Train = QUICK,
     template: str = "list",
     model: config_learn.Model = TINY,
+    start: Start | None = None,
 ) -> LanguageModel:
     lm = open_base(model, dataset.catalogue.titles, seed=3)
     encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, section.cutoff_len)
     trie = Trie.compile(encoder.answers)
     folder.mkdir(parents=True, exist_ok=True)
-    return finetune(
-        lm, dataset, encoder, trie, section, 3, folder / "checkpoints", Metrics(folder / "m.jsonl", "model")
-    )
+    metrics = Metrics(folder / "m.jsonl", "model")
+    return finetune(lm, dataset, encoder, trie, section, 3, folder / "checkpoints", metrics, start)
 
 
 def weights(lm: LanguageModel) -> dict[str, torch.Tensor]:

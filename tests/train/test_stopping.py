@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from groundrec.core.stop import Stopped, stoppable
 from groundrec.train import finetune as module
-from groundrec.train.finetune import last_whole_checkpoint
+from groundrec.train.start import last_whole_checkpoint
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, training, weights
 

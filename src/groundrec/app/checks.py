@@ -58,6 +58,14 @@ def check_paths(recipe: Recipe) -> None:
                 next_step=f"--set recommend.{name}=PATH, or leave it out",
             )
     _check_base(recipe.model.base_model)
+    if recipe.train.resume_from:
+        from groundrec.train.start import start_of
+
+        start_of(recipe.train.resume_from)
+    if recipe.train.precision != "auto" and recipe.train.method != "none":
+        from groundrec.train.precision import chosen
+
+        chosen(recipe.train)
 
 
 def _check_base(base: str) -> None:

@@ -25,7 +25,7 @@ UNSET = ("", "None", "none")
 
 @dataclass(frozen=True)
 class Asked:
-    """What the words ask for: settings as TOML texts, the file of training data, where to write, whether to go on."""
+    """What the words ask for: settings as TOML texts, the training data, where to write, whether to go on there."""
 
     settings: dict[str, str]
     data: Path
@@ -46,8 +46,15 @@ def understood(words: Sequence[str]) -> Asked:
     lora = (
         {} if "train.method" in settings or not any("lora" in key for key in settings) else {"train.method": '"lora"'}
     )
-    out = Path(given.get("output_dir") or "runs/train")
-    return Asked({**settings, **lora}, files[0], out, given.get("resume_from_checkpoint", "") not in (*UNSET, "False"))
+    out, checkpoint = Path(given.get("output_dir") or "runs/train"), given.get("resume_from_checkpoint", "")
+    if checkpoint in (*UNSET, "False"):
+        return Asked({**settings, **lora}, files[0], out, resume=False)
+    if checkpoint.lower() == "true" or out.resolve() in (
+        Path(checkpoint).resolve(),
+        *Path(checkpoint).resolve().parents,
+    ):
+        return Asked({**settings, **lora}, files[0], out, resume=True)
+    return Asked({**settings, **lora, "train.resume_from": json.dumps(checkpoint)}, files[0], out, resume=False)
 
 
 def recipe_file(asked: Asked) -> Path:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundrec.app.assist import choose_assistant
+from groundrec.app.continued import begun_at
 from groundrec.app.experiment import (
     ASSISTANT,
     SEARCH,
@@ -31,7 +32,7 @@ from groundrec.core import config_learn
 from groundrec.core.errors import DataError
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
-from groundrec.core.runs import Run
+from groundrec.core.runs import Run, digest
 from groundrec.core.track import Metrics, log
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
@@ -90,17 +91,25 @@ def train_stage(x: Experiment) -> None:
         from groundrec.train.finetune import finetune
 
         popularity = x.dataset.popularity()
-        lm = language.open_base(x.recipe.model, _answers_by_popularity(x, popularity), x.recipe.seed)
+        if start and start.kind == "model":
+            lm = language.load(start.path, start.weights)
+        else:
+            lm = language.open_base(x.recipe.model, _answers_by_popularity(x, popularity), x.recipe.seed)
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
         if x.recipe.train.method != "none":
-            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, folder / "checkpoints", metrics)
+            place = folder / "checkpoints"
+            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, place, metrics, start)
         if x.run.processes.is_main:
             trie.save(folder / TRIE)
             lm.save(folder)
 
-    x.run.stage("model", {**model_inputs(x), "base": _base(x.recipe.model)}, work, together=True)
+    inputs = {**model_inputs(x), "base": _base(x.recipe.model)}
+    if start := begun_at(x, inputs):
+        log.info(f"  train.resume_from: {start.kind} in {start.path}")
+        inputs["from"] = digest(start.contents())
+    x.run.stage("model", inputs, work, together=True)
 
 
 def recommend_stage(x: Experiment) -> None:

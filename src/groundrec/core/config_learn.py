@@ -52,6 +52,10 @@ class Train(Section):
         default="full",
         description="Train every weight, or low-rank adapters (LoRA), or nothing: the base model as it is, to compare with.",
     )
+    resume_from: Path | None = Field(
+        default=None,
+        description="Start from here instead of the base model. A run directory or its checkpoint: all goes on behind the checkpoint's step, with the rates set now, and `epochs` counts those before it too. A folder with adapters or a model, such as a run's `model`: its weights alone.",
+    )
     epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["cosine", "linear", "constant"] = Field(
@@ -64,6 +68,14 @@ class Train(Section):
         default=4,
         ge=1,
         description="Sequences per forward pass on one device; the rest of the batch is accumulated. Lower it when memory runs out: results stay the same.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Numbers that training computes in: `bf16` and `fp16` with weights kept in float32 where they are trained, and saved so. `auto`: `bf16` on CUDA devices that have it, else `fp32`. `fp16` needs CUDA.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Keep the activations between layers only, and compute those inside once more for the gradients, which stay the same.",
     )
     cutoff_len: int = Field(
         default=512,

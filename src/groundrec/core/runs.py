@@ -34,7 +34,7 @@ from groundrec.core.recipe import Recipe, whole_text
 from groundrec.core.stop import Stopped
 from groundrec.core.track import log
 
-__all__ = ["IfExists", "Run", "atomic_write", "digest", "environment", "read_json", "write_json"]
+__all__ = ["IfExists", "Run", "atomic_write", "difference", "digest", "environment", "read_json", "write_json"]
 
 IfExists = Literal["resume", "new", "fail"]
 
@@ -331,6 +331,13 @@ def _completed(before: Any, now: Any, defaults: Any = None) -> Any:
         return before
     new = {key: defaults[key] for key in now if key in defaults and key not in before}
     return {**{key: _completed(value, now.get(key), defaults.get(key) or ()) for key, value in before.items()}, **new}
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the first difference of earlier inputs from today's, in words; an empty text for none."""
+    now = json.loads(json.dumps(now, default=str))
+    before = _completed(before, now)
+    return _difference(before, now) if before != now else ""
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

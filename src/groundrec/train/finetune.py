@@ -7,7 +7,6 @@ only when whole. Knows nothing about searching or ranking.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,21 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
-from groundrec.core.processes import Processes
 from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.core.types import PreparedDataset
 from groundrec.models.language import LanguageModel, load
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
-from groundrec.train.adapters import with_lora
+from groundrec.train.adapters import put_adapters, with_lora
 from groundrec.train.batch import explain_batch
+from groundrec.train.precision import chosen, hold
 from groundrec.train.rows import training_rows, validation_rows
+from groundrec.train.start import WHOLE, Start, copy_checkpoint, last_whole_checkpoint
 from groundrec.train.stopping import SavesWhenAsked
 from groundrec.train.trainer import GroundedTrainer, arguments
 
-__all__ = ["finetune", "last_whole_checkpoint"]
+__all__ = ["finetune"]
 
 VALIDATION_ROWS = 500
 """Validation queries behind the validation loss of each epoch."""
@@ -47,20 +47,24 @@ def finetune(
     seed: int,
     folder: Path,
     metrics: Metrics,
+    start: Start | None = None,
 ) -> LanguageModel:
     """Train, and return the model of the best validation loss. Goes on from the last whole checkpoint in `folder`.
 
-    Given the same inputs, an interrupted and resumed training ends with the same weights on one CPU process.
+    Where there is none, begins at `start`: another run's checkpoint, or adapters. Given the same inputs, an interrupted
+    and resumed training ends with the same weights on one CPU process.
     """
     if section.learn == "choices":
         encoder = replace(encoder, learned=trie.choices(encoder.answers))
     model = with_lora(language_model.model, section) if section.method == "lora" else language_model.model
-    checkpoint = last_whole_checkpoint(folder)
+    hold(model, chosen(section))
+    args = arguments(section, seed, folder)
+    checkpoint = _begin(model, section, args, folder, start)
     mean = _Mean(model, section, checkpoint)
     stopping = [EarlyStoppingCallback(section.patience)] if section.patience else []
     trainer = GroundedTrainer(
         model=model,
-        args=arguments(section, seed, folder),
+        args=args,
         train_dataset=training_rows(dataset, encoder, section, seed),
         eval_dataset=validation_rows(dataset, encoder, VALIDATION_ROWS, seed),
         callbacks=[mean, _Reporter(metrics), *stopping],
@@ -94,23 +98,17 @@ def finetune(
     return LanguageModel(model, language_model.tokenizer)
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end.
-
-    Half-written ones are removed by the main process, and said so.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
-    for path in found:
-        if (path / _WHOLE).is_file():
-            return path
-        if not Processes.of().is_main:
-            continue
-        log.warning(f"  {path.name} is half-written: removed, the one before it is used")
-        shutil.rmtree(path)
+def _begin(model: Any, section: config_learn.Train, args: Any, folder: Path, start: Start | None) -> Path | None:
+    """Return the checkpoint to go on from, the main process having brought it here; put adapters that come alone."""
+    with args.main_process_first(local=False):
+        checkpoint = last_whole_checkpoint(folder)
+        if start is None or checkpoint:
+            return checkpoint
+        if start.kind == "checkpoint":
+            return copy_checkpoint(start.path, folder)
+    if start.kind == "adapters":
+        put_adapters(model, start.path, section, start.weights)
     return None
-
-
-_WHOLE = "whole.json"
 
 
 class _Mean(TrainerCallback):
@@ -176,7 +174,7 @@ class _Reporter(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / _WHOLE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
+            (folder / WHOLE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar:

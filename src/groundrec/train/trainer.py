@@ -5,6 +5,7 @@ Knows nothing about checkpoints' contents or what is done between epochs.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -21,6 +22,7 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ProcessError, TrainingError
 from groundrec.core.processes import Processes
 from groundrec.train.batch import explain_batch
+from groundrec.train.precision import chosen
 from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
 
 __all__ = ["GroundedTrainer", "arguments"]
@@ -105,6 +107,21 @@ class GroundedTrainer(Trainer):
             next_step=f"--set train.learning_rate={self.args.learning_rate / 3:.0e}, or more train.warmup_steps",
         )
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load moments and steps; rates and decay are those of the recipe, which may have changed since."""
+        if self.is_deepspeed_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, schedule = cast("Any", self.optimizer), cast("Any", self.lr_scheduler)
+        own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule.base_lrs = [group["initial_lr"] for group in own]
+        rates = [
+            rate * part(schedule.last_epoch) for rate, part in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, mine, rate in zip(optimizer.param_groups, own, rates, strict=True):
+            group.update(mine, lr=rate)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save one; where the disk is full, remove what was begun and raise `TrainingError`. Older ones are kept."""
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -151,6 +168,9 @@ class _Order(Sampler[int]):
 
 def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
     """Return the Trainer's arguments; raise `ConfigError` where the batch does not divide."""
+    precision = chosen(section)
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # the recipe decides, not the launcher's file
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     found = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=section.micro_batch_size,
@@ -174,6 +194,10 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to=[],
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        activation_checkpointing=section.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=torch.accelerator.current_accelerator() is None,  # unsaid, processes on CPUs would not join
         seed=seed,
         data_seed=seed,

@@ -1,0 +1,124 @@
+"""Where a training starts: its own last whole checkpoint, another run's, or weights alone.
+
+A run's checkpoint is copied among those of the new training, which then goes on as if it had been interrupted there.
+Knows nothing about how weights are trained, nor about the settings that two runs must share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from groundrec.core.errors import ConfigError
+from groundrec.core.processes import Processes
+from groundrec.core.runs import read_json, write_json
+from groundrec.core.track import log
+
+__all__ = ["ADAPTERS", "WHOLE", "Start", "copy_checkpoint", "epochs_of", "last_whole_checkpoint", "start_of"]
+
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+WHOLE = "whole.json"
+"""Written into a checkpoint last."""
+STATE = "trainer_state.json"
+BEST = "best_model_checkpoint"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What `train.resume_from` names: a run's checkpoint, adapters alone, or a whole model's weights alone."""
+
+    kind: Literal["checkpoint", "adapters", "model"]
+    path: Path
+    weights: str = "safetensors"
+    """Which weights are read, as in `model.weights`."""
+
+    @property
+    def stage(self) -> Path:
+        """The folder of the stage that wrote a checkpoint."""
+        return self.path.parent.parent
+
+    def contents(self) -> list[list[str]]:
+        """Return each file that is read, by name and digest."""
+        files = [p for p in sorted(self.path.iterdir()) if p.suffix in (".safetensors", ".bin", ".pt", ".json")]
+        return [[p.name, _sha256(p)] for p in files if p.name != "manifest.json"]
+
+
+def start_of(path: Path, weights: str = "safetensors") -> Start:
+    """Return what the folder `path` holds; raise `ConfigError` where nothing that training can start from.
+
+    A run directory stands for its last whole checkpoint, and for its model where it keeps none.
+    """
+    if (path / "model" / "inputs.json").is_file():
+        return start_of(_last(path / "model" / "checkpoints") or path / "model", weights)
+    if (path / WHOLE).is_file() and (path.parent.parent / "inputs.json").is_file():
+        return Start("checkpoint", path, weights)
+    if any((path / name).is_file() for name in ADAPTERS):
+        return Start("adapters", path, weights)
+    if (path / "config.json").is_file() and any(path.glob("*model*")):
+        return Start("model", path, weights)
+    raise ConfigError(
+        "train.resume_from names nothing to start from",
+        value=path,
+        accepted=f"a run directory, one of its checkpoints, or a folder with {ADAPTERS[0]} or with a model",
+        next_step="groundrec runs",
+    )
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end.
+
+    Half-written ones are removed by the main process, and said so.
+    """
+    last = _last(folder)
+    for path in _checkpoints(folder):
+        if path == last:
+            break
+        if Processes.of().is_main:
+            log.warning(f"  {path.name} is half-written: removed, the one before it is used")
+            shutil.rmtree(path)
+    return last
+
+
+def copy_checkpoint(source: Path, folder: Path) -> Path:
+    """Copy a checkpoint, and the best one beside it, to where a training in `folder` finds them; return the copy."""
+    state: dict[str, Any] = json.loads((source / STATE).read_text(encoding="utf-8"))
+    best = source.parent / Path(state[BEST]).name if state.get(BEST) else None
+    if best and (best / WHOLE).is_file():
+        state[BEST] = str(folder / best.name)
+        _copy(best, folder, {**json.loads((best / STATE).read_text(encoding="utf-8")), BEST: state[BEST]})
+    else:
+        state |= {BEST: None, "best_metric": None, "best_global_step": None}
+    return _copy(source, folder, state)
+
+
+def epochs_of(checkpoint: Path) -> float:
+    """Return how many epochs were trained before a checkpoint."""
+    return float(read_json(checkpoint / STATE)["epoch"])
+
+
+def _copy(source: Path, folder: Path, state: dict[str, Any]) -> Path:
+    """Copy whole or not at all; the mean of epochs is one training's own, and stays behind."""
+    copy, part = folder / source.name, folder / f".{source.name}"
+    if not copy.exists():
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part, ignore=shutil.ignore_patterns("mean.safetensors"))
+        write_json(part / STATE, state)
+        part.rename(copy)
+    return copy
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def _last(folder: Path) -> Path | None:
+    return next((path for path in _checkpoints(folder) if (path / WHOLE).is_file()), None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
