@@ -132,6 +132,7 @@ def test_a_killed_supervisor_and_a_killed_worker_are_a_lost_run(terminal: Termin
     row = terminal.listed()["one"]
     assert (row["state"], row["exit"], row["pid"]) == ("lost", None, None)
     assert "runs resume one" in terminal.call("runs")
+    assert "MiB at least" in terminal.call("runs", "show", "one")
     terminal.go()
     terminal.call("runs", "resume", "one")
     until(lambda: state_of(run).is_over)

@@ -130,6 +130,9 @@ def test_a_sweep_is_one_table_with_what_was_swept_as_columns(tiny: Tiny, tmp_pat
     cells = [row.split()[:4] for row in rows if row.startswith("shop")]
     assert [(seed, epochs) for _, seed, epochs, _ in cells] == [("0", "12.0"), ("1", "12.0"), ("0", "24.0")]
     assert cells[-1][3] == "finished"
+    assert "seed  train.epochs" in command("runs", "--root", tmp_path, "compare", "shop", width=80).out, (
+        "in a narrow one"
+    )
     assert "(" not in [row for row in rows if row.startswith("shop")][-1]
 
 

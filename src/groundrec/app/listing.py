@@ -59,7 +59,8 @@ def _facts(s: State) -> Iterator[tuple[str, str]]:
         yield "until", s.until
     if s.best:
         yield "best", _best(s)
-    yield "memory", _size(s.memory) + (" now" if s.pid else " at most")
+    if s.memory:
+        yield "memory", f"{_size(s.memory)} {_when(s)}"
     if s.pid or s.supervisor:
         yield "processes", ", ".join(f"{n} {p}" for n, p in (("run", s.pid), ("supervisor", s.supervisor)) if p)
     if s.gpu:
@@ -79,9 +80,8 @@ def comparison(found: compare.Table, waiting: Sequence[State]) -> Table:
     """Return one line for each run and method, and one for each run that has measured nothing yet."""
     keys, metrics = list(found.rows[0].settings), list(found.rows[0].metrics)
     method = ["method"] * (len({row.method for row in found.rows}) > 1)
-    columns = [Column(name, no_wrap=True) for name in ("run", *method, *metrics)]
-    columns[len(method) + 1 : len(method) + 1] = [Column(key) for key in keys]
-    table = Table(*columns, box=None, pad_edge=False)
+    fixed = [Column(name, no_wrap=True) for name in ("run", *method, *keys)]  # no narrow terminal may leave one out
+    table = Table(*fixed, *metrics, box=None, pad_edge=False)
     for row in found.rows:
         cells = (_cell(row.metrics[name], row.versus.get(name)) for name in metrics)
         values = (escape(str(row.settings[key])) for key in keys)
@@ -118,6 +118,11 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _when(s: State) -> str:
+    """Return what the memory told is; of a run that is lost, only what it held when a stage began is known."""
+    return "now" if s.pid else "at least" if s.state == "lost" else "at most"
 
 
 def _size(size: float) -> str:

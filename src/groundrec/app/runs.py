@@ -71,15 +71,15 @@ def hand_in(
         return
     for state in states:
         print(f"{state.path}: {state.state}" + (f", waits: {state.why}" if state.why else ""))
-    print(f"groundrec runs logs -f {states[0].path}" if len(states) == 1 else "groundrec runs", file=sys.stderr)
+    look = (
+        f"to follow it: groundrec runs logs -f {states[0].path}" if len(states) == 1 else "to see them: groundrec runs"
+    )
+    print(look, file=sys.stderr)
 
 
 @app.callback()
 def list_command(context: typer.Context, root: Root = ROOT, as_json: Json = False) -> None:
-    """Show and steer runs; without a command, list them: state, stage, progress, best metric, memory.
-
-    The time left is that of the part of the stage that is counted, not of the whole run.
-    """
+    """Show and steer runs; without a command, list them: state, stage, progress, best metric, memory."""
     if context.invoked_subcommand:
         context.obj = root
         return
