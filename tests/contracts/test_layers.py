@@ -100,7 +100,7 @@ ROOMS = {
         "cluster",
     ],
     "evaluate": ["metrics", "compare", "charts", "report", "outputs"],
-    "contracts": ["rules", "shop", "metrics", "signals"],
+    "contracts": ["rules", "shop", "sources", "metrics", "signals"],
     "app": [
         "boards",
         "checks",
