@@ -100,7 +100,7 @@ ROOMS = {
         "cluster",
     ],
     "evaluate": ["metrics", "compare", "charts", "report", "outputs"],
-    "contracts": ["rules", "shop", "sources", "metrics", "signals"],
+    "contracts": ["rules", "shop", "sources", "metrics", "signals", "base_models", "groundings"],
     "app": [
         "boards",
         "checks",
