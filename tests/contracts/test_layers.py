@@ -102,7 +102,7 @@ ROOMS = {
         "cluster",
     ],
     "evaluate": ["metrics", "compare", "charts", "report", "outputs"],
-    "contracts": ["rules", "shop", "metrics", "signals"],
+    "contracts": ["rules", "shop", "sources", "metrics", "signals", "base_models", "groundings"],
     "app": [
         "boards",
         "checks",

@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 
-from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe, settings
 from tests.commands import command
 from tests.contracts.test_layers import ROOMS, SOURCE
-from tests.shops import planted_shop
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -160,22 +157,6 @@ def test_the_architecture_names_every_module_and_no_other() -> None:
     assert [module for module, _ in named] == [
         f"{room}/{module}" for room, modules in ROOMS.items() for module in modules
     ]
-
-
-def test_the_signal_of_the_architecture_page_works(tmp_path: Path) -> None:
-    code = next(b.text for b in blocks(ROOT / "ARCHITECTURE.md") if "class Lately" in b.text)
-    page: dict[str, Any] = {"__name__": "page"}
-    exec(compile(code, "ARCHITECTURE.md", "exec"), page)
-    shop, recipe = planted_shop(), Recipe()
-    with pytest.raises(ArtifactError):
-        page["Lately"].load(tmp_path, recipe)
-    signal = page["Lately"](recipe)
-    signal.fit(shop, tmp_path)
-    signal.save(tmp_path)
-    scores = page["Lately"].load(tmp_path, recipe).scores(shop.test)
-    np.testing.assert_array_equal(scores, signal.scores(shop.test))
-    assert scores.shape == (len(shop.test), 12)
-    np.testing.assert_allclose(np.exp(scores).sum(1), 1, rtol=1e-5)
 
 
 def test_the_licence_is_the_one_that_is_declared() -> None:

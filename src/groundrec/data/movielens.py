@@ -76,6 +76,8 @@ class MovieLens100K:
 
     def __init__(self, data: Data) -> None:
         only(data)
+        if data.path:
+            known(data.path, "data.path")
         self._data = data
 
     def read(self, connection: Backend) -> Raw:
