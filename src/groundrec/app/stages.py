@@ -28,6 +28,7 @@ from groundrec.app.experiment import (
     model_inputs,
     slates_at,
 )
+from groundrec.app.judge import judge_of
 from groundrec.core import config_learn
 from groundrec.core.errors import DataError
 from groundrec.core.recipe import Recipe
@@ -100,7 +101,8 @@ def train_stage(x: Experiment) -> None:
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
         if x.recipe.train.method != "none":
             place = folder / "checkpoints"
-            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, place, metrics, start)
+            judge = judge_of(x, lm.tokenizer, trie) if x.recipe.train.select == "ndcg" else None
+            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, place, metrics, start, judge)
         if x.run.processes.is_main:
             trie.save(folder / TRIE)
             lm.save(folder)
