@@ -90,12 +90,15 @@ def train_stage(x: Experiment) -> None:
         from groundrec.models import language
         from groundrec.text.trie import Trie
         from groundrec.train.finetune import finetune
+        from groundrec.train.precision import DTYPES, chosen
 
         popularity = x.dataset.popularity()
         if start and start.kind == "model":
             lm = language.load(start.path, start.weights)
         else:
             lm = language.open_base(x.recipe.model, _answers_by_popularity(x, popularity), x.recipe.seed)
+        if x.recipe.train.method == "qlora":
+            lm = language.in_bits(lm, x.recipe.train.bits, DTYPES[chosen(x.recipe.train)])
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")

@@ -48,9 +48,13 @@ class Model(Section):
 class Train(Section):
     """Fine-tuning of the language model."""
 
-    method: Literal["full", "lora", "none"] = Field(
+    method: Literal["full", "lora", "qlora", "none"] = Field(
         default="full",
-        description="Train every weight, or low-rank adapters (LoRA), or nothing: the base model as it is, to compare with.",
+        description="Train every weight, or low-rank adapters (LoRA), or adapters beside weights held in few `bits` (QLoRA), or nothing: the base model as it is, to compare with.",
+    )
+    bits: Literal[4, 8] = Field(
+        default=4,
+        description="Bits of a frozen weight under `qlora`: 4 (nf4, twice quantised), or 8, as BIGRec loads its model. Ranking reads the base model as it is kept.",
     )
     resume_from: Path | None = Field(
         default=None,

@@ -60,8 +60,9 @@ def finetune(
     """
     if section.learn == "choices":
         encoder = replace(encoder, learned=trie.choices(encoder.answers))
-    model = with_lora(language_model.model, section) if section.method == "lora" else language_model.model
-    hold(model, chosen(section))
+    model = with_lora(language_model.model, section) if "lora" in section.method else language_model.model
+    if section.method != "qlora":  # whose weights are held as they have to be
+        hold(model, chosen(section))
     args = arguments(section, seed, folder)
     checkpoint = _begin(model, section, args, folder, start)
     mean, patience = _Mean(model, section, checkpoint), Patience(section)
@@ -102,8 +103,10 @@ def finetune(
 
 def _require_no_whole_weights(section: config_learn.Train) -> None:
     """Raise `ConfigError` where a setting needs the whole model while FSDP or DeepSpeed hold it in pieces."""
-    needs = {"average": (section.average, 0), "select": (section.select, "loss")}
-    for setting, (value, without) in needs.items():
+    whole = {"average": (section.average, 0), "select": (section.select, "loss")}
+    if section.method == "qlora":
+        whole["method"] = (section.method, "lora")
+    for setting, (value, without) in whole.items():
         if value != without:
             raise ConfigError(
                 f"train.{setting} needs whole weights, and FSDP and DeepSpeed hold them in pieces",
