@@ -15,7 +15,10 @@ import pytest
 from groundrec.app.experiment import Experiment
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
+from groundrec.core.track import Metrics
 from groundrec.core.types import NO_ITEM, Slates
+from groundrec.data.dataset import load
+from groundrec.evaluate.metrics import measure
 from groundrec.rank.recommend import load_slates
 from tests.app.conftest import FILMS, LENGTH, USERS, Tiny, slate_bytes, write_shop
 from tests.commands import Result, command
@@ -282,3 +285,16 @@ def test_a_run_is_not_its_own_start(copied: Resume, tmp_path: Path) -> None:
     assert result.code == 2
     assert "cannot go on from its own run" in result.err
     assert model.exists()
+
+
+def test_the_epoch_with_the_best_ranking_is_the_one_that_ranks(tiny: Tiny, tmp_path: Path) -> None:
+    settings = (*WORDS_ALONE, "train.select=ndcg", "train.epochs=4", "train.learning_rate=3e-3")
+    start = ["run", tiny.recipe, "--run-dir", tmp_path, "--until", "recommend"]
+    result = command(*start, *(word for setting in settings for word in ("--set", setting)))
+    assert result.code == 0, result.err
+    told = [row["ndcg@10"] for row in Metrics.read(tmp_path / "metrics.jsonl") if "ndcg@10" in row]
+    assert len(told) == 4
+    assert len(set(told)) > 1
+    queries = load(tmp_path / "dataset").valid
+    found = measure("ndcg@10")(load_slates(tmp_path / "slates" / "valid"), queries)
+    assert found.mean() == pytest.approx(max(told), abs=1e-6)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,13 +47,14 @@ def training(
     template: str = "list",
     model: config_learn.Model = TINY,
     start: Start | None = None,
+    judge: Callable[[Any], float] | None = None,
 ) -> LanguageModel:
     lm = open_base(model, dataset.catalogue.titles, seed=3)
     encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, section.cutoff_len)
     trie = Trie.compile(encoder.answers)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder / "m.jsonl", "model")
-    return finetune(lm, dataset, encoder, trie, section, 3, folder / "checkpoints", metrics, start)
+    return finetune(lm, dataset, encoder, trie, section, 3, folder / "checkpoints", metrics, start, judge)
 
 
 def weights(lm: LanguageModel) -> dict[str, torch.Tensor]:

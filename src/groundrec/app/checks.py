@@ -62,6 +62,10 @@ def check_paths(recipe: Recipe) -> None:
         from groundrec.train.start import start_of
 
         start_of(recipe.train.resume_from)
+    if recipe.train.method == "qlora":
+        from groundrec.models.language import require_bits
+
+        require_bits()
     if recipe.train.precision != "auto" and recipe.train.method != "none":
         from groundrec.train.precision import chosen
 

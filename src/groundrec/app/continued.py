@@ -16,7 +16,7 @@ __all__ = ["begun_at"]
 
 FREE = (
     *("resume_from", "epochs", "learning_rate", "schedule", "warmup_steps", "weight_decay", "patience", "average"),
-    *("precision", "gradient_checkpointing", "micro_batch_size", "lora_dropout"),
+    *("select", "validation_queries", "precision", "gradient_checkpointing", "micro_batch_size", "lora_dropout"),
 )
 """Settings of [train] that may change when a checkpoint goes on: those that move no step to another example."""
 

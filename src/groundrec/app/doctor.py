@@ -77,7 +77,8 @@ def doctor(
 def needs(recipe: Recipe) -> frozenset[str]:
     """Return the names of the checks that must be well for a recipe."""
     wanted = {
-        "extra: lora": recipe.train.method == "lora",
+        "extra: lora": "lora" in recipe.train.method,
+        "extra: qlora": recipe.train.method == "qlora",
         "extra: ray": recipe.recommend.engine == "ray",
         "extra: spark": recipe.prepare.engine == "spark",
         "Java": recipe.prepare.engine == "spark",

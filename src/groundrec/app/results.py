@@ -165,6 +165,8 @@ def _curves(x: Experiment) -> list[Curve]:
     lm = [r for r in rows if r["stage"] == "model"]
     series = [_series(lm, "epoch", key, name) for key, name in (("loss", "training"), ("eval_loss", "validation"))]
     curves = [Curve("Language model: loss per token", "epoch", tuple(s for s in series if s.x))]
+    if (points := _series(lm, "epoch", "ndcg@10", "validation")).x:
+        curves.append(Curve("Language model: NDCG@10", "epoch", (points,)))
     for name in x.recipe.signals:
         log_file = x.run.path / "signals" / name / "metrics.jsonl"
         points = _series(Metrics.read(log_file), "epoch", "ndcg@10", "validation")

@@ -28,6 +28,7 @@ from groundrec.app.experiment import (
     model_inputs,
     slates_at,
 )
+from groundrec.app.judge import judge_of
 from groundrec.core import config_learn
 from groundrec.core.errors import DataError
 from groundrec.core.recipe import Recipe
@@ -89,18 +90,22 @@ def train_stage(x: Experiment) -> None:
         from groundrec.models import language
         from groundrec.text.trie import Trie
         from groundrec.train.finetune import finetune
+        from groundrec.train.precision import DTYPES, chosen
 
         popularity = x.dataset.popularity()
         if start and start.kind == "model":
             lm = language.load(start.path, start.weights)
         else:
             lm = language.open_base(x.recipe.model, _answers_by_popularity(x, popularity), x.recipe.seed)
+        if x.recipe.train.method == "qlora":
+            lm = language.in_bits(lm, x.recipe.train.bits, DTYPES[chosen(x.recipe.train)])
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
         if x.recipe.train.method != "none":
             place = folder / "checkpoints"
-            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, place, metrics, start)
+            judge = judge_of(x, lm.tokenizer, trie) if x.recipe.train.select == "ndcg" else None
+            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, place, metrics, start, judge)
         if x.run.processes.is_main:
             trie.save(folder / TRIE)
             lm.save(folder)

@@ -48,9 +48,13 @@ class Model(Section):
 class Train(Section):
     """Fine-tuning of the language model."""
 
-    method: Literal["full", "lora", "none"] = Field(
+    method: Literal["full", "lora", "qlora", "none"] = Field(
         default="full",
-        description="Train every weight, or low-rank adapters (LoRA), or nothing: the base model as it is, to compare with.",
+        description="Train every weight, or low-rank adapters (LoRA), or adapters beside weights held in few `bits` (QLoRA), or nothing: the base model as it is, to compare with.",
+    )
+    bits: Literal[4, 8] = Field(
+        default=4,
+        description="Bits of a frozen weight under `qlora`: 4 (nf4, twice quantised), or 8, as BIGRec loads its model. Ranking reads the base model as it is kept.",
     )
     resume_from: Path | None = Field(
         default=None,
@@ -109,13 +113,22 @@ class Train(Section):
     patience: int = Field(
         default=3,
         ge=0,
-        description="Stop after this many epochs without a better validation loss; 0 never stops early.",
+        description="Stop after this many epochs without a better one, by `select`; 0 never stops early.",
+    )
+    select: Literal["loss", "ndcg"] = Field(
+        default="loss",
+        description="Which epoch is kept and what `patience` waits for: the best validation loss, or the best NDCG@10 of the recipe's search.",
+    )
+    validation_queries: int = Field(
+        default=500,
+        ge=1,
+        description="Validation queries, a random sample, behind each epoch's validation loss and NDCG@10.",
     )
     average: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Share of the epochs, the last ones, whose weights are averaged into the model, best with a constant schedule; 0 keeps the epoch of the best validation loss.",
+        description="Share of the epochs, the last ones, whose weights are averaged into the model, best with a constant schedule; 0 keeps the best epoch, by `select`.",
     )
     lora_r: int = Field(default=8, ge=1, description="Rank of the LoRA matrices.")
     lora_alpha: int = Field(default=16, ge=1, description="LoRA scale: updates are multiplied by lora_alpha / lora_r.")

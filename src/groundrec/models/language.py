@@ -9,11 +9,12 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundrec.core import config_learn
-from groundrec.core.errors import ConfigError
+from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.processes import Processes
 from groundrec.core.registry import names, resolve
 from groundrec.text.tokens import END, PAD, START, train_tokenizer
@@ -27,9 +28,11 @@ __all__ = [
     "default_device",
     "folder",
     "head_of",
+    "in_bits",
     "load",
     "logits_only",
     "open_base",
+    "require_bits",
     "scratch",
     "tokenizer_folder",
 ]
@@ -167,6 +170,46 @@ def load(path: Path, weights: str = "safetensors") -> LanguageModel:
     return LanguageModel(model, tokenizer)
 
 
+def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel:
+    """Return the model read anew from its folder, its layers' weights frozen in 4 or 8 bits; the others in float32.
+
+    Raises `ConfigError` for a model that came from no folder, `MissingDependency` without bitsandbytes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    require_bits()
+    from peft import prepare_model_for_kbit_training
+
+    place = lm.model.name_or_path
+    _require(Path(place or "scratch"), ["config.json"], "base model")
+    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
+    quantised = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        place,
+        local_files_only=True,
+        dtype=torch.float32,
+        quantization_config=quantised,
+        device_map={"": default_device()},
+    )
+    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        return LanguageModel(prepare_model_for_kbit_training(model, use_gradient_checkpointing=False), lm.tokenizer)
+
+
+def require_bits() -> None:
+    """Raise `MissingDependency` without what holds weights in few bits, `ConfigError` where the device cannot."""
+    if find_spec("bitsandbytes") is None:
+        raise MissingDependency("bitsandbytes", "qlora")
+    if (device := default_device().type) not in ("cuda", "cpu"):
+        raise ConfigError(
+            "weights in few bits need CUDA, or the CPU, which is slow",
+            value=device,
+            accepted="train.method = lora",
+            next_step="--set train.method=lora",
+        )
+
+
 def tokenizer_folder(path: Path) -> Path:
     """Return a folder that holds a tokenizer; raise `ConfigError` for another."""
     _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
@@ -179,8 +222,6 @@ def _with_adapters(path: Path) -> PreTrainedModel:
     try:
         from peft import PeftConfig, PeftModel
     except ImportError:
-        from groundrec.core.errors import MissingDependency
-
         raise MissingDependency("peft", "lora") from None
     base = Path(PeftConfig.from_pretrained(str(path)).base_model_name_or_path or "")
     _require(base, ["config.json"], "base model")

@@ -7,6 +7,7 @@ only when whole. Knows nothing about searching or ranking.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
@@ -26,16 +27,17 @@ from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 from groundrec.train.adapters import put_adapters, with_lora
 from groundrec.train.batch import explain_batch
+from groundrec.train.judging import MEASURES, Patience
 from groundrec.train.precision import chosen, hold
 from groundrec.train.rows import training_rows, validation_rows
-from groundrec.train.start import WHOLE, Start, copy_checkpoint, last_whole_checkpoint
+from groundrec.train.start import WHOLE, Start, copy_checkpoint, epochs_of, last_whole_checkpoint
 from groundrec.train.stopping import SavesWhenAsked
 from groundrec.train.trainer import GroundedTrainer, arguments
 
 __all__ = ["finetune"]
 
-VALIDATION_ROWS = 500
-"""Validation queries behind the validation loss of each epoch."""
+NAMES = {name: name for name in ("loss", "learning_rate", "grad_norm")} | {m.key: m.name for m in MEASURES.values()}
+"""What of the Trainer's numbers is shown, and under which name."""
 
 
 def finetune(
@@ -48,35 +50,36 @@ def finetune(
     folder: Path,
     metrics: Metrics,
     start: Start | None = None,
+    judge: Callable[[Any], float] | None = None,
 ) -> LanguageModel:
-    """Train, and return the model of the best validation loss. Goes on from the last whole checkpoint in `folder`.
+    """Train, and return the model of the best epoch. Goes on from the last whole checkpoint in `folder`.
 
-    Where there is none, begins at `start`: another run's checkpoint, or adapters. Given the same inputs, an interrupted
+    Where there is none, begins at `start`: another run's checkpoint, or adapters. `judge` says what a model is worth,
+    higher is better, where `section.select` is not the validation loss. Given the same inputs, an interrupted
     and resumed training ends with the same weights on one CPU process.
     """
     if section.learn == "choices":
         encoder = replace(encoder, learned=trie.choices(encoder.answers))
-    model = with_lora(language_model.model, section) if section.method == "lora" else language_model.model
-    hold(model, chosen(section))
+    model = with_lora(language_model.model, section) if "lora" in section.method else language_model.model
+    if section.method != "qlora":  # whose weights are held as they have to be
+        hold(model, chosen(section))
     args = arguments(section, seed, folder)
     checkpoint = _begin(model, section, args, folder, start)
-    mean = _Mean(model, section, checkpoint)
-    stopping = [EarlyStoppingCallback(section.patience)] if section.patience else []
+    mean, patience = _Mean(model, section, checkpoint), Patience(section)
+    if checkpoint and patience.was_over_at(checkpoint):
+        args.num_train_epochs = epochs_of(checkpoint)
+        log.info(f"  train.patience was over behind epoch {args.num_train_epochs:g}")
     trainer = GroundedTrainer(
         model=model,
         args=args,
         train_dataset=training_rows(dataset, encoder, section, seed),
-        eval_dataset=validation_rows(dataset, encoder, VALIDATION_ROWS, seed),
-        callbacks=[mean, _Reporter(metrics), *stopping],
+        eval_dataset=validation_rows(dataset, encoder, section.validation_queries, seed),
+        callbacks=[mean, _Reporter(metrics), patience],
+        judge=judge,
     )
     trainer.remove_callback(_printer())
-    if section.average and trainer.shards:
-        raise ConfigError(
-            "train.average needs whole weights, and FSDP and DeepSpeed hold them in pieces",
-            value=section.average,
-            accepted="0, or processes with whole models (recipes/accelerate/ddp.yaml)",
-            next_step="--set train.average=0",
-        )
+    if trainer.shards:
+        _require_no_whole_weights(section)
     log.info(f"  {explain_batch(section, trainer.args.world_size)}")
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
@@ -96,6 +99,21 @@ def finetune(
     trainer.part()
     model.eval()
     return LanguageModel(model, language_model.tokenizer)
+
+
+def _require_no_whole_weights(section: config_learn.Train) -> None:
+    """Raise `ConfigError` where a setting needs the whole model while FSDP or DeepSpeed hold it in pieces."""
+    whole = {"average": (section.average, 0), "select": (section.select, "loss")}
+    if section.method == "qlora":
+        whole["method"] = (section.method, "lora")
+    for setting, (value, without) in whole.items():
+        if value != without:
+            raise ConfigError(
+                f"train.{setting} needs whole weights, and FSDP and DeepSpeed hold them in pieces",
+                value=value,
+                accepted=f"{without}, or processes with whole models (recipes/accelerate/ddp.yaml)",
+                next_step=f"--set train.{setting}={without}",
+            )
 
 
 def _begin(model: Any, section: config_learn.Train, args: Any, folder: Path, start: Start | None) -> Path | None:
@@ -164,12 +182,13 @@ class _Reporter(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        values = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
+        values = {NAMES[key]: value for key, value in (logs or {}).items() if key in NAMES}
         if not values:
             return
         self._metrics.write(step=state.global_step, epoch=round(state.epoch or 0, 3), **values)
         if "eval_loss" in values:
-            log.info(f"  epoch {state.epoch or 0:.0f}: validation loss {values['eval_loss']:.4f}")
+            ndcg = f", NDCG@10 {values['ndcg@10']:.4f}" if "ndcg@10" in values else ""
+            log.info(f"  epoch {state.epoch or 0:.0f}: validation loss {values['eval_loss']:.4f}{ndcg}")
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:

@@ -11,7 +11,7 @@ import torch
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 
-__all__ = ["chosen", "hold"]
+__all__ = ["DTYPES", "chosen", "hold"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -22,6 +22,7 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ProcessError, TrainingError
 from groundrec.core.processes import Processes
 from groundrec.train.batch import explain_batch
+from groundrec.train.judging import MEASURES
 from groundrec.train.precision import chosen
 from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
 
@@ -33,8 +34,14 @@ class GroundedTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, train_dataset: Rows, eval_dataset: Rows | None = None, **options: Any) -> None:
-        self._rows, args = train_dataset, options["args"]
+    def __init__(
+        self,
+        train_dataset: Rows,
+        eval_dataset: Rows | None = None,
+        judge: Callable[[Any], float] | None = None,
+        **options: Any,
+    ) -> None:
+        self._rows, self._judge, args = train_dataset, judge, options["args"]
         at_once = args.per_device_train_batch_size * args.world_size if args.world_size > 1 else 1
         valid = Filled(eval_dataset, at_once) if eval_dataset is not None else None
         super().__init__(
@@ -96,6 +103,18 @@ class GroundedTrainer(Trainer):
         else:
             loss = loss / len(inputs["input_ids"]) * self._rows_per_token
         return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """Return the validation loss, and what the judge says of the model; the main process asks it, for all."""
+        output = super().evaluation_loop(*args, **options)
+        if self._judge:
+            model: Any = self.accelerator.unwrap_model(cast("torch.nn.Module", self.model))
+            model = model.get_base_model() if hasattr(model, "get_base_model") else model
+            found = torch.tensor([self._judge(model) if self.is_world_process_zero() else 0.0], device=self.args.device)
+            if self.args.world_size > 1:
+                torch.distributed.broadcast(found, 0)
+            cast("dict[str, float]", output.metrics)[MEASURES["ndcg"].key] = float(found)
+        return output
 
     def _not_finite(self, loss: torch.Tensor, *, training: bool) -> TrainingError:
         where = "the batch of step {}" if training else "a validation batch behind step {}"
@@ -186,8 +205,8 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         logging_steps=10,
         save_total_limit=2,
         load_best_model_at_end=not section.average,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
+        metric_for_best_model=MEASURES[section.select].key,
+        greater_is_better=MEASURES[section.select].greater_is_better,
         prediction_loss_only=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
