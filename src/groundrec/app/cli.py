@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groundrec import __version__
+from groundrec.app.beside import compare
 from groundrec.app.boards import require, shown
 from groundrec.app.checks import check_names, check_paths
 from groundrec.app.debug import DebugAttach, DebugRank, awaited
@@ -383,6 +384,7 @@ def settings_command(
 app.command()(tokenize)
 app.command()(explain)
 app.command()(doctor)
+app.command()(compare)
 
 
 @app.command("list")
