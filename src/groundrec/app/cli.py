@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from groundrec import __version__
+from groundrec.app.beside import compare
 from groundrec.app.boards import require, shown
 from groundrec.app.checks import check_names, check_paths
 from groundrec.app.debug import DebugAttach, DebugRank, awaited
@@ -384,6 +385,7 @@ def settings_command(
 app.command()(tokenize)
 app.command()(explain)
 app.command()(doctor)
+app.command()(compare)
 
 
 @app.command("list")

@@ -20,10 +20,11 @@ from groundrec.core.recipe import Recipe, settings
 from groundrec.core.runs import read_json
 from groundrec.evaluate.compare import Interval, compare, intervals
 
-__all__ = ["Paired", "Row", "Table", "compare_runs"]
+__all__ = ["ALL", "Paired", "Row", "Table", "compare_runs"]
 
 Values = NDArray[np.float64]
 ALL = "all"
+"""Every method that all runs have, or every metric that they have measured."""
 SEED = 0
 SKIPPED = ("name", "about")
 
@@ -86,22 +87,27 @@ def compare_runs(
     metrics: Sequence[str] = (),
     swept: Sequence[str] = (),
     *,
+    against: str | None = None,
     samples: int = 1000,
 ) -> Table:
     """Return every run's `methods` beside each other, each compared with the first row, query by query.
 
     `runs` are finished runs by name, measured on the same data set. The method `all` stands for every one that all runs
-    have; `metrics` are those of the first run's main cut-off when left out. Settings that differ are told,
-    and those that were `swept`. Intervals and p-values are over users, p-values corrected by Holm over the rows.
+    have; `metrics` are those of the first run's main cut-off when left out, `all` every one. The first row is the first
+    run's `against`, else its first method. Settings that differ are told, and those that were `swept`. Intervals and
+    p-values are over users, p-values corrected by Holm over the rows.
     """
     measured = [_read(name, path) for name, path in runs.items()]
     _refuse_other_data(measured)
-    metrics = list(metrics) or _main_metrics(measured[0])
+    metrics = _metrics(measured[0]) if list(metrics) == [ALL] else list(metrics) or _main_metrics(measured[0])
     if list(methods) == [ALL]:
         methods = [name for name in measured[0].methods if all(name in m.methods for m in measured)]
-    names = {(m.name, method): m for m in measured for method in methods}
+    if against is not None:
+        _check(measured[0], [against], metrics)
+        methods = [against, *(method for method in methods if method != against)]
     for m in measured:
         _check(m, methods, metrics)
+    names = {(m.name, method): m for m in measured for method in methods}
     ids, rows = _common(measured)
     columns = {key: m.columns(key[1], metrics, rows[m.name]) for key, m in names.items()}
     users = measured[0].table["user"][rows[measured[0].name]]
@@ -156,8 +162,11 @@ def _main_metrics(run: _Measured) -> list[str]:
     """Return the recipe's main metric, then the others at its cut-off."""
     main = run.config["fuse"]["metric"]
     at = f"@{main.partition('@')[2]}"
-    others = (name.rpartition(" ")[2] for name in run.table if name.startswith(f"{LM} "))
-    return [main, *(name for name in others if name.endswith(at) and name != main)]
+    return [main, *(name for name in _metrics(run) if name.endswith(at) and name != main)]
+
+
+def _metrics(run: _Measured) -> list[str]:
+    return [name.rpartition(" ")[2] for name in run.table if name.rpartition(" ")[0] == run.methods[0]]
 
 
 def _check(run: _Measured, methods: Sequence[str], metrics: Sequence[str]) -> None:

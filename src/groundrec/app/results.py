@@ -30,7 +30,7 @@ from groundrec.evaluate.report import Method, Person, Pick, Report, console_tabl
 from groundrec.rank.fuse import KINDS
 from groundrec.rank.recommend import load_slates
 
-__all__ = ["evaluate_run", "report_of", "show", "slates_of"]
+__all__ = ["defined", "evaluate_run", "kind_of", "report_of", "show", "slates_of"]
 
 TABLE = "table.txt"
 SHOWN = 5
@@ -44,7 +44,7 @@ def evaluate_run(x: Experiment, folder: Path) -> None:
     columns = {f"{method} {name}": column for method, row in values.items() for name, column in row.items()}
     with atomic_write(folder / "per_query.parquet") as part:
         pq.write_table(pa.table({"query_id": queries.ids, "user": queries.users.tolist(), **columns}), part)
-    write_json(folder / "test.json", _defined(_summary(report)))
+    write_json(folder / "test.json", defined(_summary(report)))
     with atomic_write(folder / TABLE) as part, part.open("w", encoding="utf-8") as file:
         Console(file=file, width=100).print(console_table(report))
     picture(x.run.path / "report.png", report)
@@ -55,7 +55,7 @@ def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.flo
     """Return the report of a run, and each method's metrics per test query."""
     main, queries, slates = x.recipe.fuse.metric, x.queries("test"), slates_of(x)
     values = _values(x, slates)
-    single = [name for name in slates if _kind(x, name) != "fused"]
+    single = [name for name in slates if kind_of(x, name) != "fused"]
     reference = max(single, key=lambda name: values[name][main].mean())
     versus = compare({name: v[main] for name, v in values.items()}, reference, queries.users, seed=x.recipe.seed)
     methods = [_method(x, name, slates[name], values[name], versus.get(name)) for name in slates]
@@ -125,7 +125,7 @@ def _method(x: Experiment, name: str, slates: Slates, values: dict[str, Any], ve
     k = int(main.partition("@")[2])
     return Method(
         name=name,
-        kind=_kind(x, name),
+        kind=kind_of(x, name),
         metrics=intervals(values, queries.users, **options),
         beyond=metrics.beyond_accuracy(slates, queries, popularity, k),
         slices=intervals(metrics.by_slice(slates, queries, popularity, main), queries.users, **options),
@@ -134,7 +134,8 @@ def _method(x: Experiment, name: str, slates: Slates, values: dict[str, Any], ve
     )
 
 
-def _kind(x: Experiment, name: str) -> Kind:
+def kind_of(x: Experiment, name: str) -> Kind:
+    """Return what a method of the run's report is made of."""
     if name in x.recipe.signals:
         return "signal"
     return "language" if name in map(method_name, x.recipe.recommend.methods) else "fused"
@@ -246,10 +247,12 @@ def _summary(report: Report) -> dict[str, Any]:
     }
 
 
-def _defined(value: Any) -> Any:
+def defined(value: Any) -> Any:
     """Return `value` with None for numbers that are not defined, such as a mean over nobody: JSON has no NaN."""
     if isinstance(value, dict):
-        return {name: _defined(v) for name, v in value.items()}
+        return {name: defined(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [defined(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -21,7 +21,7 @@ from groundrec.app.watch import ROOT, named, runs_in, state_of
 from groundrec.core.errors import ConfigError
 from groundrec.core.runs import IfExists
 
-__all__ = ["After", "Detach", "Grid", "MaxParallel", "app", "hand_in"]
+__all__ = ["After", "Detach", "Grid", "MaxParallel", "Runs", "app", "hand_in"]
 
 app = typer.Typer(
     help="Show and steer runs: what they are doing, how they ended, how they compare.", invoke_without_command=True

@@ -39,6 +39,7 @@ __all__ = [
     "fusion",
     "inline",
     "lines",
+    "matrix",
     "save",
     "tiles",
 ]
@@ -206,6 +207,23 @@ def tiles(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], label: str) -
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
     axes.set_xticks([0.5, width - 0.5], ["most popular", "rarest"])
+    axes.tick_params(axis="x", length=0)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xlabel(label)
+
+
+def matrix(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float]], label: str) -> None:
+    """Draw a square table of shares, darker for more, columns numbered as the rows are."""
+    for y, row in enumerate(shares):
+        for x, share in enumerate(row):
+            shade = 0.04 + 0.56 * share
+            axes.add_patch(Rectangle((x + 0.54, y - 0.46), 0.92, 0.92, color=PALETTE["language"], alpha=shade, lw=0))
+            axes.text(x + 1, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
+    axes.set_xlim(0.5, len(names) + 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [f"{name}  {place}" for place, name in enumerate(names, 1)])
+    axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
+    axes.set_xticks(range(1, len(names) + 1))
     axes.tick_params(axis="x", length=0)
     axes.spines["bottom"].set_visible(False)
     axes.set_xlabel(label)

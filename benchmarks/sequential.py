@@ -1,19 +1,22 @@
-"""groundrec's SASRec beside RecBole's: same split, same training events, hidden 64, 2 layers, one process.
+"""groundrec's SASRec or GRU4Rec beside RecBole's: same split, same training events, hidden 64, 2 layers, one process.
 
-    python benchmarks/sasrec.py [RUN] [--budget SECONDS]
+    python benchmarks/sequential.py [RUN] [--network sasrec|gru4rec] [--budget SECONDS] [--epochs N]
 
 RUN (`runs/demo` when left out) is a run whose data set is prepared. Ours trains with the recipe's settings. RecBole's
-class trains with RecBole's own defaults (dropout .5, Adam 1e-3), one example per target with the last 20 items, until
-it has used `--budget` seconds of processor time (those that ours took, when left out), validated after every quarter
-of an epoch outside its budget, best state kept. Both are measured by the same code on all test queries.
+class trains with RecBole's own defaults (SASRec: dropout .5; GRU4Rec: .3; Adam 1e-3), one example per target with the
+last 20 items, until it has used `--budget` seconds of processor time (those that ours took, when left out) or, where
+`--epochs` is given, for so many epochs; validated after every quarter of an epoch outside its budget, best state kept.
+Both are measured by the same code on all test queries.
 
-Needs: pip install --no-deps recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard
+Needs: pip install --no-deps recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard protobuf
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib
+import math
 import sys
 import tempfile
 import time
@@ -31,9 +34,24 @@ from groundrec.data.dataset import load
 from groundrec.evaluate.metrics import per_query
 from groundrec.models.sequential import pad
 from groundrec.rank.fuse import exclude
-from groundrec.rank.networks import SASRec as Ours
+from groundrec.rank.networks import GRU4Rec, SASRec
 
 LENGTH, BATCH, SEED = 20, 512, 0
+OURS = {"sasrec": SASRec, "gru4rec": GRU4Rec}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sasrec": {
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_size": 64,
+        "inner_size": 256,
+        "hidden_dropout_prob": 0.5,
+        "attn_dropout_prob": 0.5,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "initializer_range": 0.02,
+    },
+    "gru4rec": {"embedding_size": 64, "hidden_size": 64, "num_layers": 2, "dropout_prob": 0.3},
+}
 Score = Callable[[Queries], Scores]
 
 
@@ -41,35 +59,37 @@ def main() -> None:
     """Train both, print one line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", default="runs/demo", type=Path)
+    parser.add_argument("--network", choices=OURS, default="sasrec")
     parser.add_argument("--budget", type=float)
-    arguments = parser.parse_args()
-    dataset = load(arguments.run / "dataset")
-    seconds = ours(dataset, Recipe.model_validate(read_json(arguments.run / "config.json")))
-    recbole(dataset, arguments.budget or seconds)
+    parser.add_argument("--epochs", type=float)
+    a = parser.parse_args()
+    dataset = load(a.run / "dataset")
+    seconds = ours(a.network, dataset, Recipe.model_validate(read_json(a.run / "config.json")))
+    recbole(a.network, dataset, math.inf if a.epochs else a.budget or seconds, a.epochs or math.inf)
 
 
-def ours(dataset: PreparedDataset, recipe: Recipe) -> float:
-    """Train groundrec's SASRec; return the processor seconds it took, validation included."""
+def ours(network: str, dataset: PreparedDataset, recipe: Recipe) -> float:
+    """Train groundrec's network; return the processor seconds it took, validation included."""
     start = time.process_time()
-    signal = Ours(recipe)
+    signal = OURS[network](recipe)
     signal.fit(dataset, Path(tempfile.mkdtemp()))
     seconds = time.process_time() - start
     report("groundrec", signal.scores, dataset, seconds)
     return seconds
 
 
-def recbole(dataset: PreparedDataset, budget: float) -> None:
-    """Train RecBole's SASRec for `budget` processor seconds, validation excluded."""
+def recbole(network: str, dataset: PreparedDataset, budget: float, epochs: float) -> None:
+    """Train RecBole's network for `budget` processor seconds, validation excluded, or for `epochs`."""
     try:
-        from recbole.model.sequential_recommender.sasrec import SASRec  # pyright: ignore[reportMissingImports]
+        module = importlib.import_module(f"recbole.model.sequential_recommender.{network}")
     except ImportError as error:
         sys.exit(f"RecBole cannot be imported ({error})\n{(__doc__ or '').splitlines()[-1]}")
     torch.manual_seed(SEED)
-    model = SASRec(_settings(), _Dataset(len(dataset.catalogue)))
+    model = getattr(module, OURS[network].__name__)(_settings(network), _Dataset(len(dataset.catalogue)))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     batches, sample = _Batches(dataset.train), dataset.valid.sample(1000, SEED)
     best, kept, used, epoch = -1.0, model.state_dict(), 0.0, 0.0
-    while used < budget:
+    while used < budget and epoch < epochs:
         for batch in batches.quarter():
             start = time.process_time()
             model.train()
@@ -128,7 +148,7 @@ def _scorer(model: Any) -> Score:
     return scores
 
 
-def _settings() -> dict[str, Any]:
+def _settings(network: str) -> dict[str, Any]:
     return {
         "USER_ID_FIELD": "u",
         "ITEM_ID_FIELD": "i",
@@ -137,16 +157,8 @@ def _settings() -> dict[str, Any]:
         "NEG_PREFIX": "neg_",
         "MAX_ITEM_LIST_LENGTH": LENGTH,
         "device": torch.device("cpu"),
-        "n_layers": 2,
-        "n_heads": 2,
-        "hidden_size": 64,
-        "inner_size": 256,
-        "hidden_dropout_prob": 0.5,
-        "attn_dropout_prob": 0.5,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-        "initializer_range": 0.02,
         "loss_type": "CE",
+        **SETTINGS[network],
     }
 
 
