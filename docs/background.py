@@ -49,7 +49,7 @@ heads = 2
 
 [train]
 epochs = 12
-max_examples = 400
+max_examples = 240
 learning_rate = 3e-3
 batch_size = 8
 micro_batch_size = 8
