@@ -49,7 +49,7 @@ heads = 2
 
 [train]
 epochs = 12
-max_examples = 400
+max_examples = 240
 learning_rate = 3e-3
 batch_size = 8
 micro_batch_size = 8
@@ -65,7 +65,7 @@ score = "renormalised"
 signals = ["co-occurrence"]
 """
 WIDTH, HEIGHT, SCROLL = 128, 50, 20_000
-PATIENCE = 300.0
+PATIENCE = 1800.0
 LOOK = 0.1
 """Seconds between two looks."""
 SHELL = ["bash", "--noprofile", "--norc", "--noediting"]
