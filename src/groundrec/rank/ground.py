@@ -199,7 +199,7 @@ def _nearer(table: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows, columns = (table < bound).nonzero(as_tuple=True)
     counts = rows.bincount(minlength=len(table))
-    width = int(counts.max())
+    width = int(counts.max()) if len(counts) else 0
     if width > table.shape[1] // 4:  # sorted, where they are many: a catalogue whose items come nearer and nearer
         return _least(table, width)
     places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
