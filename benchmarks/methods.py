@@ -2,8 +2,8 @@
 
     python benchmarks/methods.py [--data movielens-100k ml-latest-small] [--seeds 0 1 2] [--out runs/tables] [--show]
 
-Runs `recipes/tables/DATA.toml` with each seed, and once more with SASRec in the search: that run takes data set, SASRec
-and language model from the first one. What is finished is skipped, so a stopped benchmark goes on where it was.
+Runs `recipes/tables/DATA.toml` with each seed, and once more with SASRec in the search: that run takes SASRec and the
+language model from the first one. What is finished is skipped, so a stopped benchmark goes on where it was.
 `--show` runs nothing and prints the tables of what is there.
 
 A number is the mean over queries and seeds. Its interval resamples users; the values of a query are averaged over seeds
@@ -32,7 +32,7 @@ METRICS = ("hr@10", "ndcg@10", "ndcg@20")
 MAIN = "ndcg@10"
 IN_SEARCH, LM = "LM + sasrec, in the search", "language model"
 GUIDED = ("recommend.assistant=sasrec", 'recommend.methods=["search"]', "fuse.signals=[]", 'signals=["sasrec"]')
-SHARED = ("dataset", "signals/sasrec", "model")
+SHARED = ("signals/sasrec", "model")
 PARTS = {"LM": LM, "grounded": "grounded"}
 Values = NDArray[np.float64]
 
@@ -58,6 +58,7 @@ def main() -> None:
 def run(data: str, seed: int, place: Path) -> None:
     """Run a recipe in `place`, then with SASRec in the search beside it."""
     start(data, seed, place, ())
+    start(data, seed, guided(place), GUIDED, "--until", "prepare")
     for part in SHARED:
         if not (guided(place) / part).exists():
             shutil.copytree(place / part, guided(place) / part)
@@ -69,12 +70,12 @@ def guided(place: Path) -> Path:
     return place.with_name(f"{place.name}-in-search")
 
 
-def start(data: str, seed: int, place: Path, settings: tuple[str, ...]) -> None:
+def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: str) -> None:
     """Run the recipe of a data set in a process of its own; its last words go to the terminal."""
     recipe = Path(__file__).parents[1] / "recipes" / "tables" / f"{data}.toml"
     sets = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
     command = [sys.executable, "-m", "groundrec", "run", str(recipe), "--run-dir", str(place), "--if-exists", "resume"]
-    subprocess.run([*command, *sets], check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+    subprocess.run([*command, *sets, *more], check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,21 @@ def test_a_query_alone_finds_what_it_finds_among_others() -> None:
     assert torch.equal(together, alone)
 
 
+@pytest.mark.parametrize("coming", [True, False])
+def test_items_that_come_nearer_or_go_away_are_all_seen(coming: bool) -> None:
+    """In chunks of 32: all of the next one are candidates, or none; a third kind has few among many."""
+    random = torch.Generator().manual_seed(3)
+    items = torch.randn(700, 1, generator=random).expand(-1, 4).sort(dim=0, descending=coming)[0].contiguous() + 5
+    texts = torch.zeros(3, 1, 4)
+    assert torch.equal(
+        nearest(texts, items, 9, chunk=32)[0][0], brute_force(texts, items, "best", None)[0].argsort()[:9]
+    )
+    mixed = items[torch.randperm(700, generator=random)]
+    assert torch.equal(
+        nearest(texts, mixed, 9, chunk=32)[0][0], brute_force(texts, mixed, "best", None)[0].argsort()[:9]
+    )
+
+
 def test_a_large_common_part_loses_no_item() -> None:
     random = torch.Generator().manual_seed(1)
     items = torch.randn(300, 64, generator=random) * 1e-2 + 50
@@ -124,5 +139,6 @@ def test_what_has_no_number_is_refused() -> None:
 
 
 def test_no_queries_find_nothing() -> None:
-    numbers, apart = nearest(torch.zeros(0, 1, 3), torch.zeros(4, 3), 2)
-    assert numbers.shape == apart.shape == (0, 2)
+    for chunk in (1, 4):
+        numbers, apart = nearest(torch.zeros(0, 1, 3), torch.zeros(40, 3), 2, chunk=chunk)
+        assert numbers.shape == apart.shape == (0, 2)

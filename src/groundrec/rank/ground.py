@@ -115,8 +115,8 @@ def distances(texts: Tensor, items: Tensor, vote: Vote = "best", *, chunk: int =
     """Return the L2 distance of every item to each query's texts. Shape: [Q, I], float32."""
     texts = _checked(texts, vote)
     centre = items.mean(0).to(texts.device)
-    parts = [_voted(_squared(texts - centre, part - centre), vote) for _, part in _chunks(items, chunk, texts.device)]
-    table = torch.cat(parts, 1)
+    centred = ((part - centre) for _, part in _chunks(items, chunk, texts.device))
+    table = torch.cat([_voted(_squared(texts - centre, part, part.norm(dim=1)), vote) for part in centred], 1)
     return table if vote == "mean" else table.clamp(min=0).sqrt()
 
 
@@ -142,11 +142,14 @@ def _chunks(items: Tensor, chunk: int, device: torch.device) -> Iterator[tuple[i
         yield start, items[start : start + chunk].to(device, torch.float32, non_blocking=True)
 
 
-def _squared(texts: Tensor, part: Tensor, room: Tensor | None = None) -> Tensor:
-    """Return squared distances by one matrix product, in `room` where given. Shape: [q, V, D], [c, D] → [q, V, c]."""
+def _squared(texts: Tensor, part: Tensor, norms: Tensor, room: Tensor | None = None) -> Tensor:
+    """Return squared distances by one matrix product, in `room` where given. Shape: [q, V, D], [c, D] → [q, V, c].
+
+    `norms` are those of the items. Shape: [c].
+    """
     flat = texts.reshape(-1, texts.shape[-1])
     out = None if room is None else room[: len(flat) * len(part)].view(len(flat), len(part))
-    table = torch.addmm(part.square().sum(1), flat, part.T, alpha=-2, out=out)
+    table = torch.addmm(norms.square(), flat, part.T, alpha=-2, out=out)
     table.add_(flat.square().sum(1, keepdim=True))
     return table.view(*texts.shape[:2], len(part))
 
@@ -164,39 +167,68 @@ def _candidates(
     """Return the best `kept` items in float32, what they were compared by, [q, kept], and how far rounding reaches."""
     best = torch.empty(len(texts), 0, device=texts.device)
     found, longest = torch.empty(len(texts), 0, dtype=torch.long, device=texts.device), torch.zeros_like(centre[0])
-    # One place for the table of every chunk: fresh memory for each takes the system longer than what is left to do.
-    room = torch.empty(texts.shape[0] * texts.shape[1] * min(chunk, len(items)), device=texts.device)
-    for start, part in _chunks(items, chunk, texts.device):
-        part = part - centre
-        longest = torch.maximum(longest, part.norm(dim=1).max())
-        table = _voted(_squared(texts, part, room), vote)
+    # One place for the numbers of every chunk: fresh memory for each takes the system longer than what is left to do.
+    most = min(chunk, len(items))
+    room = torch.empty(texts.shape[0] * texts.shape[1] * most, device=texts.device)
+    centred = torch.empty(most, len(centre), device=texts.device)
+    for start, whole in _chunks(items, chunk, texts.device):
+        part = torch.sub(whole, centre, out=centred[: len(whole)])
+        norms = part.norm(dim=1)
+        longest = torch.maximum(longest, norms.max())
+        table = _voted(_squared(texts, part, norms, room), vote)
         if allowed is not None:
             table = table.masked_fill(~allowed[:, start : start + len(part)], torch.inf)
-        value, place = table.topk(min(kept, len(part)), largest=False)
+        value, place = _nearer(table, best[:, -1:]) if best.shape[1] == kept else _least(table, kept)
         best, order = torch.cat([best, value], 1).sort(dim=1, stable=True)
         best, found = best[:, :kept], torch.cat([found, place + start], 1).gather(1, order)[:, :kept]
-    # Worst case of D roundings in each of the three sums, and of the subtraction of the centre.
+    # Worst case of D roundings in each of the three sums, of the roots squared, and of the subtraction of the centre.
     sizes = (texts.norm(dim=2).amax(1) + longest).double()
     reach = (texts.shape[2] + 8) * ROUNDING * sizes.square()
     return best, found, reach.sqrt() if vote == "mean" else reach
 
 
+def _least(table: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the `k` least numbers of each row, all of a shorter one, and their columns."""
+    return table.topk(min(k, table.shape[1]), largest=False)
+
+
+def _nearer(table: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the numbers of each row below its `bound` [q, 1], filled up with infinity, and their columns.
+
+    Once a few chunks have been seen they are few, and finding them is one comparison of each number.
+    """
+    rows, columns = (table < bound).nonzero(as_tuple=True)
+    counts = rows.bincount(minlength=len(table))
+    width = int(counts.max()) if len(counts) else 0
+    if width > table.shape[1] // 4:  # sorted, where they are many: a catalogue whose items come nearer and nearer
+        return _least(table, width)
+    places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    value = torch.full((len(table), width), torch.inf, device=table.device)
+    value[rows, places] = table[rows, columns]
+    place = torch.zeros((len(table), width), dtype=torch.long, device=table.device)
+    place[rows, places] = columns
+    return value, place
+
+
 def _ordered(texts: Tensor, items: Tensor, found: Tensor, best: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
     """Return the candidates in the order of their distances in float64, and these, infinite where not allowed."""
     rows = max(1, EXACT // (found.shape[1] * items.shape[1] * texts.shape[1]))
+    room = torch.empty(rows * found.shape[1] * texts.shape[1] * texts.shape[2], dtype=torch.double, device=texts.device)
     parts = []
     for some, numbers in zip(texts.split(rows), found.split(rows), strict=True):
-        near = items[numbers.to(items.device)].to(texts.device).double()
-        parts.append(_apart(some[:, :, None].double(), near[:, None], vote))
+        near = items.index_select(0, numbers.flatten().to(items.device)).to(texts.device)
+        parts.append(_apart(some[:, :, None].double(), near.view(*numbers.shape, items.shape[1])[:, None], vote, room))
     exact = torch.cat(parts).masked_fill(best.isinf(), torch.inf) if parts else best.double()
     numbers, order = found.sort(1)
     exact, nearest_first = exact.gather(1, order).sort(dim=1, stable=True)
     return numbers.gather(1, nearest_first), exact
 
 
-def _apart(texts: Tensor, items: Tensor, vote: Vote) -> Tensor:
-    """Return distances as they are defined. Shape: [q, V, 1, D], [q, 1, c, D] → [q, c]."""
-    apart = (texts - items).square().sum(-1).sqrt()
+def _apart(texts: Tensor, items: Tensor, vote: Vote, room: Tensor | None = None) -> Tensor:
+    """Return distances as they are defined, in float64. Shape: [q, V, 1, D], [q, 1, c, D] → [q, c]."""
+    shape = torch.broadcast_shapes(texts.shape, items.shape)
+    out = None if room is None else room[: shape.numel()].view(shape)
+    apart = torch.linalg.vector_norm(torch.sub(texts, items.double(), out=out), dim=-1)
     return apart.mean(1) if vote == "mean" else apart.amin(1)
 
 
