@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from groundrec.core.errors import ConfigError
-from groundrec.text.prompts import Template, load_template, template_names
+from groundrec.core.recipe import Recipe
+from groundrec.text.prompts import Choice, Template, load_template, template_names, template_of
 
 GOOD = 'item = "{title}, "\nanswer = "{title}\\n"\n'
 
@@ -57,7 +58,13 @@ def test_an_answer_must_end() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"item": "- {title}\n"}, {"separator": ","}, {"tail": "next: "}, {"end": True}],
+    [
+        {"item": "- {title}\n"},
+        {"separator": ","},
+        {"tail": "next: "},
+        {"end": True},
+        {"instructions": ["Go on."], "head": "{instruction}"},
+    ],
     ids=lambda c: next(iter(c)),
 )
 def test_a_running_list_is_nothing_but_items(change: dict[str, object]) -> None:
@@ -65,6 +72,71 @@ def test_a_running_list_is_nothing_but_items(change: dict[str, object]) -> None:
     assert Template.model_validate(running).running
     with pytest.raises(ConfigError, match="not a running list"):
         Template.model_validate({**running, **change})
+
+
+WORDED = """
+instructions = ["a {thing}", "no {thing}"]
+head = "{instruction}: "
+tail = " {x} "
+[words]
+default = { thing = "thing", x = "{title}" }
+Books = { thing = "{x}" }
+"""
+
+
+def worded(tmp_path: Path, text: str = WORDED) -> str:
+    path = tmp_path / "worded.toml"
+    path.write_text(GOOD + text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("domain", "instruction", "text"),
+    [
+        ("default", 0, "a thing: {x},  {title} "),
+        ("default", 1, "no thing: {x},  {title} "),
+        ("Books", 0, "a {x}: {x},  {title} "),
+        ("unknown", 1, "no thing: {x},  {title} "),
+        ("Books", "random", "a {x}: {x},  {title} "),
+    ],
+)
+def test_words_are_put_in_once_and_titles_stay(tmp_path: Path, domain: str, instruction: Choice, text: str) -> None:
+    template = load_template(worded(tmp_path), domain, instruction)
+    assert template.text(["{x}"]) == text
+    assert len(template.heads) == (2 if instruction == "random" else 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ('[words.Books]\nthing = "book"', "without a meaning: thing"),
+        ('tail = "{thin}"\n[words.default]\nthing = "a thing"', "without a meaning: thin"),
+        ('head = "{instruction}"', "do not fit"),
+        ('instructions = ["Go on."]', "do not fit"),
+    ],
+)
+def test_a_placeholder_without_a_meaning_is_refused(tmp_path: Path, wrong: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_template(worded(tmp_path, wrong))
+
+
+def test_a_recipe_chooses_words_and_instruction(tmp_path: Path) -> None:
+    settings = {"model.template": worded(tmp_path), "data.source": "amazon", "data.category": "Books"}
+    assert template_of(Recipe.of(settings)).head == "a {x}: "
+    assert template_of(Recipe.of({**settings, "data.category": "Toys"})).head == "a thing: "
+    assert template_of(Recipe.of({**settings, "model.domain": "default", "model.instruction": 1})).head == "no thing: "
+    with pytest.raises(ConfigError, match=r"no words for this domain \(did you mean 'Books'"):
+        template_of(Recipe.of({**settings, "model.domain": "Boks"}))
+    with pytest.raises(ConfigError, match=r"no such instruction.*\n.*0 … 1, random"):
+        template_of(Recipe.of({**settings, "model.instruction": 2}))
+    with pytest.raises(ConfigError, match="share their instruction"):
+        Recipe.of({**settings, "model.instruction": "random", "train.packing": "tree"})
+
+
+def test_a_template_without_instructions_has_one_head() -> None:
+    with pytest.raises(ConfigError, match="no such instruction"):
+        load_template("list", instruction="random")
+    assert load_template("list", instruction=0).heads == [""]
 
 
 def test_a_template_of_ones_own_is_read_to_the_letter(tmp_path: Path) -> None:

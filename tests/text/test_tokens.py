@@ -120,19 +120,18 @@ def test_a_prompt_keeps_the_instruction_and_the_newest_items(
 
 @pytest.mark.parametrize("template", template_names())
 def test_what_is_kept_is_as_much_as_fits(template: str) -> None:
-    wide = encoder_of("ours", template)
+    wide = encoder_of("GPT-2", template)
     longest = int(wide.answers.lengths.max())
     history = [i % len(TITLES) for i in range(40)]
-    separator = len(wide.tokenizer(wide.template.separator)["input_ids"])  # type: ignore[arg-type]
     for m in range(len(history)):
-        fits = len(wide.prompt(history[-m - 1 :])) + longest + separator
-        encoder = encoder_of("ours", template, cutoff_len=fits)
+        fits = len(wide.prompt(history[-m - 1 :])) + longest
+        encoder = encoder_of("GPT-2", template, cutoff_len=fits)
         assert encoder.prompt(history) == wide.prompt(history[-m - 1 :])
 
 
 def test_prompts_that_lose_history_are_counted() -> None:
-    wide = encoder_of("ours", "bigrec")
-    encoder = encoder_of("ours", "bigrec", cutoff_len=len(wide.prompt([0, 0])) + int(wide.answers.lengths.max()) + 2)
+    wide = encoder_of("GPT-2", "bigrec")
+    encoder = encoder_of("GPT-2", "bigrec", cutoff_len=len(wide.prompt([0, 0])) + int(wide.answers.lengths.max()) + 2)
     for history in ([], [0], [0, 0], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7]):
         encoder.prompt(history)
     assert encoder.trimmed == 2

@@ -85,7 +85,7 @@ def like_llama2() -> PreTrainedTokenizerBase:
     """SentencePiece-like BPE: a blank is `▁`, one is put before every text, unknown characters become bytes."""
     learner = Tokenizer(models.BPE(unk_token="<unk>"))
     learner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    ascii_only = ["".join(c for c in text if ord(c) < 128) for text in corpus()]
+    ascii_only = ["".join(c for c in text if " " <= c < "\x7f") for text in corpus()]  # a line break is a byte, too
     learner.train_from_iterator(
         ascii_only, trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, show_progress=False)
     )

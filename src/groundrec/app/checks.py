@@ -11,7 +11,7 @@ from pathlib import Path
 from groundrec.core.errors import ConfigError, MissingDependency, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import BUILT_IN, names, resolve
-from groundrec.text.prompts import load_template
+from groundrec.text.prompts import template_of
 
 __all__ = ["check_names", "check_paths"]
 
@@ -25,7 +25,7 @@ def check_names(recipe: Recipe) -> None:
         _known("signals", "signals", signal)
     for method in recipe.recommend.methods:
         _known("recommend.methods", "groundings", method)
-    load_template(recipe.model.template)
+    template_of(recipe)
     _check_metric(recipe)
 
 

@@ -22,7 +22,7 @@ from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset
 from groundrec.data.card import filters
 from groundrec.data.dataset import load
-from groundrec.text.prompts import load_template
+from groundrec.text.prompts import template_of
 from groundrec.train.batch import explain_batch
 
 __all__ = ["EXAMPLES", "Data", "batch_lines"]
@@ -75,7 +75,7 @@ class Data:
         from groundrec.text.tokens import Encoder
 
         tokenizer, whose = self._tokenizer()
-        template, titles = load_template(self.recipe.model.template), self.dataset.catalogue.titles
+        template, titles = template_of(self.recipe), self.dataset.catalogue.titles
         encoder = Encoder(template, tokenizer, titles, cutoff_len=np.iinfo(np.int64).max)
         longest = int(encoder.answers.lengths.max())
         return np.array([len(encoder.prompt(history)) + longest for history in self.histories]), whose
@@ -96,7 +96,7 @@ class Data:
             )
         from groundrec.text.tokens import train_tokenizer
 
-        size, answer = self.recipe.model.scratch.vocabulary, load_template(self.recipe.model.template).answer_text
+        size, answer = self.recipe.model.scratch.vocabulary, template_of(self.recipe).answer_text
         learned = train_tokenizer((answer(title) for title in self.dataset.catalogue.titles), size)
         return learned, self.say(f"{size:,} pieces learned from the titles", f"从标题学出的 {size:,} 个词片")
 
@@ -178,7 +178,7 @@ def _examples(x: Data) -> Iterator[str]:
     count = int(train.targets.lengths[train.history.lengths > 0].sum())
     used = min(count, x.recipe.train.max_examples or count)
     yield x.say(f"{count:,} targets that have a history", f"有历史的目标共 {count:,} 个")
-    if load_template(x.recipe.model.template).running:
+    if template_of(x.recipe).running:
         yield x.say("this template packs many of them into a row", "这个模板把许多目标排进同一行")
     else:
         steps = -(-used // batch)
@@ -193,7 +193,7 @@ def _batch(x: Data) -> Iterator[str]:
 
 
 def _prompt(x: Data) -> Iterator[str]:
-    template, titles = load_template(x.recipe.model.template), x.dataset.catalogue.titles
+    template, titles = template_of(x.recipe), x.dataset.catalogue.titles
     query = next((q for q in x.dataset.test if len(q.history)), None)
     if query is None:
         return

@@ -20,7 +20,7 @@ from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, digest, read_json
 from groundrec.core.types import PreparedDataset, Queries, Scores
 from groundrec.data import dataset as datasets
-from groundrec.text.prompts import load_template
+from groundrec.text.prompts import template_of
 
 __all__ = [
     "ASSISTANT",
@@ -161,8 +161,8 @@ class Experiment:
         """Return what turns this data set's histories and titles into tokens."""
         from groundrec.text.tokens import Encoder
 
-        template = load_template(self.recipe.model.template)
-        return Encoder(template, tokenizer, self.dataset.catalogue.titles, self.recipe.train.cutoff_len)
+        template, titles = template_of(self.recipe), self.dataset.catalogue.titles
+        return Encoder(template, tokenizer, titles, self.recipe.train.cutoff_len, self.recipe.seed)
 
     def section(self, *names: str) -> dict[str, Any]:
         """Return sections of the recipe, and the seed, as stage inputs: what decides their output."""
@@ -172,7 +172,7 @@ class Experiment:
 
 def model_inputs(x: Experiment) -> dict[str, Any]:
     """Return what the trained model depends on, besides the files of its base model."""
-    template = load_template(x.recipe.model.template).model_dump()
+    template = template_of(x.recipe).model_dump()
     return {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
 
 

@@ -38,7 +38,7 @@ from groundrec.core.track import Metrics, log
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
 from groundrec.models import hubs
-from groundrec.text.prompts import load_template
+from groundrec.text.prompts import template_of
 
 __all__ = ["STAGES", "run_recipe"]
 
@@ -240,7 +240,7 @@ def _ranked(x: Experiment) -> dict[str, Any]:
 
 def _answers_by_popularity(x: Experiment, popularity: NDArray[np.int64]) -> Iterator[str]:
     """Yield each item's answer as often as it was taken: what a new tokenizer learns its words from."""
-    template = load_template(x.recipe.model.template)
+    template = template_of(x.recipe)
     for title, count in zip(x.dataset.catalogue.titles, popularity, strict=True):
         yield from repeat(template.answer_text(title), max(1, int(count)))
 

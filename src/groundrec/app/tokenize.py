@@ -184,7 +184,7 @@ def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
     if encoder.template.running:
         made = encoder.running([*query.history[len(query.history) - encoder.fitting(query.history) :], target])
     else:
-        made = encoder.example(query.history, target, train_on_inputs=x.recipe.train.train_on_inputs)
+        made = encoder.example(query.history, target, train_on_inputs=x.recipe.train.train_on_inputs, varied=True)
     ids = made.input_ids.tolist()
     return {
         "history": [x.dataset.catalogue.titles[item] for item in query.history],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,14 @@ class Model(Section):
     )
     template: str = Field(
         default="list", description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file."
+    )
+    domain: str | None = Field(
+        default=None,
+        description="Whose words of the template's [words] the prompts use, e.g. `movie`; when unset those of `data.category`, or else the default ones.",
+    )
+    instruction: Annotated[int, Field(ge=0)] | Literal["random"] = Field(
+        default=0,
+        description="Which of the template's instructions the prompts have, counted from 0; or `random`: training draws one for each example, the same in every epoch, and everything else takes the first.",
     )
     scratch: Scratch = Scratch()
 

@@ -74,6 +74,13 @@ class Recipe(Section):
                 accepted="the folder of a language model, or train.method = full",
                 next_step="--set train.method=full, or --set model.base_model=PATH",
             )
+        if self.model.instruction == "random" and self.train.packing == "tree":
+            raise ConfigError(
+                "the examples of a tree share their instruction, and here each draws its own",
+                value="model.instruction = random, train.packing = tree",
+                accepted="a number, or train.packing = rows",
+                next_step="--set model.instruction=0",
+            )
         if self.train.average and self.train.patience:
             raise ConfigError(
                 "train.average takes the last epochs, and train.patience may stop before them",

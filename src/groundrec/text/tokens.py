@@ -1,15 +1,17 @@
 """Histories and titles to token ids, for one tokenizer, template and catalogue.
 
-Every part of a prompt is tokenised in its context and joined by ids, so training, search and prompts agree to the
-token, and a title has one spelling. What is too long loses its oldest items; never the instruction or the answer.
+A prompt is tokenised as one text, as the code of the papers does, so that a checkpoint made elsewhere sees the tokens
+it knows; an answer is tokenised behind it, where a title has one spelling. A running list is answers, joined by ids.
+What is too long loses its oldest items; never the instruction or the answer.
 Knows nothing about models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,9 @@ IGNORED = -100
 
 CHUNK = 1 << 14
 """Titles that are tokenised at a time."""
+
+SOME = 256
+"""Items by which it is found out what all prompts have in common."""
 
 PAD, START, END = 0, 1, 2
 """Ids of the special tokens of a tokenizer made by `train_tokenizer`."""
@@ -82,6 +87,8 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     titles: Sequence[str]
     cutoff_len: int
+    seed: int = 0
+    """Draws the instruction of each training example, where the template leaves several."""
     learned: Ragged | None = None
     """1 where a token of an answer is learned, 0 where not; rows as `answers`. All are learned when None."""
     answers: Ragged = field(init=False)
@@ -89,44 +96,37 @@ class Encoder:
 
     def __post_init__(self) -> None:
         t = self.template
-        start = self._start()
-        self._head = start + self._ids(t.head)
-        self._tail = self._after(t.head or t.separator, [t.tail])[0] if t.tail else []
         behind_item = t.item.split("{title}")[1]
-        self.answers = self._titles_after(t.tail or behind_item, t.answer_text, self._end())
-        if t.running:
-            self._first = self._later = self.answers
-        else:
-            self._first = self._titles_after(t.head, partial(t.item_text, first=True))
-            self._later = self._titles_after(behind_item, partial(t.item_text, first=False))
-        # Whichever item comes first in a prompt has no separator before it; room is kept for the longer form.
-        self._cost = np.maximum(self._first.lengths, self._later.lengths)
+        self.answers = self._titles_after(t.tail or behind_item, self._end())
         longest = int(self.answers.lengths.max())
-        self._room = self.cutoff_len - len(self._head) - len(self._tail) - longest
-        if self._room < 0:
+        self._most = self.cutoff_len - longest
+        around = len(self._ids(t.separator + t.item.replace("{title}", "")))
+        self._cost = self.answers.lengths + (0 if t.running else around)
+        self._empty = [len(self._whole([], head)) for head in range(len(t.heads))]
+        if (missing := max(self._empty) - self._most) > 0:
             raise ConfigError(
                 "the longest answer does not fit behind the instruction",
                 value=f"cutoff_len = {self.cutoff_len}",
-                accepted=f"at least {self.cutoff_len - self._room}",
-                next_step=f"--set train.cutoff_len={self.cutoff_len - self._room}",
+                accepted=f"at least {self.cutoff_len + missing}",
+                next_step=f"--set train.cutoff_len={self.cutoff_len + missing}",
             )
 
-    @property
+    @cached_property
     def head(self) -> list[int]:
-        """The tokens that every prompt begins with."""
-        return list(self._head)
+        """The tokens that prompts begin with when they are searched with; one for whose history they differ is rare."""
+        some = range(min(len(self.titles), SOME))
+        prompts = [self._whole([], 0), *(self._whole([item], 0) for item in some)]
+        least, most = min(prompts), max(prompts)
+        return [a for i, a in enumerate(least) if least[: i + 1] == most[: i + 1]]
 
-    def prompt(self, history: NDArray[np.integer] | Sequence[int]) -> list[int]:
-        """Return the tokens of the prompt for a history of item numbers, oldest first.
+    def prompt(self, history: NDArray[np.integer] | Sequence[int], head: int = 0) -> list[int]:
+        """Return the tokens of the prompt for a history of item numbers, oldest first, with one of the heads.
 
         The oldest items that do not fit `cutoff_len` beside the longest answer are left out.
         """
-        fitting = self.fitting(history)
+        ids, fitting = self._fitted(history, head)
         self.trimmed += fitting < len(history)
-        kept = [self._later[item] for item in history[len(history) - fitting :]]
-        if kept:
-            kept[0] = self._first[history[len(history) - fitting]]
-        return [*self._head, *(int(t) for ids in kept for t in ids), *self._tail]
+        return ids
 
     def spelled(self, text: str, most: int) -> list[int]:
         """Return the tokens of a text by itself, behind the start token; the first `most` of them."""
@@ -146,19 +146,23 @@ class Encoder:
 
     def fitting(self, history: NDArray[np.integer] | Sequence[int]) -> int:
         """Return how many items of a history, the latest ones, fit `cutoff_len` beside the longest answer."""
-        taken = self._cost[np.asarray(history, np.int64)[::-1]].cumsum()
-        return int(np.searchsorted(taken, self._room, side="right"))
+        return self._fitted(history, 0)[1]
 
-    def example(self, history: NDArray[np.integer], target: int, *, train_on_inputs: bool = False) -> Example:
-        """Return one row that teaches to answer `target` after `history`."""
-        prompt = np.array(self.prompt(history), np.int32)
+    def example(
+        self, history: NDArray[np.integer], target: int, *, train_on_inputs: bool = False, varied: bool = False
+    ) -> Example:
+        """Return one row that teaches to answer `target` after `history`.
+
+        Where `varied`, with the instruction that is drawn for this example, else with the first.
+        """
+        prompt = np.array(self.prompt(history, self._drawn(history, target) if varied else 0), np.int32)
         before = prompt if train_on_inputs else np.full_like(prompt, IGNORED)
         ids, labels = self.answers[target], self._labels(target)
         return Example(np.concatenate([prompt, ids]), np.concatenate([before, labels]))
 
     def running(self, items: NDArray[np.integer]) -> Example:
         """Return one row in which each of `items` is learned after those before it."""
-        head = np.array(self._head, np.int32)
+        head = np.array(self._whole([], 0), np.int32)
         ids = np.concatenate([head, *(self.answers[i] for i in items)])
         return Example(ids, np.concatenate([np.full_like(head, IGNORED), *(self._labels(i) for i in items)]))
 
@@ -167,7 +171,7 @@ class Encoder:
 
         The first piece gets the share `first` of that room, so that cuts can fall elsewhere in each epoch.
         """
-        room = self.cutoff_len - len(self._head)
+        room = self.cutoff_len - self._empty[0]
         cuts, used = [0], round((1 - first) * room)
         for place, length in enumerate(self.answers.lengths[items]):
             used += length
@@ -175,6 +179,36 @@ class Encoder:
                 cuts.append(place)
                 used = length
         return np.array([*cuts, len(items)])
+
+    def _fitted(self, history: NDArray[np.integer] | Sequence[int], head: int) -> tuple[list[int], int]:
+        """Return the longest prompt that leaves room for every answer, and how many items are in it."""
+        taken = self._cost[np.asarray(history, np.int64)[::-1]].cumsum()
+        n = int(np.searchsorted(taken, self._most - self._empty[head], side="right"))
+        ids = self._whole(history[len(history) - n :], head)
+        if self.template.running:
+            return ids, n
+        # Next to each other, items may have fewer tokens than alone, or more.
+        while len(ids) > self._most:
+            n -= 1
+            ids = self._whole(history[len(history) - n :], head)
+        while n < len(history):
+            longer = self._whole(history[len(history) - n - 1 :], head)
+            if len(longer) > self._most:
+                break
+            ids, n = longer, n + 1
+        return ids, n
+
+    def _whole(self, history: NDArray[np.integer] | Sequence[int], head: int) -> list[int]:
+        """Return the tokens of the prompt for a history of which nothing is left out."""
+        t = self.template
+        if t.running:
+            return [*self._start(), *self._ids(t.head), *(int(i) for item in history for i in self.answers[item])]
+        return self._start() + self._ids(t.text([self.titles[item] for item in history], head))
+
+    def _drawn(self, history: NDArray[np.integer], target: int) -> int:
+        """Return the number of the head of a training example, always the same one."""
+        example = np.array([self.seed, target, *history], np.int64).tobytes()
+        return int.from_bytes(blake2b(example, digest_size=8).digest(), "little") % len(self._empty)
 
     def _labels(self, item: int) -> NDArray[np.int32]:
         ids = self.answers[item]
@@ -205,11 +239,11 @@ class Encoder:
         found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
         return found["input_ids"]  # type: ignore[return-value]
 
-    def _titles_after(self, context: str, spell: Callable[[str], str], end: Sequence[int] = ()) -> Ragged:
-        """Return the tokens of each title, spelled as it follows `context`, and `end` behind each."""
+    def _titles_after(self, context: str, end: Sequence[int]) -> Ragged:
+        """Return the tokens of each answer, spelled as it follows `context`, and `end` behind each."""
         parts = []
         for start in range(0, len(self.titles), CHUNK):
-            texts = [spell(title) for title in self.titles[start : start + CHUNK]]
+            texts = [self.template.answer_text(title) for title in self.titles[start : start + CHUNK]]
             parts.append(Ragged.of([*ids, *end] for ids in self._after(context, texts)))
         return Ragged.stacked(parts)
 

@@ -85,7 +85,7 @@ def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config_le
     elif encoder.template.running:
         rows = _RunningRows(dataset.train, encoder, section, seed)
     else:
-        examples = _examples(dataset.train, encoder, section.max_examples, seed, section.train_on_inputs)
+        examples = _examples(dataset.train, encoder, section.max_examples, seed, section)
         rows = Rows(len(examples), lambda i, _: examples[i])
     if not len(rows):
         raise TrainingError("no training examples", accepted="a data set with training queries that have a history")
@@ -155,13 +155,17 @@ class _RunningRows(Rows):
 
 
 def _examples(
-    queries: Queries, encoder: Encoder, limit: int | None, seed: int, train_on_inputs: bool = False
+    queries: Queries, encoder: Encoder, limit: int | None, seed: int, section: config_learn.Train | None = None
 ) -> list[Example]:
-    """Return one row per target of the queries that have a history; a random `limit` of rows where given."""
+    """Return one row per target of the queries that have a history; a random `limit` of rows where given.
+
+    With a section they are for training: the prompt may be learned too, and its instruction may vary.
+    """
     some = queries.take(np.flatnonzero(queries.history.lengths > 0))
     pairs = [(query.history, int(target)) for query in some for target in query.targets]
     chosen = _sample(pairs, limit, seed)
-    return [encoder.example(history, target, train_on_inputs=train_on_inputs) for history, target in chosen]
+    options = {"train_on_inputs": section.train_on_inputs, "varied": True} if section else {}
+    return [encoder.example(history, target, **options) for history, target in chosen]
 
 
 def _sample(rows: list[T], limit: int | None, seed: int) -> list[T]:
