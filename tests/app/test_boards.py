@@ -55,8 +55,9 @@ def records(file: Path) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="groundrec[wandb] is not installed")
+    wandb = pytest.importorskip("wandb", reason="groundrec[wandb] is not installed")
     write_run(Recipe(name="seen", track=Track(board="wandb", model=True)), tmp_path)
+    wandb.teardown()  # wandb's own process writes the end of the file after the run's finish() has returned
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     found = list(records(file))
     (begun,) = [r.run for r in found if r.HasField("run")][:1]
@@ -71,7 +72,7 @@ def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -
     assert any("report" in name for row in history for name in row)
     artifacts = [r.request.log_artifact.artifact for r in found if r.request.HasField("log_artifact")]
     artifacts += [r.artifact for r in found if r.HasField("artifact")]
-    assert "model" in {artifact.type for artifact in artifacts}
+    assert ("model", "seen-model") in {(artifact.type, artifact.name) for artifact in artifacts}
 
 
 @pytest.mark.slow
@@ -84,6 +85,10 @@ def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("model/loss")] == [(10, 2.5), (20, 1.5)]
     assert events.Scalars("report/popularity/ndcg@10")[0].value == 0.25
+    assert [e.step for e in events.Scalars("system/memory_gib")] == [1, 2]
+    assert events.Scalars("system/memory_gib")[0].value > 0
+    table = events.Tensors("report/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert table.splitlines() == ["| method | ndcg@10 |", "| --- | --- |", "| popularity | 0.2500 |"]
 
 
 @pytest.mark.parametrize("at", ["begin", "write", "close"])

@@ -106,6 +106,7 @@ ROOMS = {
     "contracts": ["rules", "shop", "sources", "metrics", "signals", "base_models", "groundings"],
     "app": [
         "boards",
+        "tracking",
         "checks",
         "debug",
         "card",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +73,7 @@ class _Wandb:
 
         section = recipe.track
         self._wandb, self._with_model = wandb, section.model
+        self._name = re.sub(r"[^\w.-]", "-", recipe.name)  # all that an artifact may be called
         self._run = wandb.init(
             project=section.project,
             name=recipe.name,
@@ -87,11 +89,10 @@ class _Wandb:
     def close(self, run: Path) -> None:
         methods = _report(run)
         if methods:
-            names = sorted({name for values in methods.values() for name in values})
-            rows = [[method, *(values.get(name) for name in names)] for method, values in methods.items()]
-            self._run.log({"report": self._wandb.Table(columns=["method", *names], data=rows)})
+            head, *rows = _table(methods)
+            self._run.log({"report": self._wandb.Table(columns=head, data=rows)})
         if self._with_model and (run / "model" / "manifest.json").is_file():
-            model = self._wandb.Artifact(f"{self._run.id}-model", type="model")
+            model = self._wandb.Artifact(f"{self._name}-model", type="model")
             for file in sorted(p for p in (run / "model").iterdir() if p.is_file()):
                 model.add_file(str(file))
             self._run.log_artifact(model)
@@ -109,11 +110,18 @@ class _TensorBoard:
         self._steps += 1
         for name, value in _numbers(values).items():
             self._writer.add_scalar(f"{stage}/{name}", value, int(values.get("step", values.get("epoch", self._steps))))
+        for name, value in _load().items():
+            self._writer.add_scalar(f"system/{name}", value, self._steps)
 
     def close(self, run: Path) -> None:
-        for method, values in _report(run).items():
+        methods = _report(run)
+        for method, values in methods.items():
             for name, value in values.items():
                 self._writer.add_scalar(f"report/{method}/{name}", value, 0)
+        if methods:
+            head, *rows = _table(methods)
+            lines = [head, ["---"] * len(head), *rows]
+            self._writer.add_text("report", "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
         self._writer.close()
 
 
@@ -121,6 +129,27 @@ def _report(run: Path) -> dict[str, dict[str, float]]:
     """Return each method's means on test; nothing before the run is measured."""
     methods = (read_json(run / "eval" / "test.json") or {}).get("methods", {})
     return {method: {name: value["mean"] for name, value in row["metrics"].items()} for method, row in methods.items()}
+
+
+def _table(methods: dict[str, dict[str, float]]) -> list[list[Any]]:
+    """Return the report as rows, the names of the columns first."""
+    names = sorted({name for values in methods.values() for name in values})
+    return [["method", *names], *([method, *map(values.get, names)] for method, values in methods.items())]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value or "")
+
+
+def _load() -> dict[str, float]:
+    """Return how busy the machine is: percent of the CPUs since the last call, GiB of this process and of the GPU."""
+    import psutil
+    import torch
+
+    busy = {"cpu_percent": psutil.cpu_percent(), "memory_gib": psutil.Process().memory_info().rss / 2**30}
+    if torch.cuda.is_available():
+        busy["gpu_memory_gib"] = torch.cuda.memory_reserved() / 2**30
+    return busy
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def _check_base(base: str) -> None:
         raise ConfigError(
             f"no such base model{closest(base, known)}",
             value=base,
-            accepted=f"{', '.join(known)}, hf:ORG/NAME, modelscope:ORG/NAME, "
+            accepted=f"{', '.join(known)}, hf:ORG/NAME, modelscope:ORG/NAME, wandb:ENTITY/PROJECT/NAME:vN, "
             "or a folder with config.json, tokenizer.json and *.safetensors",
             next_step="--set model.base_model=scratch",
         )

@@ -28,6 +28,7 @@ from groundrec.app.models import app as models_app
 from groundrec.app.runs import After, Detach, Grid, MaxParallel, hand_in
 from groundrec.app.runs import app as runs_app
 from groundrec.app.tokenize import tokenize
+from groundrec.app.tracking import app as track_app
 from groundrec.app.words import explain
 from groundrec.core.errors import ConfigError, GroundrecError, closest
 from groundrec.core.processes import Processes, silently_alone
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(runs_app, name="runs")
 app.add_typer(models_app, name="models")
+app.add_typer(track_app, name="track")
 COLLECT_AFTER = 100_000
 STAGE_NAMES = ("prepare", "signals", "train", "recommend", "fuse", "evaluate")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

@@ -87,6 +87,8 @@ def needs(recipe: Recipe) -> frozenset[str]:
         "wandb": recipe.track.board == "wandb" and recipe.track.mode == "online",
         "extra: smollm2": recipe.model.base_model.startswith("smollm2"),
     }
+    if any(str(place).startswith("wandb:") for place in (recipe.model.base_model, recipe.train.resume_from)):
+        wanted |= {"extra: wandb": True, "wandb": True}
     for place in map(str, (recipe.data.path, recipe.data.items, recipe.model.base_model)):
         wanted["Hugging Face"] = wanted.get("Hugging Face", False) or place.startswith("hf:")
         wanted["ModelScope"] = wanted.get("ModelScope", False) or place.startswith("modelscope:")

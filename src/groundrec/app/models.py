@@ -28,7 +28,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="hf:ORG/NAME or modelscope:ORG/NAME, perhaps with @REVISION.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="hf:ORG/NAME or modelscope:ORG/NAME, perhaps with @REVISION; or wandb:ENTITY/PROJECT/NAME:vN."
+        ),
+    ],
     weights: Annotated[
         str, typer.Option(help="`safetensors`, or `any`: also pickled weights where there are no others.")
     ] = "safetensors",

@@ -33,7 +33,7 @@ class Model(Section):
 
     base_model: str = Field(
         default="scratch",
-        description="`scratch`, `smollm2-135m`, the folder of any transformers causal language model, or its name on a hub: `hf:ORG/NAME` or `modelscope:ORG/NAME`, with `@REVISION` where not the newest is meant.",
+        description="`scratch`, `smollm2-135m`, the folder of any transformers causal language model, or its name on a hub: `hf:ORG/NAME` or `modelscope:ORG/NAME`, with `@REVISION` where not the newest is meant; or a model kept by wandb, `wandb:ENTITY/PROJECT/NAME:v3`.",
     )
     weights: Literal["safetensors", "any"] = Field(
         default="safetensors",
@@ -66,7 +66,7 @@ class Train(Section):
     )
     resume_from: Path | None = Field(
         default=None,
-        description="Start from here instead of the base model. A run directory or its checkpoint: all goes on behind the checkpoint's step, with the rates set now, and `epochs` counts those before it too. A folder with adapters or a model, such as a run's `model`: its weights alone.",
+        description="Start from here instead of the base model. A run directory or its checkpoint: all goes on behind the checkpoint's step, with the rates set now, and `epochs` counts those before it too. A folder with adapters or a model, such as a run's `model`, or wandb's `wandb:ENTITY/PROJECT/NAME:v3`: its weights alone.",
     )
     epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")

@@ -20,7 +20,10 @@ class Track(Section):
     )
     mode: Literal["online", "offline", "disabled"] = Field(
         default="offline",
-        description="`online` sends to wandb's server, which needs a login; `offline` keeps the files in the run directory, for `wandb sync`; `disabled` shows nothing.",
+        description="`online` sends to wandb's server, which needs a login; `offline` keeps the files in the run directory, for `groundrec track sync`; `disabled` shows nothing.",
     )
     project: str = Field(default="groundrec", min_length=1, description="wandb's project.")
-    model: bool = Field(default=False, description="Also give wandb the trained model, as an artifact.")
+    model: bool = Field(
+        default=False,
+        description="Also give wandb the trained model, as the artifact `NAME-model` of the recipe's name; each run is a version of it, which `train.resume_from` takes as `wandb:ENTITY/PROJECT/NAME-model:v0`.",
+    )

@@ -50,6 +50,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "folder": "groundrec.models.language:folder",
         "hf": "groundrec.models.hubs:base",
         "modelscope": "groundrec.models.hubs:base",
+        "wandb": "groundrec.models.hubs:base",
         "smollm2-135m": "groundrec.models.packaged:smollm2",
     },
     "signals": {

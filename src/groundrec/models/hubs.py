@@ -1,6 +1,7 @@
-"""Base models by their names on a hub, `hf:ORG/NAME[@REVISION]` or `modelscope:ORG/NAME[@REVISION]`.
+"""Base models by their names on a hub: `hf:ORG/NAME[@REVISION]`, `modelscope:ORG/NAME[@REVISION]`, or a wandb artifact.
 
-The hubs' own clients fetch into their own caches, which resume and are shared with other tools. What was fetched is
+The hubs' own clients fetch into their own caches, which resume and are shared with other tools; an artifact,
+`wandb:ENTITY/PROJECT/NAME:vN`, is fetched into groundrec's. What was fetched is
 checked against the hub's checksums and written down beside its revision; from then on the name means these bytes, and
 no connection is needed. Knows nothing about what a model is used for.
 """
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from groundrec.core import config_learn
-from groundrec.core.errors import ConfigError, DataError
+from groundrec.core.errors import ConfigError, DataError, MissingDependency
 from groundrec.core.runs import digest, read_json, write_json
 from groundrec.core.track import log
 from groundrec.data.download import cache_folder
@@ -29,6 +30,8 @@ from groundrec.models.language import LanguageModel, load
 __all__ = ["HUBS", "Pinned", "base", "fetch", "is_of_hub", "parse", "pinned"]
 
 FORM = re.compile(r"(hf|modelscope):([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+ARTIFACT = re.compile(r"(wandb):([\w.-]+/[\w.-]+/[\w.-]+):(v\d+)")
+"""Only a numbered version always means the same bytes; `latest` does not."""
 WANTED = re.compile(r"[^/]+\.(?:json|txt|model|jinja|safetensors)|LICENSE[^/]*")
 PICKLED = re.compile(r"pytorch_model[^/]*\.bin")
 """Weights that only `model.weights = "any"` reads."""
@@ -46,7 +49,7 @@ class Name(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A file as the hub lists it: its size, and its checksum, `sha256:…` or Git's own `blob:…`."""
+    """A file as the hub lists it: its size, and its checksum, `sha256:…`, Git's `blob:…`, or none."""
 
     size: int
     checksum: str
@@ -108,12 +111,12 @@ def is_of_hub(name: str) -> bool:
 
 def parse(name: str) -> Name:
     """Return the parts of a name; raise `ConfigError` for another form."""
-    parts = FORM.fullmatch(name)
+    parts = FORM.fullmatch(name) or ARTIFACT.fullmatch(name)
     if not parts:
         raise ConfigError(
             "not the name of a model on a hub",
             value=name,
-            accepted="hf:ORG/NAME, modelscope:ORG/NAME, or either with @REVISION",
+            accepted="hf:ORG/NAME, modelscope:ORG/NAME, either with @REVISION; or wandb:ENTITY/PROJECT/NAME:vN",
             next_step="--set model.base_model=hf:HuggingFaceTB/SmolLM2-135M",
         )
     return Name(*parts.groups())
@@ -236,6 +239,32 @@ def _checked(name: str, path: Path, files: dict[str, Listed]) -> dict[str, list[
     return found
 
 
+def _of_wandb(name: str, asked: Name, choose: Choose) -> Pinned:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise MissingDependency("wandb", "wandb") from None
+    path = _records() / "wandb" / digest(name)
+    try:
+        artifact = wandb.Api().artifact(f"{asked.repository}:{asked.revision}")
+        listed = {file: Listed(entry.size or 0, "") for file, entry in artifact.manifest.entries.items()}
+        files = choose(listed)
+        for file in files:
+            artifact.get_entry(file).download(root=str(path))
+    except (OSError, ValueError, wandb.Error) as error:
+        raise _no_artifact(name, error) from None
+    return Pinned(name, str(asked.revision), str(path), _checked(name, path, files))
+
+
+def _no_artifact(name: str, error: Exception) -> DataError:
+    return DataError(
+        f"the artifact cannot be had: {error}",
+        value=name,
+        accepted="an artifact of a server that answers, and a login there",
+        next_step="wandb login; for a server of your own first export WANDB_BASE_URL=https://…",
+    )
+
+
 def _remove(file: Path) -> None:
     """Remove a file, and what it links to: the clients keep contents apart from names."""
     file.resolve().unlink()
@@ -248,5 +277,9 @@ def _blob(file: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-HUBS: dict[str, Callable[[str, Name, Choose], Pinned]] = {"hf": _of_hugging_face, "modelscope": _of_modelscope}
+HUBS: dict[str, Callable[[str, Name, Choose], Pinned]] = {
+    "hf": _of_hugging_face,
+    "modelscope": _of_modelscope,
+    "wandb": _of_wandb,
+}
 """How a model is fetched, by the hub in its name."""

@@ -17,6 +17,7 @@ from groundrec.core.errors import ConfigError
 from groundrec.core.processes import Processes
 from groundrec.core.runs import read_json, write_json
 from groundrec.core.track import log
+from groundrec.models.hubs import fetch
 
 __all__ = ["ADAPTERS", "WHOLE", "Start", "copy_checkpoint", "epochs_of", "last_whole_checkpoint", "start_of"]
 
@@ -50,8 +51,11 @@ class Start:
 def start_of(path: Path, weights: str = "safetensors") -> Start:
     """Return what the folder `path` holds; raise `ConfigError` where nothing that training can start from.
 
-    A run directory stands for its last whole checkpoint, and for its model where it keeps none.
+    A run directory stands for its last whole checkpoint, and for its model where it keeps none. `wandb:…` stands for
+    the files of an artifact, fetched where they are not yet here.
     """
+    if str(path).startswith("wandb:"):
+        return start_of(Path(fetch(str(path), weights).path), weights)
     if (path / "model" / "inputs.json").is_file():
         return start_of(_last(path / "model" / "checkpoints") or path / "model", weights)
     if (path / WHOLE).is_file() and (path.parent.parent / "inputs.json").is_file():
@@ -63,7 +67,8 @@ def start_of(path: Path, weights: str = "safetensors") -> Start:
     raise ConfigError(
         "train.resume_from names nothing to start from",
         value=path,
-        accepted=f"a run directory, one of its checkpoints, or a folder with {ADAPTERS[0]} or with a model",
+        accepted=f"a run directory, one of its checkpoints, a folder with {ADAPTERS[0]} or with a model, "
+        "or wandb:ENTITY/PROJECT/NAME:vN",
         next_step="groundrec runs",
     )
 
