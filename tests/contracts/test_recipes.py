@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import re
 import runpy
 import tomllib
@@ -33,20 +34,44 @@ def parameters() -> list[Any]:
     return [pytest.param(p, id=f"{name} {p.name}") for name, c in COMMANDS.items() for p in c.params]
 
 
-ENGINES = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed-zero2": "DEEPSPEED", "deepspeed-zero3": "DEEPSPEED"}
+ENGINES = {
+    "bigrec": {"kind": "DEEPSPEED", "processes": 4, "zero": 2, "bf16": True},
+    "ddp": {"kind": "MULTI_GPU", "processes": 2},
+    "deepspeed-zero2": {"kind": "DEEPSPEED", "processes": 2, "zero": 2, "bf16": False},
+    "deepspeed-zero3": {"kind": "DEEPSPEED", "processes": 2, "zero": 3, "bf16": False},
+    "fsdp": {"kind": "FSDP", "processes": 2},
+}
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_accelerate_reads_its_recipes_and_knows_every_word(name: str) -> None:
-    """What they do needs GPUs: here accelerate's own loader, which refuses unknown words, and its plugins read them."""
+def test_accelerate_makes_of_its_recipes_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they do needs GPUs. Here: what `accelerate launch` tells its processes, and the plugins they make of it."""
     from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-    config = load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
-    assert (config.distributed_type.value, config.num_processes, config.use_cpu) == (ENGINES[name], 2, False)
-    known = {action.dest for action in launch_command_parser()._actions}
-    assert set(config.fsdp_config) <= known
-    assert set(config.deepspeed_config) <= known
+    file, wanted = str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"), ENGINES[name]
+    config = load_config_from_file(file)
+    assert (config.distributed_type.value, config.num_processes) == (wanted["kind"], wanted["processes"])
+    parser = launch_command_parser()
+    assert set(config.fsdp_config) | set(config.deepspeed_config) <= {action.dest for action in parser._actions}
+    args = _validate_launch_command(parser.parse_args(["--config_file", file, "-m", "groundrec"]))[0]
+    args.deepspeed_fields_from_accelerate_config = ",".join(config.deepspeed_config)
+    told = prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
+    for key in told.keys() - os.environ.keys():
+        monkeypatch.setenv(key, told[key])
+    assert args.num_processes == wanted["processes"]
+    if wanted["kind"] == "DEEPSPEED":
+        plugin = DeepSpeedPlugin()
+        plugin.set_mixed_precision(told["ACCELERATE_MIXED_PRECISION"])
+        assert plugin.deepspeed_config["zero_optimization"]["stage"] == wanted["zero"]
+        assert plugin.deepspeed_config["bf16"]["enabled"] is wanted["bf16"]
+        assert plugin.deepspeed_config["gradient_accumulation_steps"] == "auto"
+    elif wanted["kind"] == "FSDP":
+        plugin = FullyShardedDataParallelPlugin()
+        assert plugin.sharding_strategy.name == "FULL_SHARD"
+        assert plugin.state_dict_type.name == "FULL_STATE_DICT"
 
 
 def test_every_recipe_of_accelerate_is_tested() -> None:

@@ -19,23 +19,26 @@ if TYPE_CHECKING:
 
 __all__ = ["put_adapters", "with_lora"]
 
+ALL = "all-linear"
 NUMBERS = {"r": "lora_r", "lora_alpha": "lora_alpha"}
 """What adapters must agree in with the recipe, by PEFT's names."""
 
 
 def with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
-    """Return the model with LoRA matrices to train, and nothing else to train; raise where no layer fits."""
+    """Return the model with LoRA matrices to train, and nothing else to train; raise where it lacks a layer."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingDependency("peft", "lora") from None
     wanted = section.lora_target_modules
-    names = {name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    if isinstance(wanted, list) and not set(wanted) & names:
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    lacking = [w for w in wanted if not any(f".{name}".endswith(f".{w}") for name in layers)] if wanted != ALL else []
+    if lacking:
         raise ConfigError(
             "this model has none of the layers named by train.lora_target_modules",
-            value=", ".join(wanted),
-            accepted=f"all-linear, or some of: {', '.join(sorted(names))}",
+            value=", ".join(lacking),
+            accepted=f"{ALL}, or some of: {', '.join(sorted({name.split('.')[-1] for name in layers}))}",
+            next_step=f"--set train.lora_target_modules={ALL}",
         )
     lora = LoraConfig(
         r=section.lora_r,
