@@ -212,13 +212,19 @@ def _nearer(table: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ordered(texts: Tensor, items: Tensor, found: Tensor, best: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
     """Return the candidates in the order of their distances in float64, and these, infinite where not allowed."""
-    rows = max(1, EXACT // (found.shape[1] * items.shape[1] * texts.shape[1]))
-    room = torch.empty(rows * found.shape[1] * texts.shape[1] * texts.shape[2], dtype=torch.double, device=texts.device)
-    parts = []
-    for some, numbers in zip(texts.split(rows), found.split(rows), strict=True):
-        near = items.index_select(0, numbers.flatten().to(items.device)).to(texts.device)
-        parts.append(_apart(some[:, :, None].double(), near.view(*numbers.shape, items.shape[1])[:, None], vote, room))
-    exact = torch.cat(parts).masked_fill(best.isinf(), torch.inf) if parts else best.double()
+    (queries, c), (_, voting, dim) = found.shape, texts.shape
+    rows = max(1, EXACT // (c * dim * voting))
+    exact = torch.empty(found.shape, dtype=torch.double, device=texts.device)
+    # One place for what every few queries need: taken anew each time, it is slow to get and leaves holes behind.
+    near = torch.empty(rows * c, dim, dtype=items.dtype, device=items.device)
+    room = torch.empty(rows * voting * c, dim, dtype=torch.double, device=texts.device)
+    for start in range(0, queries, rows):
+        some, numbers = texts[start : start + rows], found[start : start + rows]
+        part = near[: numbers.numel()]
+        torch.index_select(items, 0, numbers.flatten().to(items.device), out=part)
+        beside = part.to(texts.device).view(len(some), 1, c, dim)
+        exact[start : start + rows] = _apart(some[:, :, None].double(), beside, vote, room)
+    exact.masked_fill_(best.isinf(), torch.inf)
     numbers, order = found.sort(1)
     exact, nearest_first = exact.gather(1, order).sort(dim=1, stable=True)
     return numbers.gather(1, nearest_first), exact
@@ -227,8 +233,8 @@ def _ordered(texts: Tensor, items: Tensor, found: Tensor, best: Tensor, vote: Vo
 def _apart(texts: Tensor, items: Tensor, vote: Vote, room: Tensor | None = None) -> Tensor:
     """Return distances as they are defined, in float64. Shape: [q, V, 1, D], [q, 1, c, D] → [q, c]."""
     shape = torch.broadcast_shapes(texts.shape, items.shape)
-    out = None if room is None else room[: shape.numel()].view(shape)
-    apart = torch.linalg.vector_norm(torch.sub(texts, items.double(), out=out), dim=-1)
+    out = None if room is None else room[: shape[:-1].numel()].view(shape)
+    apart = torch.linalg.vector_norm(torch.sub(texts, items, out=out), dim=-1)
     return apart.mean(1) if vote == "mean" else apart.amin(1)
 
 
@@ -238,8 +244,7 @@ def _in_float64(
     """Return the `k` nearest items of one query and their distances, every item compared in float64. [V, D] → [k]."""
     few = max(1, min(chunk, EXACT // text.numel()))
     parts = [
-        _apart(text[None, :, None].double(), part[None, None].double(), vote)[0]
-        for _, part in _chunks(items, few, text.device)
+        _apart(text[None, :, None].double(), part[None, None], vote)[0] for _, part in _chunks(items, few, text.device)
     ]
     whole = torch.cat(parts)
     whole = whole if allowed is None else whole.masked_fill(~allowed, torch.inf)
