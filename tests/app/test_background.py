@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from groundrec.app.jobs import Job
 from groundrec.app.watch import state_of
 from groundrec.core.runs import read_json, write_json
 from tests.app.background import Terminal, at_work, until
@@ -235,6 +236,25 @@ def test_a_run_asked_to_end_behind_a_stage_says_so_and_goes_on_to_the_end(termin
     assert state_of(run).until == ""
     until(lambda: state_of(run).stage == "model" or state_of(run).is_over)
     assert state_of(run).state == "running"
+
+
+def test_who_goes_on_waits_for_the_supervisor_that_is_leaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from groundrec.app import background
+    from groundrec.core.alive import Identity
+
+    leaving = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    supervisor = Identity.of(leaving.pid)
+    worker = {**supervisor.to_json(), "pid": 2**22 + 1}
+    ended = {"code": None, "signal": "SIGKILL", "ended": 2.0, "peak": 0}
+    write_json(tmp_path / "supervisor.json", {"supervisor": supervisor.to_json(), "worker": worker, "exit": ended})
+    Job((), None, str(tmp_path)).save(tmp_path)
+    seen = state_of(tmp_path)
+    assert (seen.state, seen.supervisor) == ("killed", leaving.pid)
+    monkeypatch.setattr(background.time, "sleep", lambda _: leaving.communicate())
+    launched: list[bool] = []
+    monkeypatch.setattr(background, "launch", lambda *_: launched.append(supervisor.is_alive()))
+    background.resume(tmp_path)
+    assert launched == [False]
 
 
 def test_a_run_at_its_end_has_nothing_to_resume(tiny: Tiny, tmp_path: Path) -> None:

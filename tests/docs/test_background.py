@@ -143,7 +143,6 @@ def test_the_killed_are_told_from_the_living(typed: list[Any]) -> None:
     killed = after(again, "kill -9")[1]
     assert "killed: by SIGKILL" in killed.shown
     assert killed.states["fourth"].exit["signal"] == "SIGKILL"
-    assert killed.states["fourth"].supervisor is None
     shown, listing = next_listing(again, "groundrec runs resume fourth")
     assert shown["fourth"] == "finished"
     assert listing.states["fourth"].exit["code"] == 0

@@ -29,6 +29,8 @@ __all__ = ["grid_of", "remove", "resume", "stop", "submit"]
 
 PATIENCE = 600.0
 """Seconds that a run has to save what it has."""
+LEAVING = 10.0
+"""Seconds that a supervisor has to be gone when it has told how its run ended."""
 
 
 def submit(
@@ -61,7 +63,7 @@ def _planned(
     check_paths(recipe)
     base = run_dir or ROOT / recipe.name
     path = Run.place(base.with_name(base.name + _suffix(cell)), recipe, if_exists)
-    if path.exists() and not state_of(path).is_over:
+    if path.exists() and not _settled(path).is_over:
         raise _busy(path)
     return path, recipe, replace(job, settings=settings, grid=cell, sweep=base.name if cell else "")
 
@@ -99,7 +101,7 @@ def resume(path: Path) -> None:
 
     One that has finished what was asked for with `--until` goes on to the end.
     """
-    state = state_of(path)
+    state = _settled(path)
     if not state.is_over:
         raise _busy(path)
     if state.state == "finished" and not state.until:
@@ -108,6 +110,14 @@ def resume(path: Path) -> None:
         )
     job = replace(Job.of(path), submitted=time.time())
     launch(path, replace(job, until=None) if state.state == "finished" else job)
+
+
+def _settled(path: Path) -> State:
+    """Return the state of a run; where it is over, when its supervisor has gone, which keeps the next one out."""
+    deadline = time.monotonic() + LEAVING
+    while (state := state_of(path)).is_over and state.supervisor and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return state
 
 
 def stop(path: Path, *, force: bool = False, patience: float = PATIENCE) -> State:
