@@ -69,7 +69,8 @@ def prepare_stage(x: Experiment) -> None:
 
 
 def signals_stage(x: Experiment) -> None:
-    """Fit every collaborative signal."""
+    """Fit every collaborative signal, where the data set has what is asked of it."""
+    _refuse_unchosen(x)
     for name in x.recipe.signals:
 
         def work(folder: Path, name: str = name) -> None:
@@ -81,6 +82,26 @@ def signals_stage(x: Experiment) -> None:
         if name == "external":
             inputs["files"] = files_of(x.recipe.external.path)
         x.run.stage(f"signals/{name}", inputs, work)
+
+
+def _refuse_unchosen(x: Experiment) -> None:
+    """Raise `DataError` where something is to be chosen on validation queries and there are none."""
+    if len(x.dataset.valid):
+        return
+    if x.recipe.fuse.signals:
+        raise DataError(
+            "no validation queries to choose the weight of a signal on",
+            value=f"fuse.signals = {', '.join(x.recipe.fuse.signals)}",
+            accepted="a data set with a validation split: a weight chosen on test would flatter the result",
+            next_step="--set fuse.signals=[]",
+        )
+    if x.recipe.train.method != "none":
+        raise DataError(
+            "no validation queries to choose the epoch on",
+            value=f"train.method = {x.recipe.train.method}",
+            accepted="a data set with a validation split, or train.method = none",
+            next_step="--set train.method=none",
+        )
 
 
 def train_stage(x: Experiment) -> None:
@@ -119,13 +140,6 @@ def train_stage(x: Experiment) -> None:
 
 def recommend_stage(x: Experiment) -> None:
     """Search the catalogue for every query, on validation and on test."""
-    if x.recipe.fuse.signals and not len(x.dataset.valid):
-        raise DataError(
-            "no validation queries to choose the weight of a signal on",
-            value=f"fuse.signals = {', '.join(x.recipe.fuse.signals)}",
-            accepted="a data set with a validation split: a weight chosen on test would flatter the result",
-            next_step="--set fuse.signals=[]",
-        )
     for method in x.recipe.recommend.methods:
         if method == SEARCH:
             choose_assistant(x)
