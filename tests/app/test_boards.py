@@ -133,3 +133,41 @@ def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     require(Track(board="wandb", mode="disabled"))
     with pytest.raises(MissingDependency, match=r"pip install 'groundrec\[wandb\]'"):
         require(Track(board="wandb"))
+
+
+@pytest.mark.slow
+def test_wandb_without_a_login_is_lost_at_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("wandb", reason="groundrec[wandb] is not installed")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(log, "propagate", True)
+    write_run(Recipe(track=Track(board="wandb", mode="online")), tmp_path)
+    assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 3
+    (lost,) = [r.message for r in caplog.records if r.name == "groundrec"]
+    assert "wandb is lost, and the run goes on without it: No API key configured" in lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_tensorboard_without_its_folder_is_lost_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    pytest.importorskip("tensorboard", reason="groundrec[tensorboard] is not installed")
+    monkeypatch.setattr(log, "propagate", True)
+    if when == "before":
+        (tmp_path / "tensorboard").write_text("a file where the folder would be")
+    else:
+        from torch.utils.tensorboard import SummaryWriter
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    write_run(Recipe(track=Track(board="tensorboard")), tmp_path)
+    assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 3
+    (lost,) = [r.message for r in caplog.records if r.name == "groundrec"]
+    assert "tensorboard is lost, and the run goes on without it" in lost
