@@ -16,7 +16,7 @@ import torch
 
 from tests.app.conftest import USERS, Tiny
 
-__all__ = ["TORCHRUN", "arguments", "begun", "killed", "output", "started"]
+__all__ = ["PATIENCE", "TORCHRUN", "arguments", "begun", "killed", "output", "started"]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SETTINGS = ["recommend.mode=exact", "recommend.score=full", "recommend.shard_size=1"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from groundrec.core.runs import read_json
 from groundrec.core.track import Metrics
+from groundrec.train.start import last_whole_checkpoint
 from tests.app.conftest import Tiny, slate_bytes
-from tests.app.launched import TORCHRUN, arguments, begun, killed, output, started
+from tests.app.launched import PATIENCE, TORCHRUN, arguments, begun, killed, output, started
 from tests.commands import command
 
 pytestmark = pytest.mark.slow
@@ -55,6 +57,33 @@ def test_from_raw_data_on_the_main_process_does_what_only_one_may(tiny: Tiny, tm
     assert found == pytest.approx(alone, abs=1e-2)  # sums in another order, over twelve epochs at a high rate
     assert text.count("epoch 12: validation loss") == 1
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_both_save_when_asked_to_stop_and_end_where_one_that_was_left_alone_does(tiny: Tiny, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "run" / "log.txt"
+    start = [*TORCHRUN, "-m", "groundrec", "run", str(tiny.recipe), "--run-dir", str(run), "--until", "train"]
+    start += ["--if-exists", "resume", "--set", "signals=[]", "--set", "fuse.signals=[]"]
+    with started(start) as process:
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and "epoch 3: validation loss" in log.read_text(encoding="utf-8"):
+                break
+            time.sleep(0.01)
+        process.terminate()
+        text = output(process)
+    assert process.returncode != 0, text
+    assert text.count("stopped behind a checkpoint") == 1
+    assert read_json(run / "status.json")["state"] == "stopped"
+    saved = last_whole_checkpoint(run / "model" / "checkpoints")
+    assert saved
+    with started(start) as process:
+        text = output(process)
+    assert process.returncode == 0, text
+    assert f"going on from {saved.name}" in text
+    losses = [
+        [row["eval_loss"] for row in Metrics.read(r / "metrics.jsonl") if "eval_loss" in row] for r in (run, tiny.run)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-2)
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -69,6 +69,7 @@ def test_accelerate_makes_of_its_recipes_what_they_say(name: str, monkeypatch: p
         assert plugin.deepspeed_config["bf16"]["enabled"] is wanted["bf16"]
         assert plugin.deepspeed_config["gradient_accumulation_steps"] == "auto"
     elif wanted["kind"] == "FSDP":
+        monkeypatch.setenv("FSDP_SYNC_MODULE_STATES", "false")  # asks for a device
         plugin = FullyShardedDataParallelPlugin()
         assert plugin.sharding_strategy.name == "FULL_SHARD"
         assert plugin.state_dict_type.name == "FULL_STATE_DICT"

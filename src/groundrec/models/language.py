@@ -181,8 +181,8 @@ def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel
     require_bits()
     from peft import prepare_model_for_kbit_training
 
-    place = lm.model.name_or_path
-    _require(Path(place or "scratch"), ["config.json"], "base model")
+    place = lm.model.name_or_path or "scratch"
+    _require(Path(place), ["config.json"], "base model")
     four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
     quantised = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
     model = AutoModelForCausalLM.from_pretrained(
