@@ -16,6 +16,7 @@ import contextlib
 import errno
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -69,22 +70,25 @@ def save(
     An older data set in `folder` stays whole until every new file is written beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    pa.default_memory_pool().release_unused()
     digests = [hash_texts(catalogue.item_ids), hash_texts(catalogue.titles)]
-    kept = None
+    windows = {name: split for name, split in splits.items() if isinstance(split, Windows)}
+    query_ids = query_of_each(events, windows) if events else None
+    names = ("items", *SPLITS, *["events"] * (events is not None))
     with contextlib.ExitStack() as stack:
-        pq.write_table(_item_table(catalogue), stack.enter_context(atomic_write(folder / "items.parquet")))
-        for name in SPLITS:
-            digests += _write_queries(splits[name], stack.enter_context(atomic_write(folder / f"{name}.parquet")))
-        if events:
-            windows = {name: split for name, split in splits.items() if isinstance(split, Windows)}
-            file = stack.enter_context(atomic_write(folder / "events.parquet"))
-            kept = write_events(events, query_of_each(events, windows), file)
+        files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in names}
+        pq.write_table(_item_table(catalogue), files["items"])
+        with ThreadPoolExecutor(1) as beside:  # what compresses lets another thread count
+            kept = beside.submit(write_events, events, query_ids, files["events"]) if events else None
+            for name in SPLITS:
+                digests += _write_queries(splits[name], files[name])
+        digest_of_events = kept.result() if kept else None
         (folder / "dataset.json").unlink(missing_ok=True)
     _texts.cache_clear()
     if not events:
         (folder / "events.parquet").unlink(missing_ok=True)
     saved = Saved(digest("data set", *digests), {"items": len(catalogue), **describe(splits)})
-    write_json(folder / "dataset.json", {**saved._asdict(), "events": kept, "card": dict(card)})
+    write_json(folder / "dataset.json", {**saved._asdict(), "events": digest_of_events, "card": dict(card)})
     return saved
 
 
