@@ -203,3 +203,9 @@ def test_a_domain_may_have_any_letters(shops: Shops, tmp_path: Path) -> None:
     recipe, _ = load_recipe(shops.recipe, [f"train.also.电影={shops.games}"])
     (tmp_path / "again.toml").write_text(as_toml(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "again.toml")[0].train.also == {"电影": shops.games}
+
+
+def test_explain_counts_the_examples_of_every_domain(shops: Shops, both: Path) -> None:
+    shown = command("explain", "max_examples", "--run", both).out
+    counts = [json.loads((place / "dataset.json").read_text())["counts"]["train"] for place in shops[1:]]
+    assert f"{sum(split['targets'] - split['users'] for split in counts)} targets that have a history" in shown
