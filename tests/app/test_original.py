@@ -53,7 +53,9 @@ def test_the_dry_run_shows_them_and_writes_nothing(words: list[str], tmp_path: P
     [
         ("--input_dir out", "groundrec explain input_dir"),
         ("--num_epoch 3", "num_epochs"),
-        ("--val_data_path ['a.json','b.json']", "several domains"),
+        ("--val_data_path ['a.json','b.json']", "files of one folder"),
+        ("--train_data_path ['a.json','b.json']", "several domains"),
+        ("--train_data_path ['m/train/a.csv','g/train/a.csv']", "one file of D3"),
         ("three", "--word value"),
     ],
 )
@@ -71,3 +73,38 @@ def test_resuming_and_all_examples_are_told_by_value(words: list[str], tmp_path:
     assert "train.max_examples" not in asked.settings
     asked = understood([*words, "--resume_from_checkpoint", f"{tmp_path}/adapters"])
     assert (asked.resume, asked.settings["train.resume_from"]) == (False, f'"{tmp_path}/adapters"')
+
+
+def of_domains(words: list[str], folder: Path, *names: str) -> list[str]:
+    """Return the command line for the data of these domains, each with a folder of its own."""
+    for name in names:
+        (folder / name).mkdir()
+        for split in ("train", "valid", "test"):
+            text = (folder / f"{split}.json").read_text().replace("Film", name.title())
+            (folder / name / f"{split}.json").write_text(text)
+    lists = {s: json.dumps([f"{folder}/{name}/{s}.json" for name in names]) for s in ("train", "valid")}
+    return [*words, "--train_data_path", lists["train"], "--val_data_path", lists["valid"]]
+
+
+def test_several_files_are_several_domains_each_imported(words: list[str], tmp_path: Path) -> None:
+    asked = understood(of_domains(words, tmp_path, "movie", "game", "my wares"))
+    recipe, _ = load_recipe(recipe_file(asked), [])
+    assert (recipe.model.domain, recipe.train.max_examples) == ("movie", 1024)
+    assert recipe.data.dataset == tmp_path / "out-data"
+    assert recipe.train.also == {name: tmp_path / f"out-data-{name}" for name in ("game", "my_wares")}
+    places = [recipe.data.dataset, *recipe.train.also.values()]
+    titles = [load(place).catalogue.titles for place in places]
+    assert [t[0] for t in titles] == ["Movie 0", "Game 0", "My Wares 0"]
+
+
+def test_their_dry_run_shows_each_domain_and_writes_nothing(words: list[str], tmp_path: Path) -> None:
+    found = command("train", *of_domains(words, tmp_path, "movie", "game"), "--dry-run", width=250)
+    assert found.code == 0
+    assert [line.split()[1] for line in found.out.splitlines() if "not there yet" in line] == ["movie", "game"]
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_domain_whose_validation_is_left_out_is_refused(words: list[str], tmp_path: Path) -> None:
+    both = of_domains(words, tmp_path, "movie", "game")
+    with pytest.raises(ConfigError, match="files of one folder"):
+        understood([*both, "--val_data_path", f"{tmp_path}/movie/valid.json"])

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from groundrec.core.recipe import load_recipe
@@ -98,6 +100,31 @@ def test_bigrec(name: str, tmp_path: Path) -> None:
     places = f"data.path={tmp_path / 'ml'}", f"model.base_model={model}"
     methods = done(f"bigrec/{name}.toml", tmp_path / "run", *places, "ground.max_new_tokens=8")
     assert "grounded" in methods
+
+
+def test_bigrec_on_two_domains(tmp_path: Path) -> None:
+    """What the first recipe trains on both ranks films there, and games under the second."""
+    model, games = write_model(tmp_path / "llama", LlamaForCausalLM), tmp_path / "games"
+    write_amazon(tmp_path / "amazon", "Video_Games", Shape(users=200, items=60, reviews=3000))
+    write_movielens(tmp_path / "ml")
+    options = ("--category", "Video_Games", "--protocol", "bigrec-game", "--out", games)
+    assert command("prepare", "amazon", "--path", tmp_path / "amazon", *options).code == 0
+    common = f"model.base_model={model}", "ground.max_new_tokens=8"
+    trained, ranked = tmp_path / "multi", tmp_path / "multi-game"
+    settings = f"data.path={tmp_path / 'ml'}", f"train.also.game={games}", "train.max_examples=4"
+    assert "grounded" in done("bigrec/multi.toml", trained, *common, *settings)
+    settings = *common, f"data.path={tmp_path / 'amazon'}", f"train.resume_from={trained}"
+    overrides = [word for setting in (*SHORT, *settings) for word in ("--set", setting)]
+    result = command("run", RECIPES / "bigrec/multi-game.toml", "--run-dir", ranked, *overrides)
+    assert result.code == 0, result.err
+    assert "grounded" in json.loads((ranked / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    inputs, domains = (json.loads((run / "model" / "manifest.json").read_text())["inputs"] for run in (ranked, trained))
+    assert inputs["dataset"] == domains["domains"]["game"]["dataset"]
+    assert inputs["template"] == domains["domains"]["game"]["template"] != domains["template"]
+    one, other = (load_file(run / "model" / "adapter_model.safetensors") for run in (ranked, trained))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(one[name].any() for name in one if "lora_B" in name), "something was learned"
 
 
 def named_settings() -> list[tuple[Path, str]]:

@@ -107,6 +107,7 @@ ROOMS = {
     "app": [
         "boards",
         "tracking",
+        "domains",
         "checks",
         "debug",
         "card",

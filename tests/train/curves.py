@@ -16,8 +16,8 @@ from groundrec.core.track import Metrics
 from groundrec.models.language import open_base
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder
-from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
+from groundrec.train.rows import Domain
 from tests.shops import planted_shop
 
 __all__ = ["STILL", "curve"]
@@ -44,9 +44,7 @@ def curve(folder: Path, template: str = "d3", dropout: float = 0.0, **settings: 
         lm = open_base(model, shop.catalogue.titles, seed=3)
         encoder = Encoder(load_template(template), lm.tokenizer, shop.catalogue.titles, section.cutoff_len)
         metrics = folder / f"metrics-{os.environ.get('RANK', '0')}.jsonl"
-        lm = module.finetune(
-            lm, shop, encoder, Trie.compile(encoder.answers), section, 3, folder / "c", Metrics(metrics, "model")
-        )
+        lm = module.finetune(lm, [Domain(shop, encoder)], section, 3, folder / "c", Metrics(metrics, "model"))
     finally:
         module.arguments = own
     parameters = {name: p.detach().clone() for name, p in lm.model.named_parameters()}

@@ -25,7 +25,7 @@ from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
 from groundrec.train.batch import explain_batch
 from groundrec.train.finetune import finetune
-from groundrec.train.rows import training_rows
+from groundrec.train.rows import Domain, training_rows
 from groundrec.train.start import Start, last_whole_checkpoint
 from tests.shops import planted_shop
 
@@ -51,10 +51,9 @@ def training(
 ) -> LanguageModel:
     lm = open_base(model, dataset.catalogue.titles, seed=3)
     encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, section.cutoff_len)
-    trie = Trie.compile(encoder.answers)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder / "m.jsonl", "model")
-    return finetune(lm, dataset, encoder, trie, section, 3, folder / "checkpoints", metrics, start, judge)
+    return finetune(lm, [Domain(dataset, encoder)], section, 3, folder / "checkpoints", metrics, start, judge)
 
 
 def weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
@@ -158,13 +157,7 @@ def test_micro_batches_change_nothing_but_memory(tmp_path: Path) -> None:
         one = section.model_copy(update={"batch_size": 8, "micro_batch_size": micro})
         folder = tmp_path / str(micro)
         folder.mkdir()
-        found.append(
-            weights(
-                finetune(
-                    lm, shop, encoder, Trie.compile(encoder.answers), one, 3, folder, Metrics(folder / "m", "model")
-                )
-            )
-        )
+        found.append(weights(finetune(lm, [Domain(shop, encoder)], one, 3, folder, Metrics(folder / "m", "model"))))
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], atol=2e-3, rtol=0)
 
@@ -176,9 +169,8 @@ def test_lora_trains_adapters_and_is_loaded_with_its_base(tmp_path: Path) -> Non
     before = weights(base)
     encoder = Encoder(load_template("list"), base.tokenizer, shop.catalogue.titles, 96)
     section = QUICK.model_copy(update={"method": "lora", "epochs": 2})
-    tuned = finetune(
-        base, shop, encoder, Trie.compile(encoder.answers), section, 3, tmp_path / "c", Metrics(tmp_path / "m", "model")
-    )
+    domains, metrics = [Domain(shop, encoder)], Metrics(tmp_path / "m", "model")
+    tuned = finetune(base, domains, section, 3, tmp_path / "c", metrics)
     tuned.save(tmp_path / "tuned")
     assert (tmp_path / "tuned" / "adapter_model.safetensors").exists()
     again = load(tmp_path / "tuned")
@@ -197,7 +189,7 @@ def test_running_rows_hold_every_item_once_and_shuffle_only_within_a_moment() ->
         np.arange(3), np.array(["a", "a", "a"]), np.array([1, 2, 3]),
         Ragged.of([[], [0], [0, 1, 2, 3]]), Ragged.of([[0], [1, 2, 3], [4]]),
     )  # fmt: skip
-    rows = training_rows(replace(shop, train=queries), encoder, QUICK, seed=0)
+    rows = training_rows([Domain(replace(shop, train=queries), encoder)], QUICK, seed=0)
     texts = set()
     for epoch in range(12):
         rows.set_epoch(epoch)

@@ -29,7 +29,7 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.text.trie import Trie
 from groundrec.train.packing import Block, Tree, anchored, collate_trees, tree_masks
-from groundrec.train.rows import Row, Rows, collate, learned_tokens, summed_loss, training_rows
+from groundrec.train.rows import Domain, Row, Rows, collate, learned_tokens, summed_loss, training_rows
 from tests.rank.models import MODELS
 from tests.shops import planted_shop, queries_of
 from tests.text.tokenizers import KINDS, TITLES
@@ -245,7 +245,7 @@ def test_a_history_that_does_not_go_on_begins_a_block() -> None:
 def test_a_limit_takes_whole_blocks_and_cuts_the_last(limit: int) -> None:
     dataset, encoder = shop(), encoder_of("d3")
     section = config_learn.Train(packing="tree", tree_targets=6, max_examples=limit, learn="answer")
-    rows = training_rows(dataset, encoder, section, seed=2)
+    rows = training_rows([Domain(dataset, encoder)], section, seed=2)
     answers = sum(
         int((rows[i]["labels"] == TOKENIZER.eos_token_id).mul(rows[i]["weights"]).sum()) for i in range(len(rows))
     )

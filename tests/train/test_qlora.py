@@ -14,8 +14,8 @@ from groundrec.models import language
 from groundrec.models.language import LanguageModel, in_bits, load, open_base, require_bits
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder
-from groundrec.text.trie import Trie
 from groundrec.train.finetune import finetune
+from groundrec.train.rows import Domain
 from groundrec.train.start import Start, start_of
 from tests.shops import planted_shop
 from tests.train.test_finetune import WIDER
@@ -33,7 +33,7 @@ def tuned(base: Path, folder: Path, bits: int | None, start: Start | None = None
     section = SECTION if bits else SECTION.model_copy(update={"method": "lora"})
     encoder = Encoder(load_template("list"), lm.tokenizer, shop.catalogue.titles, section.cutoff_len)
     metrics = Metrics(folder / "m.jsonl", "model")
-    found = finetune(lm, shop, encoder, Trie.compile(encoder.answers), section, 3, folder / "c", metrics, start)
+    found = finetune(lm, [Domain(shop, encoder)], section, 3, folder / "c", metrics, start)
     return found, [row["eval_loss"] for row in Metrics.read(folder / "m.jsonl") if "eval_loss" in row]
 
 

@@ -14,7 +14,7 @@ from groundrec.core.runs import read_json, write_json
 from groundrec.core.track import Metrics
 from groundrec.models.language import open_base
 from groundrec.train.adapters import put_adapters, with_lora
-from groundrec.train.start import last_whole_checkpoint, start_of
+from groundrec.train.start import last_whole_checkpoint, start_of, weights_of
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, TINY, training, weights
 from tests.train.test_stopping import STEPS, same
@@ -144,3 +144,16 @@ def test_contents_tell_starts_apart_by_what_is_in_them(run: Path, tmp_path: Path
     file = copy / "model" / "checkpoints" / f"checkpoint-{2 * STEPS}" / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     assert start_of(run).contents() != start_of(copy).contents()
+
+
+def test_weights_alone_are_those_of_the_trained_model(run: Path, adapters: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"nothing to start from: {run / 'model'}"):
+        weights_of(run)  # it has checkpoints, and has not finished
+    copy = shutil.copytree(run, tmp_path / "run")
+    for file in adapters.iterdir():
+        shutil.copyfile(file, copy / "model" / file.name)
+    for place in (copy, copy / "model"):
+        assert (weights_of(place).kind, weights_of(place).path) == ("adapters", copy / "model")
+    assert start_of(copy).kind == "checkpoint"
+    last = start_of(copy).path
+    assert (weights_of(last).kind, weights_of(last).path) == ("model", last)

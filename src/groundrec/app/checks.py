@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from groundrec.app.domains import fingerprints
 from groundrec.core.errors import ConfigError, MissingDependency, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import BUILT_IN, names, resolve
@@ -38,16 +39,18 @@ def check_paths(recipe: Recipe) -> None:
         raise MissingDependency("ray", "ray")
     if "ground" in recipe.recommend.methods and recipe.ground.index == "faiss" and find_spec("faiss") is None:
         raise MissingDependency("faiss", "faiss")
+    main = ""
     if recipe.data.dataset:
         from groundrec.data.dataset import Reader
 
-        Reader(recipe.data.dataset)
+        main = Reader(recipe.data.dataset).fingerprint
     else:
         if recipe.prepare.engine == "spark":
             from groundrec.data.engines import check_spark
 
             check_spark()
         resolve("sources", recipe.data.source)(recipe.data)
+    fingerprints(recipe, main)
     for name in ("allow", "deny"):
         path = getattr(recipe.recommend, name)
         if path and not path.is_file():
@@ -59,9 +62,9 @@ def check_paths(recipe: Recipe) -> None:
             )
     _check_base(recipe.model.base_model)
     if recipe.train.resume_from:
-        from groundrec.train.start import start_of
+        from groundrec.train.start import start_of, weights_of
 
-        start_of(recipe.train.resume_from)
+        (weights_of if recipe.train.method == "none" else start_of)(recipe.train.resume_from)
     if recipe.train.method == "qlora":
         from groundrec.models.language import require_bits
 

@@ -23,6 +23,7 @@ from groundrec.app.boards import require, shown
 from groundrec.app.checks import check_names, check_paths
 from groundrec.app.debug import DebugAttach, DebugRank, awaited
 from groundrec.app.doctor import doctor
+from groundrec.app.domains import size_table, sizes
 from groundrec.app.jobs import Job
 from groundrec.app.models import app as models_app
 from groundrec.app.runs import After, Detach, Grid, MaxParallel, hand_in
@@ -415,8 +416,10 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _print_settings(recipe: Recipe, origin: dict[str, str], as_json: bool) -> None:
+    domains = list(sizes(recipe)) if recipe.train.also else []
     if as_json:
         rows = {key: {"value": value, "from": origin[key]} for key, value, _ in settings(recipe)}
+        rows["train.also"] |= {"sizes": [vars(size) for size in domains]} if domains else {}
         print(json.dumps(rows, default=str))
         return
     table = Table("setting", "value", "from")
@@ -424,6 +427,8 @@ def _print_settings(recipe: Recipe, origin: dict[str, str], as_json: bool) -> No
         given = origin[key] != "default"
         table.add_row(key, escape(_plain(value)), origin[key], style="bold" if given else "dim")
     _print(table)
+    if domains:
+        _print(size_table(domains))
 
 
 def _plain(value: Any) -> str:

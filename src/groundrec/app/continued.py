@@ -10,7 +10,7 @@ from typing import Any
 from groundrec.app.experiment import Experiment
 from groundrec.core.errors import ConfigError
 from groundrec.core.runs import difference, read_json
-from groundrec.train.start import Start, epochs_of, start_of
+from groundrec.train.start import Start, epochs_of, start_of, weights_of
 
 __all__ = ["begun_at"]
 
@@ -27,9 +27,10 @@ def begun_at(x: Experiment, inputs: dict[str, Any]) -> Start | None:
     Raises `ConfigError` where there is nothing, where it is this run's own, or where a checkpoint cannot go on.
     """
     path = x.recipe.train.resume_from
-    if path is None or x.recipe.train.method == "none":
+    if path is None:
         return None
-    start = start_of(path, x.recipe.model.weights)
+    found = weights_of if x.recipe.train.method == "none" else start_of
+    start = found(path, x.recipe.model.weights)
     own = (x.run.path / "model").resolve()
     if own in (start.path.resolve(), *start.path.resolve().parents):
         raise ConfigError(

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundrec.app.domains import other_domains
 from groundrec.core.config_learn import Train
 from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
-from groundrec.core.types import PreparedDataset
+from groundrec.core.types import PreparedDataset, Queries
 from groundrec.data.card import filters
 from groundrec.data.dataset import load
 from groundrec.text.prompts import template_of
@@ -64,6 +65,11 @@ class Data:
     def dataset(self) -> PreparedDataset:
         """The prepared data set."""
         return load(self.folder)
+
+    @property
+    def trained_on(self) -> list[Queries]:
+        """The training queries of the data set, and of other domains."""
+        return [self.dataset.train, *(load(path).train for path in other_domains(self.recipe).values())]
 
     @cached_property
     def histories(self) -> list[NDArray[np.integer]]:
@@ -174,9 +180,9 @@ def _shards(x: Data) -> Iterator[str]:
 
 
 def _examples(x: Data) -> Iterator[str]:
-    train, batch = x.dataset.train, x.recipe.train.batch_size
-    count = int(train.targets.lengths[train.history.lengths > 0].sum())
-    used = min(count, x.recipe.train.max_examples or count)
+    counts = [int(t.targets.lengths[t.history.lengths > 0].sum()) for t in x.trained_on]
+    count, batch = sum(counts), x.recipe.train.batch_size
+    used = sum(min(n, x.recipe.train.max_examples or n) for n in counts)
     yield x.say(f"{count:,} targets that have a history", f"有历史的目标共 {count:,} 个")
     if template_of(x.recipe).running:
         yield x.say("this template packs many of them into a row", "这个模板把许多目标排进同一行")

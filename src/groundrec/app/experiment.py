@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundrec.app.domains import other_domains
 from groundrec.core.config_rank import Recommend
 from groundrec.core.errors import DataError, closest
 from groundrec.core.recipe import Recipe
@@ -157,12 +158,16 @@ class Experiment:
             alpha = read_json(self.run.path / ASSISTANT / "manifest.json")["result"]["alpha"]
         return Assistant(self.signal(section.assistant), alpha, section.assistant_mass)
 
-    def encoder(self, tokenizer: Any) -> Any:
-        """Return what turns this data set's histories and titles into tokens."""
+    def encoder(self, tokenizer: Any, domain: str | None = None, dataset: PreparedDataset | None = None) -> Any:
+        """Return what turns histories and titles into tokens: this data set's, or another one's of a domain."""
         from groundrec.text.tokens import Encoder
 
-        template, titles = template_of(self.recipe), self.dataset.catalogue.titles
+        template, titles = template_of(self.recipe, domain), (dataset or self.dataset).catalogue.titles
         return Encoder(template, tokenizer, titles, self.recipe.train.cutoff_len, self.recipe.seed)
+
+    def others(self) -> dict[str, PreparedDataset]:
+        """Return the data sets of other domains that training reads too."""
+        return {domain: datasets.load(path) for domain, path in other_domains(self.recipe).items()}
 
     def section(self, *names: str) -> dict[str, Any]:
         """Return sections of the recipe, and the seed, as stage inputs: what decides their output."""
@@ -171,9 +176,16 @@ class Experiment:
 
 
 def model_inputs(x: Experiment) -> dict[str, Any]:
-    """Return what the trained model depends on, besides the files of its base model."""
+    """Return what the trained model depends on, besides the files of its base model and other domains' data.
+
+    Those have the names of domains in `train.also`: where the data sets lie changes nothing.
+    """
     template = template_of(x.recipe).model_dump()
-    return {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
+    found = {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
+    found["train"].pop("also")
+    if others := list(other_domains(x.recipe)):
+        found["train"]["also"] = others
+    return found
 
 
 def files_of(path: Path | str | None) -> list[list[Any]]:

@@ -14,11 +14,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from groundrec.app.assist import choose_assistant
 from groundrec.app.continued import begun_at
+from groundrec.app.domains import fingerprints, main_domain
 from groundrec.app.experiment import (
     ASSISTANT,
     SEARCH,
@@ -35,6 +33,7 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, digest
 from groundrec.core.track import Metrics, log
+from groundrec.core.types import PreparedDataset
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
 from groundrec.models import hubs
@@ -71,6 +70,7 @@ def prepare_stage(x: Experiment) -> None:
 def signals_stage(x: Experiment) -> None:
     """Fit every collaborative signal, where the data set has what is asked of it."""
     _refuse_unchosen(x)
+    fingerprints(x.recipe, x.dataset.fingerprint)
     for name in x.recipe.signals:
 
         def work(folder: Path, name: str = name) -> None:
@@ -110,14 +110,16 @@ def train_stage(x: Experiment) -> None:
     def work(folder: Path) -> None:
         from groundrec.models import language
         from groundrec.text.trie import Trie
+        from groundrec.train.adapters import put_adapters, with_lora
         from groundrec.train.finetune import finetune
         from groundrec.train.precision import DTYPES, chosen
+        from groundrec.train.rows import Domain
 
-        popularity = x.dataset.popularity()
+        popularity, others = x.dataset.popularity(), x.others()
         if start and start.kind == "model":
             lm = language.load(start.path, start.weights)
         else:
-            lm = language.open_base(x.recipe.model, _answers_by_popularity(x, popularity), x.recipe.seed)
+            lm = language.open_base(x.recipe.model, _answers_by_popularity(x, others), x.recipe.seed)
         if x.recipe.train.method == "qlora":
             lm = language.in_bits(lm, x.recipe.train.bits, DTYPES[chosen(x.recipe.train)])
         encoder = x.encoder(lm.tokenizer)
@@ -126,12 +128,17 @@ def train_stage(x: Experiment) -> None:
         if x.recipe.train.method != "none":
             place = folder / "checkpoints"
             judge = judge_of(x, lm.tokenizer, trie) if x.recipe.train.select == "ndcg" else None
-            lm = finetune(lm, x.dataset, encoder, trie, x.recipe.train, x.recipe.seed, place, metrics, start, judge)
+            domains = [Domain(x.dataset, encoder, main_domain(x.recipe))]
+            domains += [Domain(other, x.encoder(lm.tokenizer, name, other), name) for name, other in others.items()]
+            lm = finetune(lm, domains, x.recipe.train, x.recipe.seed, place, metrics, start, judge)
+        elif start and start.kind == "adapters":
+            lm = language.LanguageModel(with_lora(lm.model, x.recipe.train), lm.tokenizer)
+            put_adapters(lm.model, start.path, x.recipe.train, start.weights)
         if x.run.processes.is_main:
             trie.save(folder / TRIE)
             lm.save(folder)
 
-    inputs = {**model_inputs(x), "base": _base(x.recipe.model)}
+    inputs = {**model_inputs(x), "base": _base(x.recipe.model), **_other_inputs(x)}
     if start := begun_at(x, inputs):
         log.info(f"  train.resume_from: {start.kind} in {start.path}")
         inputs["from"] = digest(start.contents())
@@ -252,11 +259,19 @@ def _ranked(x: Experiment) -> dict[str, Any]:
     return {stage: x.run.fingerprint(stage) for stage in stages}
 
 
-def _answers_by_popularity(x: Experiment, popularity: NDArray[np.int64]) -> Iterator[str]:
+def _answers_by_popularity(x: Experiment, others: dict[str, PreparedDataset]) -> Iterator[str]:
     """Yield each item's answer as often as it was taken: what a new tokenizer learns its words from."""
-    template = template_of(x.recipe)
-    for title, count in zip(x.dataset.catalogue.titles, popularity, strict=True):
-        yield from repeat(template.answer_text(title), max(1, int(count)))
+    for domain, dataset in ((None, x.dataset), *others.items()):
+        template = template_of(x.recipe, domain)
+        for title, count in zip(dataset.catalogue.titles, dataset.popularity(), strict=True):
+            yield from repeat(template.answer_text(title), max(1, int(count)))
+
+
+def _other_inputs(x: Experiment) -> dict[str, Any]:
+    """Return the data and the words of other domains, where some are trained on; their data are not the main one's."""
+    found = fingerprints(x.recipe, x.dataset.fingerprint)
+    domains = {d: {"dataset": f, "template": template_of(x.recipe, d).model_dump()} for d, f in found.items()}
+    return {"domains": domains} if domains else {}
 
 
 def _base(section: config_learn.Model) -> list[list[Any]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from groundrec.core.config import Section
 from groundrec.core.errors import ConfigError
@@ -53,12 +53,19 @@ class Model(Section):
     scratch: Scratch = Scratch()
 
 
+DomainName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\w-]+$")]
+
+
 class Train(Section):
     """Fine-tuning of the language model."""
 
+    also: dict[DomainName, Path] = Field(
+        default={},
+        description='Other finished data sets to train on at once, by their domains, whose words of the template\'s [words] their prompts use: {game = "datasets/game"}. Only the main one is ranked and measured.',
+    )
     method: Literal["full", "lora", "qlora", "none"] = Field(
         default="full",
-        description="Train every weight, or low-rank adapters (LoRA), or adapters beside weights held in few `bits` (QLoRA), or nothing: the base model as it is, to compare with.",
+        description="Train every weight, or low-rank adapters (LoRA), or adapters beside weights held in few `bits` (QLoRA), or nothing: the base model as it is, to compare with, or the weights that `resume_from` names.",
     )
     bits: Literal[4, 8] = Field(
         default=4,
@@ -66,7 +73,7 @@ class Train(Section):
     )
     resume_from: Path | None = Field(
         default=None,
-        description="Start from here instead of the base model. A run directory or its checkpoint: all goes on behind the checkpoint's step, with the rates set now, and `epochs` counts those before it too. A folder with adapters or a model, such as a run's `model`, or wandb's `wandb:ENTITY/PROJECT/NAME:v3`: its weights alone.",
+        description="Start from here instead of the base model. A run directory or its checkpoint: all goes on behind the checkpoint's step, with the rates set now, and `epochs` counts those before it too. A folder with adapters or a model, such as a run's `model`, or wandb's `wandb:ENTITY/PROJECT/NAME:v3`: its weights alone. Under `method = \"none\"` weights alone in any case: those of a run's trained model.",
     )
     epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
@@ -116,7 +123,9 @@ class Train(Section):
         description="Also learn to predict the prompt, not only the answer (templates with an instruction).",
     )
     max_examples: int | None = Field(
-        default=None, ge=1, description="Train on a random sample of this many examples; all when unset."
+        default=None,
+        ge=1,
+        description="Train on a random sample of this many examples of each data set; all when unset.",
     )
     patience: int = Field(
         default=3,
@@ -130,7 +139,7 @@ class Train(Section):
     validation_queries: int = Field(
         default=500,
         ge=1,
-        description="Validation queries, a random sample, behind each epoch's validation loss and NDCG@10.",
+        description="Validation queries of each data set, a random sample, behind each epoch's validation loss; the main one's behind NDCG@10.",
     )
     average: float = Field(
         default=0.0,

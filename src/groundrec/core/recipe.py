@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["Recipe", "as_toml", "load_recipe", "settings", "whole_text"]
 
 EXTENDS = "extends"
 """Key of the recipe file, relative to this one, whose settings hold where this one says nothing."""
+
+BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Recipe(Section):
@@ -170,7 +173,12 @@ def whole_text(path: Path) -> bytes:
 
 def _toml(leaves: Mapping[str, Any]) -> str:
     # A JSON text without null is a TOML text, too.
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in leaves.items())
+    return "".join(f"{_quoted(key)} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in leaves.items())
+
+
+def _quoted(key: str) -> str:
+    """Return a setting's name as a TOML key, in which only some letters stand without quotation marks."""
+    return ".".join(part if BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in key.split("."))
 
 
 def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -20,7 +20,7 @@ from groundrec.core.config import Section
 from groundrec.core.errors import ConfigError, closest
 from groundrec.core.recipe import Recipe
 
-__all__ = ["Choice", "Template", "load_template", "template_names", "template_of"]
+__all__ = ["Choice", "Template", "has_words", "load_template", "template_names", "template_of"]
 
 Choice = int | Literal["random"]
 """Which of a template's instructions: its number, or one at random for each training example."""
@@ -151,6 +151,11 @@ def template_of(recipe: Recipe, domain: str | None = None) -> Template:
             next_step="leave model.domain out, or add [words.DOMAIN] to a template of your own",
         )
     return template.filled(domain or section.domain or recipe.data.category or DEFAULT, section.instruction)
+
+
+def has_words(name: str, domain: str) -> bool:
+    """Return whether the template of that name, or at that path, has words of its own for a domain."""
+    return domain in _read(name).words
 
 
 def load_template(name: str, domain: str = DEFAULT, instruction: Choice = 0) -> Template:

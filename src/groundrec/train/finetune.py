@@ -7,7 +7,7 @@ only when whole. Knows nothing about searching or ranking.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,13 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
-from groundrec.core.types import PreparedDataset
 from groundrec.models.language import LanguageModel, load
-from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 from groundrec.train.adapters import put_adapters, with_lora
 from groundrec.train.batch import explain_batch
 from groundrec.train.judging import MEASURES, Patience
 from groundrec.train.precision import chosen, hold
-from groundrec.train.rows import training_rows, validation_rows
+from groundrec.train.rows import Domain, training_rows, validation_rows
 from groundrec.train.start import WHOLE, Start, copy_checkpoint, epochs_of, last_whole_checkpoint
 from groundrec.train.stopping import SavesWhenAsked
 from groundrec.train.trainer import GroundedTrainer, arguments
@@ -42,9 +40,7 @@ NAMES = {name: name for name in ("loss", "learning_rate", "grad_norm")} | {m.key
 
 def finetune(
     language_model: LanguageModel,
-    dataset: PreparedDataset,
-    encoder: Encoder,
-    trie: Trie,
+    domains: Sequence[Domain],
     section: config_learn.Train,
     seed: int,
     folder: Path,
@@ -52,14 +48,15 @@ def finetune(
     start: Start | None = None,
     judge: Callable[[Any], float] | None = None,
 ) -> LanguageModel:
-    """Train, and return the model of the best epoch. Goes on from the last whole checkpoint in `folder`.
+    """Train on all `domains` at once, and return the model of the best epoch.
 
-    Where there is none, begins at `start`: another run's checkpoint, or adapters. `judge` says what a model is worth,
-    higher is better, where `section.select` is not the validation loss. Given the same inputs, an interrupted
-    and resumed training ends with the same weights on one CPU process.
+    Goes on from the last whole checkpoint in `folder`; where there is none, begins at `start`: another run's
+    checkpoint, or adapters. `judge` says what a model is worth, higher is better, where `section.select` is not the
+    validation loss. Given the same inputs, an interrupted and resumed training ends with the same weights on one CPU
+    process.
     """
     if section.learn == "choices":
-        encoder = replace(encoder, learned=trie.choices(encoder.answers))
+        domains = [_choosing(domain) for domain in domains]
     model = with_lora(language_model.model, section) if "lora" in section.method else language_model.model
     if section.method != "qlora":  # whose weights are held as they have to be
         hold(model, chosen(section))
@@ -72,8 +69,8 @@ def finetune(
     trainer = GroundedTrainer(
         model=model,
         args=args,
-        train_dataset=training_rows(dataset, encoder, section, seed),
-        eval_dataset=validation_rows(dataset, encoder, section.validation_queries, seed),
+        train_dataset=training_rows(domains, section, seed),
+        eval_dataset=validation_rows(domains, section.validation_queries, seed),
         callbacks=[mean, _Reporter(metrics), patience],
         judge=judge,
     )
@@ -89,8 +86,8 @@ def finetune(
     if section.average:
         mean.put()
         log.info(f"  the mean of {mean.epochs} epochs' weights: validation loss {trainer.evaluate()['eval_loss']:.4f}")
-    if encoder.trimmed:
-        log.info(f"  {encoder.trimmed} prompts lost their oldest history to cutoff_len = {encoder.cutoff_len}")
+    if trimmed := sum(domain.encoder.trimmed for domain in domains):
+        log.info(f"  {trimmed} prompts lost their oldest history to cutoff_len = {section.cutoff_len}")
     if trainer.shards:
         trainer.save_model(str(folder / "gathered"))  # together: each process gives its pieces
         language_model.tokenizer.save_pretrained(folder / "gathered")
@@ -99,6 +96,12 @@ def finetune(
     trainer.part()
     model.eval()
     return LanguageModel(model, language_model.tokenizer)
+
+
+def _choosing(domain: Domain) -> Domain:
+    """Return the domain where only those tokens are learned at which its own catalogue leaves a choice."""
+    answers = domain.encoder.answers
+    return replace(domain, encoder=replace(domain.encoder, learned=Trie.compile(answers).choices(answers)))
 
 
 def _require_no_whole_weights(section: config_learn.Train) -> None:

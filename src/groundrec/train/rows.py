@@ -5,7 +5,8 @@ Knows nothing about optimisers or checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
@@ -25,7 +26,17 @@ from groundrec.train.packing import Block, Tree, anchored, collate_trees, tree_m
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Filled", "Row", "Rows", "collate", "learned_tokens", "summed_loss", "training_rows", "validation_rows"]
+__all__ = [
+    "Domain",
+    "Filled",
+    "Row",
+    "Rows",
+    "collate",
+    "learned_tokens",
+    "summed_loss",
+    "training_rows",
+    "validation_rows",
+]
 
 T = TypeVar("T")
 Row = dict[str, torch.Tensor]
@@ -49,6 +60,24 @@ class Rows(Dataset[Row]):
         if isinstance(row, Tree):
             return row.row()
         return {"input_ids": torch.from_numpy(row.input_ids).long(), "labels": torch.from_numpy(row.labels).long()}
+
+
+class _Joined(Rows):
+    """The rows of several data sets, one below the other."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+        super().__init__(int(self._ends[-1]), self._row)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move all on to an epoch."""
+        super().set_epoch(epoch)
+        for part in self._parts:
+            part.set_epoch(epoch)
+
+    def _row(self, i: int, epoch: int) -> Example | Tree:
+        part = self._parts[which := int(np.searchsorted(self._ends, i, side="right"))]
+        return part._row_of(i - int(self._ends[which]) + len(part), epoch)
 
 
 class Filled(Dataset[Row]):
@@ -78,23 +107,51 @@ def _teaches_nothing(like: Row) -> Row:
     return {"input_ids": one, "labels": torch.full_like(one, IGNORED)}
 
 
-def training_rows(dataset: PreparedDataset, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:
-    """Return the rows of the training split: trees, whole sequences for a running template, else a row per target."""
+@dataclass(frozen=True)
+class Domain:
+    """A data set to learn from, and what makes tokens of it."""
+
+    dataset: PreparedDataset
+    encoder: Encoder
+    name: str = ""
+
+
+def training_rows(domains: Sequence[Domain], section: config_learn.Train, seed: int) -> Rows:
+    """Return the rows of the training splits, `section.max_examples` of each domain where given.
+
+    They are trees, whole sequences for a running template, else a row per target.
+    """
+    return _together([_rows(domain, section, seed) for domain in domains])
+
+
+def validation_rows(domains: Sequence[Domain], limit: int, seed: int) -> Rows:
+    """Return a random `limit` of each validation split's examples, a row each."""
+    examples = [_examples(domain.dataset.valid, domain.encoder, limit, seed) for domain in domains]
+    return _together([_listed(some) for some in examples])
+
+
+def _together(parts: Sequence[Rows]) -> Rows:
+    return parts[0] if len(parts) == 1 else _Joined(parts)
+
+
+def _rows(domain: Domain, section: config_learn.Train, seed: int) -> Rows:
+    train, encoder = domain.dataset.train, domain.encoder
     if section.packing == "tree":
-        rows = _trees(dataset.train, encoder, section, seed)
+        rows = _trees(train, encoder, section, seed)
     elif encoder.template.running:
-        rows = _RunningRows(dataset.train, encoder, section, seed)
+        rows = _RunningRows(train, encoder, section, seed)
     else:
-        examples = _examples(dataset.train, encoder, section.max_examples, seed, section)
-        rows = Rows(len(examples), lambda i, _: examples[i])
+        rows = _listed(_examples(train, encoder, section.max_examples, seed, section))
     if not len(rows):
-        raise TrainingError("no training examples", accepted="a data set with training queries that have a history")
+        raise TrainingError(
+            "no training examples",
+            value=domain.name or None,
+            accepted="a data set with training queries that have a history",
+        )
     return rows
 
 
-def validation_rows(dataset: PreparedDataset, encoder: Encoder, limit: int, seed: int) -> Rows:
-    """Return a random `limit` of the validation split's examples, a row each."""
-    examples = _examples(dataset.valid, encoder, limit, seed)
+def _listed(examples: Sequence[Example]) -> Rows:
     return Rows(len(examples), lambda i, _: examples[i])
 
 

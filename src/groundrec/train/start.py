@@ -19,7 +19,16 @@ from groundrec.core.runs import read_json, write_json
 from groundrec.core.track import log
 from groundrec.models.hubs import fetch
 
-__all__ = ["ADAPTERS", "WHOLE", "Start", "copy_checkpoint", "epochs_of", "last_whole_checkpoint", "start_of"]
+__all__ = [
+    "ADAPTERS",
+    "WHOLE",
+    "Start",
+    "copy_checkpoint",
+    "epochs_of",
+    "last_whole_checkpoint",
+    "start_of",
+    "weights_of",
+]
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 WHOLE = "whole.json"
@@ -60,6 +69,17 @@ def start_of(path: Path, weights: str = "safetensors") -> Start:
         return start_of(_last(path / "model" / "checkpoints") or path / "model", weights)
     if (path / WHOLE).is_file() and (path.parent.parent / "inputs.json").is_file():
         return Start("checkpoint", path, weights)
+    return _bare(path, weights)
+
+
+def weights_of(path: Path, weights: str = "safetensors") -> Start:
+    """Return the weights that the folder `path` holds, as `start_of` does; a run's are those of its trained model."""
+    if str(path).startswith("wandb:"):
+        return weights_of(Path(fetch(str(path), weights).path), weights)
+    return _bare(path / "model" if (path / "model" / "inputs.json").is_file() else path, weights)
+
+
+def _bare(path: Path, weights: str) -> Start:
     if any((path / name).is_file() for name in ADAPTERS):
         return Start("adapters", path, weights)
     if (path / "config.json").is_file() and any(path.glob("*model*")):
