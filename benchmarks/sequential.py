@@ -4,9 +4,9 @@
 
 RUN (`runs/demo` when left out) is a run whose data set is prepared. Ours trains with the recipe's settings. RecBole's
 class trains with RecBole's own defaults (SASRec: dropout .5; GRU4Rec: .3; Adam 1e-3), one example per target with the
-last 20 items, until it has used `--budget` seconds of processor time (those that ours took, when left out) or, where
-`--epochs` is given, for so many epochs; validated after every quarter of an epoch outside its budget, best state kept.
-Both are measured by the same code on all test queries.
+last 20 items, until it has used `--budget` seconds of processor time (those that ours took, when left out); validated
+after every quarter of an epoch outside its budget, best state kept. With `--epochs` each takes so many passes over the
+same events, whatever they cost. Both are measured by the same code on all test queries.
 
 Needs: pip install --no-deps recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard protobuf
 """
@@ -61,10 +61,14 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="runs/demo", type=Path)
     parser.add_argument("--network", choices=OURS, default="sasrec")
     parser.add_argument("--budget", type=float)
-    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--epochs", type=int)
     a = parser.parse_args()
     dataset = load(a.run / "dataset")
-    seconds = ours(a.network, dataset, Recipe.model_validate(read_json(a.run / "config.json")))
+    recipe = Recipe.model_validate(read_json(a.run / "config.json"))
+    if a.epochs:
+        passes = recipe.sequential.model_copy(update={"epochs": a.epochs, "patience": 0})
+        recipe = recipe.model_copy(update={"sequential": passes})
+    seconds = ours(a.network, dataset, recipe)
     recbole(a.network, dataset, math.inf if a.epochs else a.budget or seconds, a.epochs or math.inf)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
@@ -221,6 +224,52 @@ def test_learned_weights_are_those_the_targets_were_drawn_with() -> None:
     np.testing.assert_allclose(weights, true, atol=0.06)
     expected = sum(w * log_softmax(s) for w, s in zip(weights, scores, strict=True))
     np.testing.assert_allclose(weighted_sum(scores, weights), expected, rtol=1e-4, atol=1e-4)
+
+
+def old_learn(scores: list[np.ndarray], targets: Ragged) -> tuple[np.ndarray, Callable[[np.ndarray], float]]:
+    """Return the weights that a general minimiser finds, and what it minimises, query by query."""
+    allowed = np.all([~np.isneginf(s) for s in scores], axis=0)
+    x = [[log_softmax(s[[q]], allowed[[q]])[0, allowed[q]].astype(float) for s in scores] for q in range(len(allowed))]
+    picks = [np.isin(np.flatnonzero(allowed[q]), targets[q]) for q in range(len(allowed))]
+
+    def loss(weights: np.ndarray) -> float:
+        total = 1e-4 * weights @ weights
+        for own, pick in zip(x, picks, strict=True):
+            if pick.any():
+                logits = weights @ np.stack(own)
+                total -= (logits[pick] - logsumexp(logits)).mean()
+        return float(total)
+
+    return minimize(loss, np.full(len(scores), 1 / len(scores)), method="BFGS", options={"gtol": 1e-7}).x, loss
+
+
+@given(
+    arrays.arrays(np.float32, (2, 4, 5), elements=st.one_of(st.integers(-6, 6).map(float), st.just(-math.inf))),
+    st.lists(st.sets(st.integers(0, 4), max_size=2).map(sorted), min_size=4, max_size=4),
+)
+@settings(max_examples=25, deadline=None)
+def test_no_other_weights_are_likelier_than_the_learned_ones(table: np.ndarray, wanted: list[list[int]]) -> None:
+    targets, scores = Ragged.of(wanted), list(table)
+    assume(any(np.isfinite(table[:, q, i]).all() for q, items in enumerate(wanted) for i in items))
+    weights, (other, loss) = learn(scores, targets), old_learn(scores, targets)
+    assert loss(weights) <= loss(other) + 1e-6
+    assert loss(weights) <= loss(np.ones(2)) + 1e-6
+
+
+def test_learned_weights_equal_those_of_a_general_minimiser() -> None:
+    rng = np.random.default_rng(2)
+    scores = [rng.normal(size=(70, 9)).astype(np.float32) * 3 for _ in range(3)]
+    scores[1][rng.random((70, 9)) < 0.2] = -np.inf
+    targets = Ragged.of(rng.choice(9, rng.integers(0, 3), replace=False) for _ in range(70))
+    np.testing.assert_allclose(learn(scores, targets), old_learn(scores, targets)[0], atol=1e-4)
+
+
+def test_equal_scores_share_their_weight() -> None:
+    scores = np.random.default_rng(3).normal(size=(40, 6)).astype(np.float32)
+    weights = learn([scores, scores], Ragged.of(scores.argmax(1)[:, None]))
+    assert weights[0] == pytest.approx(weights[1])
+    with pytest.raises(SearchError, match="scores of the signal hold what is no number"):
+        learn([scores, np.full_like(scores, np.nan)], Ragged.of([0] for _ in scores))
 
 
 def test_learning_leaves_out_targets_that_are_not_to_be_ranked() -> None:
