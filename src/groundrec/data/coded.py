@@ -22,8 +22,11 @@ from groundrec.data.files import streamed
 __all__ = ["EMPTY", "Coded", "coded", "first_seen", "places"]
 
 LEAST_ROOM = 1 << 20
+MOST_WAITING = 1 << 17
+"""Texts of a column that may wait for a number."""
+
 MOST_REPEATED = 1 << 18
-"""Texts of a column that may wait to be compared."""
+"""Texts of a column that may have several numbers."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,14 @@ class _Growing:
 class _Texts:
     """A growing column of texts as numbers.
 
-    To look the texts of a batch up among all that are known takes a table of those, each time. So a batch brings its
-    different texts along, and equal ones of several batches are found when there are as many as pays.
+    To look the texts of a batch up among all that are known takes a table of those, each time. So texts wait until a
+    table of their own pays, bring their different ones along, and equal ones of several tables are found when there are
+    as many as pays.
     """
 
     def __init__(self) -> None:
         self._numbers, self._settled = _Growing(np.int32), 0
+        self._waiting: list[pa.StringArray] = []
         self._parts, self._size = [as_texts([])], 0
 
     @property
@@ -152,17 +157,27 @@ class _Texts:
 
     def append(self, column: pa.StringArray) -> None:
         """Add texts, none of them null, at the end."""
-        found = column.dictionary_encode()
-        self._numbers.append(as_numpy(found.indices) + np.int32(self._size))
-        self._parts.append(found.dictionary)
-        self._size += len(found.dictionary)
+        self._waiting.append(column)
+        if sum(map(len, self._waiting)) >= MOST_WAITING:
+            self._number()
         if self._size > max(MOST_REPEATED, 8 * len(self._parts[0])):
             self.values()
 
     def values(self) -> pa.StringArray:
         """Return the different texts in the order of first appearance, and let the numbers be theirs."""
+        self._number()
         together = pa.concat_arrays(self._parts).dictionary_encode()
         new = self.array[self._settled :]
         new[:] = as_numpy(together.indices)[new]
         self._parts, self._size, self._settled = [together.dictionary], len(together.dictionary), len(self.array)
         return together.dictionary
+
+    def _number(self) -> None:
+        """Number the texts that wait."""
+        found = pa.chunked_array(self._waiting, pa.string()).dictionary_encode()
+        for chunk in found.chunks:
+            self._numbers.append(as_numpy(chunk.indices) + np.int32(self._size))
+        if self._waiting:
+            self._parts.append(found.chunk(0).dictionary)
+            self._size += len(self._parts[-1])
+        self._waiting = []

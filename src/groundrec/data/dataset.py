@@ -80,8 +80,9 @@ def save(
         pq.write_table(_item_table(catalogue), files["items"])
         with ThreadPoolExecutor(1) as beside:  # what compresses lets another thread count
             kept = beside.submit(write_events, events, query_ids, files["events"]) if events else None
-            for name in SPLITS:
-                digests += _write_queries(splits[name], files[name])
+            smaller = [beside.submit(_write_queries, splits[name], files[name]) for name in SPLITS[1:]]
+            digests += _write_queries(splits[SPLITS[0]], files[SPLITS[0]])
+        digests += [column for split in smaller for column in split.result()]
         digest_of_events = kept.result() if kept else None
         (folder / "dataset.json").unlink(missing_ok=True)
     _texts.cache_clear()
