@@ -86,6 +86,12 @@ def test_the_manifest_knows_what_else_was_trained_on(shops: Shops, both: Path) -
     assert max(row.get("step", 0) for row in Metrics.read(both / "metrics.jsonl") if row["stage"] == "model") == 4
 
 
+def test_the_log_says_how_many_rows_each_domain_has(both: Path) -> None:
+    lines = (both / "log.txt").read_text(encoding="utf-8").splitlines()
+    said = [line.split("INFO ")[1].strip() for line in lines if line.endswith("rows to train on")]
+    assert said == ["default: 16 rows to train on", "games: 16 rows to train on"]
+
+
 def test_the_tokenizer_is_learned_from_all_titles(shops: Shops, both: Path) -> None:
     shown = json.loads(command("tokenize", both, "Game", "--json").out)["batch"][0]
     assert len(shown["ids"]) < len("Game")

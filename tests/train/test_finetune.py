@@ -17,7 +17,7 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, TrainingError
 from groundrec.core.track import Metrics
 from groundrec.core.types import PreparedDataset, Queries, Ragged
-from groundrec.models.language import LanguageModel, load, open_base
+from groundrec.models.language import LanguageModel, keep_merged, load, open_base
 from groundrec.rank.search import Search
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder
@@ -179,6 +179,25 @@ def test_lora_trains_adapters_and_is_loaded_with_its_base(tmp_path: Path) -> Non
         torch.testing.assert_close(again.model(ids).logits, tuned.model(ids).logits, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(again.model(ids).logits, load(tmp_path / "base").model(ids).logits)
     assert all(torch.equal(value, load(tmp_path / "base").model.state_dict()[name]) for name, value in before.items())
+
+
+def test_adapters_on_adapters_keep_both(tmp_path: Path) -> None:
+    shop, section = planted_shop(), QUICK.model_copy(update={"method": "lora", "epochs": 1})
+    open_base(TINY, shop.catalogue.titles, seed=3).save(tmp_path / "base")
+    ids, logits = torch.tensor([[1, 5, 9, 7]]), {}
+    for before, name in (("base", "first"), ("first", "second"), ("second", "third")):
+        lm = load(tmp_path / before)
+        keep_merged(lm, tmp_path / f"{name}-base")
+        assert (tmp_path / f"{name}-base").exists() == (before != "base")
+        encoder = Encoder(load_template("list"), lm.tokenizer, shop.catalogue.titles, 96)
+        metrics = Metrics(tmp_path / "m", "model")
+        tuned = finetune(lm, [Domain(shop, encoder)], section, 3, tmp_path / f"{name}-checkpoints", metrics)
+        tuned.save(tmp_path / name)
+        with torch.no_grad():
+            logits[name] = tuned.model(ids).logits
+            torch.testing.assert_close(load(tmp_path / name).model(ids).logits, logits[name], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits["first"], logits["second"])
+    assert not torch.allclose(logits["second"], logits["third"])
 
 
 def test_running_rows_hold_every_item_once_and_shuffle_only_within_a_moment() -> None:

@@ -84,3 +84,12 @@ def test_a_model_that_came_from_no_folder_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(language, "require_bits", lambda: None)
     with pytest.raises(ConfigError, match="no such base model folder"):
         in_bits(open_base(WIDER, planted_shop().catalogue.titles, seed=3), 4, torch.float32)
+
+
+def test_a_model_with_adapters_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(language, "require_bits", lambda: None)
+    lm = open_base(WIDER, planted_shop().catalogue.titles, seed=3)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    lm.model.name_or_path = str(tmp_path)
+    with pytest.raises(ConfigError, match=f"train.resume_from={tmp_path}"):
+        in_bits(lm, 4, torch.float32)

@@ -38,6 +38,7 @@ from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
 from groundrec.models import hubs
 from groundrec.text.prompts import template_of
+from groundrec.train.start import Start
 
 __all__ = ["STAGES", "run_recipe"]
 
@@ -112,16 +113,10 @@ def train_stage(x: Experiment) -> None:
         from groundrec.text.trie import Trie
         from groundrec.train.adapters import put_adapters, with_lora
         from groundrec.train.finetune import finetune
-        from groundrec.train.precision import DTYPES, chosen
         from groundrec.train.rows import Domain
 
         popularity, others = x.dataset.popularity(), x.others()
-        if start and start.kind == "model":
-            lm = language.load(start.path, start.weights)
-        else:
-            lm = language.open_base(x.recipe.model, _answers_by_popularity(x, others), x.recipe.seed)
-        if x.recipe.train.method == "qlora":
-            lm = language.in_bits(lm, x.recipe.train.bits, DTYPES[chosen(x.recipe.train)])
+        lm = _begun(x, others, start, folder)
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
         metrics = Metrics(x.run.path / "metrics.jsonl", "model")
@@ -143,6 +138,23 @@ def train_stage(x: Experiment) -> None:
         log.info(f"  train.resume_from: {start.kind} in {start.path}")
         inputs["from"] = digest(start.contents())
     x.run.stage("model", inputs, work, together=True)
+
+
+def _begun(x: Experiment, others: dict[str, PreparedDataset], start: Start | None, folder: Path) -> Any:
+    """Return the language model that a training in `folder` begins with, without adapters."""
+    from groundrec.models import language
+    from groundrec.train.precision import DTYPES, chosen
+
+    section = x.recipe.train
+    if start and start.kind == "model":
+        lm = language.load(start.path, start.weights)
+    else:
+        lm = language.open_base(x.recipe.model, _answers_by_popularity(x, others), x.recipe.seed)
+    if section.method == "qlora":
+        return language.in_bits(lm, section.bits, DTYPES[chosen(section)])
+    if section.method == "lora" or (start and start.kind == "adapters"):
+        language.keep_merged(lm, folder / "base", write=x.run.processes.is_main)
+    return lm
 
 
 def recommend_stage(x: Experiment) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "folder",
     "head_of",
     "in_bits",
+    "keep_merged",
     "load",
     "logits_only",
     "open_base",
@@ -36,6 +37,9 @@ __all__ = [
     "scratch",
     "tokenizer_folder",
 ]
+
+ADAPTERS = "adapter_config.json"
+"""Tells a folder of adapters from one of a model."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,8 @@ def load(path: Path, weights: str = "safetensors") -> LanguageModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _hush()
-    adapters = (path / "adapter_config.json").is_file()
-    _require(path, ["adapter_config.json" if adapters else "config.json"], "model")
+    adapters = (path / ADAPTERS).is_file()
+    _require(path, [ADAPTERS if adapters else "config.json"], "model")
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(path), local_files_only=True)
     if adapters:
         return LanguageModel(_with_adapters(path), tokenizer)
@@ -168,6 +172,17 @@ def load(path: Path, weights: str = "safetensors") -> LanguageModel:
     # transformers reads pickled weights by torch.load(weights_only=True).
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype="auto")
     return LanguageModel(model, tokenizer)
+
+
+def keep_merged(lm: LanguageModel, place: Path, *, write: bool = True) -> None:
+    """Let adapters on top of a model that was merged from others name `place` as their base, and write it there.
+
+    A model of a folder of its own is left where it is. Of several processes one should `write`.
+    """
+    if (Path(lm.model.name_or_path or "scratch") / ADAPTERS).is_file():
+        if write:
+            lm.save(place)
+        lm.model.name_or_path = str(place)
 
 
 def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel:
@@ -182,6 +197,13 @@ def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel
     from peft import prepare_model_for_kbit_training
 
     place = lm.model.name_or_path or "scratch"
+    if (Path(place) / ADAPTERS).is_file():
+        raise ConfigError(
+            "weights in few bits are read from a model's folder, and these are a model with adapters",
+            value=place,
+            accepted="the folder of a whole model; train.resume_from goes on with adapters",
+            next_step=f"--set train.resume_from={place}, and the adapters' own model in model.base_model",
+        )
     _require(Path(place), ["config.json"], "base model")
     four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
     quantised = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
@@ -228,7 +250,9 @@ def _with_adapters(path: Path) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype="auto")
     with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # type: ignore[no-any-return]
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+    merged.name_or_path = str(path)
+    return merged
 
 
 def _hush() -> None:

@@ -121,7 +121,11 @@ def training_rows(domains: Sequence[Domain], section: config_learn.Train, seed: 
 
     They are trees, whole sequences for a running template, else a row per target.
     """
-    return _together([_rows(domain, section, seed) for domain in domains])
+    parts = [_rows(domain, section, seed) for domain in domains]
+    if len(parts) > 1:
+        for domain, rows in zip(domains, parts, strict=True):
+            log.info(f"  {domain.name}: {len(rows):,} rows to train on")
+    return _together(parts)
 
 
 def validation_rows(domains: Sequence[Domain], limit: int, seed: int) -> Rows:
