@@ -51,7 +51,7 @@ def main() -> None:
             for data in a.data:
                 run(data, *places[data][seed])
     for data, found in places.items():
-        done = [measured(place) for _, place in found if (guided(place) / "eval" / "manifest.json").exists()]
+        done = [measured(place) for _, place in found if finished(place)]
         print(f"\n## {data}\n\n{table(done) if done else 'nothing is finished'}")
 
 
@@ -68,6 +68,11 @@ def run(data: str, seed: int, place: Path) -> None:
 def guided(place: Path) -> Path:
     """Return where the run with SASRec in the search is."""
     return place.with_name(f"{place.name}-in-search")
+
+
+def finished(place: Path) -> bool:
+    """Return whether a run has been evaluated."""
+    return (place / "eval" / "manifest.json").exists()
 
 
 def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: str) -> None:
@@ -88,8 +93,10 @@ class Measured:
 
 
 def measured(place: Path) -> Measured:
-    """Return what a seed's two runs have measured."""
+    """Return what a seed's two runs have measured, or the first where the second is not finished."""
     ids, users, values = per_query(place)
+    if not finished(guided(place)):
+        return Measured(ids, users, values)
     other, _, inside = per_query(guided(place))
     if not np.array_equal(ids, other):
         sys.exit(f"{place} and {guided(place)} ranked different queries")
@@ -108,11 +115,15 @@ def per_query(place: Path) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[st
 
 
 def table(seeds: list[Measured]) -> str:
-    """Return a Markdown table: a row per method, the best first; then what can be said of the fusions."""
+    """Return a Markdown table: a row per method, the best first; then what can be said of the fusions.
+
+    A method's mean is over the seeds that have it; the last column shows how many those are.
+    """
     first = seeds[0]
     if any(not np.array_equal(first.ids, other.ids) for other in seeds):
         sys.exit("the seeds ranked different queries")
-    means = {m: {k: np.mean([s.values[m][k] for s in seeds], axis=0) for k in METRICS} for m in first.values}
+    found = {m: [s.values[m] for s in seeds if m in s.values] for s in seeds for m in s.values}
+    means = {m: {k: np.mean([v[k] for v in each], axis=0) for k in METRICS} for m, each in found.items()}
     ends = {m: intervals(columns, first.users) for m, columns in means.items()}
     lines = [
         "| method | HR@10 | NDCG@20 | NDCG@10 (95% interval over users) | each seed |",
@@ -120,7 +131,7 @@ def table(seeds: list[Measured]) -> str:
     ]
     for m in sorted(means, key=lambda name: -ends[name][MAIN].mean):
         hr, at10, at20 = (ends[m][k] for k in METRICS)
-        each = ", ".join(f"{s.values[m][MAIN].mean():.4f}" for s in seeds)
+        each = ", ".join(f"{v[MAIN].mean():.4f}" for v in found[m])
         lines.append(
             f"| {m} | {hr.mean:.3f} | {at20.mean:.4f} | {at10.mean:.4f} ({at10.low:.3f}–{at10.high:.3f}) | {each} |"
         )
