@@ -20,6 +20,7 @@ RAY = ("recommend.engine=ray", "recommend.workers=2")
 @pytest.fixture
 def sockets() -> Iterator[str]:
     """Return a folder with a path short enough for Ray's sockets."""
+    pytest.importorskip("ray", reason="groundrec[ray] is not installed")
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         yield folder
 

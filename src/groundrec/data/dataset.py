@@ -73,7 +73,7 @@ def save(
     pa.default_memory_pool().release_unused()
     digests = [hash_texts(catalogue.item_ids), hash_texts(catalogue.titles)]
     windows = {name: split for name, split in splits.items() if isinstance(split, Windows)}
-    query_ids = query_of_each(events, windows) if events else None
+    query_ids = query_of_each(events, windows) if events else np.empty(0, np.int64)
     names = ("items", *SPLITS, *["events"] * (events is not None))
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in names}
