@@ -136,13 +136,20 @@ def table(seeds: list[Measured]) -> str:
             f"| {m} | {hr.mean:.3f} | {at20.mean:.4f} | {at10.mean:.4f} ({at10.low:.3f}–{at10.high:.3f}) | {each} |"
         )
     people = f"{len(first.ids):,} test queries of {len(np.unique(first.users))} users, {len(seeds)} seed(s)."
-    return "\n".join([*lines, "", people, "", *versus_parts({m: v[MAIN] for m, v in means.items()}, first.users)])
+    return "\n".join([*lines, "", people, "", *versus_parts(seeds, {m: v[MAIN] for m, v in means.items()})])
 
 
-def versus_parts(values: Mapping[str, Values], users: NDArray[np.str_]) -> list[str]:
-    """Return a line per fusion: its difference from its best part, and p by sign flips over users after Holm."""
+def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[str]:
+    """Return a line per fusion: its difference from its best part, and p by sign flips over users after Holm.
+
+    A difference is of one seed, then the mean over the seeds that have the fusion.
+    """
+    users = seeds[0].users
     pairs = {m: max(parts(m, values), key=lambda part: values[part].mean()) for m in values if parts(m, values)}
-    differences = {m: values[m] - values[part] for m, part in pairs.items()}
+    differences = {
+        m: np.mean([s.values[m][MAIN] - s.values[part][MAIN] for s in seeds if m in s.values], axis=0)
+        for m, part in pairs.items()
+    }
     tested = compare({"": np.zeros(len(users)), **differences}, "", users)
     ends = intervals(differences, users)
     ordered = sorted(pairs, key=lambda m: -values[m].mean())
