@@ -19,7 +19,7 @@ from groundrec.core.config_track import Track
 from groundrec.core.errors import MissingDependency
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import write_json
-from groundrec.core.track import Metrics, log
+from groundrec.core.track import Metrics, gradients, log
 
 BLOCK = 32768
 REPORT = {"methods": {"popularity": {"metrics": {"ndcg@10": {"mean": 0.25, "low": 0.2, "high": 0.3}}}}}
@@ -31,6 +31,8 @@ def write_run(recipe: Recipe, run: Path) -> None:
         metrics = Metrics(run / "metrics.jsonl", "model")
         metrics.write(step=10, loss=2.5)
         metrics.write(step=20, loss=1.5)
+        for step in (1, 2):
+            gradients(step, lambda: {"head.weight": ([3, 0, 1], [-1.0, 0.0, 1.0, 2.0])})
         (run / "model").mkdir(exist_ok=True)
         write_json(run / "model" / "manifest.json", {})
         (run / "eval").mkdir(exist_ok=True)
@@ -84,10 +86,14 @@ def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="groundrec[tensorboard] is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    write_run(Recipe(track=Track(board="tensorboard")), tmp_path)
+    write_run(Recipe(track=Track(board="tensorboard", watch=2)), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("model/loss")] == [(10, 2.5), (20, 1.5)]
+    (shown_once,) = events.Histograms("gradients/head.weight")
+    value = shown_once.histogram_value
+    assert (shown_once.step, value.min, value.max, value.num) == (2, -1, 2, 4)
+    assert sum(value.bucket) == 4
     assert events.Scalars("report/popularity/ndcg@10")[0].value == 0.25
     assert [e.step for e in events.Scalars("system/memory_gib")] == [1, 2]
     assert events.Scalars("system/memory_gib")[0].value > 0
@@ -121,11 +127,13 @@ def test_trackio_keeps_settings_numbers_and_report_of_each_run_in_its_directory_
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "elsewhere"))
     for run in (tmp_path / "a", tmp_path / "b", tmp_path / "a"):
         run.mkdir(exist_ok=True)
-        write_run(Recipe(name=f"run {run.name}", track=Track(board="trackio")), run)
+        write_run(Recipe(name=f"run {run.name}", track=Track(board="trackio", watch=2)), run)
     for run, times in ((tmp_path / "a", 2), (tmp_path / "b", 1)):
         rows = trackio_rows(run, "metrics", "metrics")
         assert {name for name, _ in rows} == {f"run {run.name}"}
         assert [row["model/loss"] for _, row in rows if "model/loss" in row] == [2.5, 1.5] * times
+        histograms = [row["gradients/head.weight"] for _, row in rows if "gradients/head.weight" in row]
+        assert [(h["values"], h["bins"]) for h in histograms] == [([3, 0, 1], [-1, 0, 1, 2])] * times
         report = [row["report"]["_value"] for _, row in rows if "report" in row]
         assert report == [[{"method": "popularity", "ndcg@10": 0.25}]] * times
         ((_, config),) = trackio_rows(run, "configs", "config")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import itertools
+import operator
 import os
 import re
 import sys
@@ -19,7 +21,7 @@ from groundrec.core.config_track import Track
 from groundrec.core.errors import MissingDependency
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
-from groundrec.core.track import log, metrics_to
+from groundrec.core.track import Histogram, gradients_to, log, metrics_to
 
 __all__ = ["require", "shown"]
 
@@ -34,6 +36,10 @@ class Board(Protocol):
 
     def write(self, stage: str, values: dict[str, Any]) -> None:
         """Show the values of a moment of a stage."""
+        ...
+
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        """Show how each weight's gradient is distributed."""
         ...
 
     def close(self, run: Path) -> None:
@@ -66,10 +72,14 @@ def shown(recipe: Recipe, run: Path) -> Iterator[None]:
 
     attempt(lambda: kept.append(_begin(recipe, run)))
     metrics_to(lambda stage, values: attempt(lambda: [board.write(stage, values) for board in kept]))
+    gradients_to(
+        lambda step, measure: attempt(lambda: [board.gradients(step, measure()) for board in kept]), section.watch
+    )
     try:
         yield
     finally:
         metrics_to(None)
+        gradients_to(None)
         attempt(lambda: [board.close(run) for board in kept])
 
 
@@ -97,6 +107,9 @@ class _Wandb:
     def write(self, stage: str, values: dict[str, Any]) -> None:
         self._run.log({f"{stage}/{name}": value for name, value in values.items()})
 
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        self._run.log(_histograms(found, self._wandb.Histogram))
+
     def close(self, run: Path) -> None:
         methods = _report(run)
         if methods:
@@ -123,6 +136,21 @@ class _TensorBoard:
             self._writer.add_scalar(f"{stage}/{name}", value, _step(values, self._steps))
         for name, value in _load().items():
             self._writer.add_scalar(f"system/{name}", value, self._steps)
+
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        for name, (counts, edges) in found.items():
+            middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+            self._writer.add_histogram_raw(
+                f"gradients/{name}",
+                min=edges[0],
+                max=edges[-1],
+                num=sum(counts),
+                sum=sum(map(operator.mul, counts, middles)),
+                sum_squares=sum(n * middle**2 for n, middle in zip(counts, middles, strict=True)),
+                bucket_limits=edges[1:],
+                bucket_counts=counts,
+                global_step=step,
+            )
 
     def close(self, run: Path) -> None:
         methods = _report(run)
@@ -156,6 +184,9 @@ class _Trackio:
         shown = {f"{stage}/{name}": value for name, value in values.items()}
         self._run.log(shown, step=_step(values, self._lines))
 
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        self._run.log(_histograms(found, self._trackio.Histogram), step=step)
+
     def close(self, run: Path) -> None:
         methods = _report(run)
         if methods:
@@ -179,6 +210,10 @@ def _trackio_in(folder: Path) -> Iterator[Any]:
     finally:
         del os.environ["TRACKIO_DIR"]
         os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _histograms(found: dict[str, Histogram], kind: Any) -> dict[str, Any]:
+    return {f"gradients/{name}": kind(np_histogram=histogram) for name, histogram in found.items()}
 
 
 def _silent() -> contextlib.redirect_stdout[io.StringIO]:

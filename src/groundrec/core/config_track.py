@@ -23,6 +23,11 @@ class Track(Section):
         description="`online` sends to wandb's server, which needs a login; `offline` keeps the files in the run directory, for `groundrec track sync`; `disabled` shows nothing. TensorBoard and Trackio stay in the run directory either way.",
     )
     project: str = Field(default="groundrec", min_length=1, description="The project on wandb and Trackio.")
+    watch: int = Field(
+        default=0,
+        ge=0,
+        description="Every so many optimiser steps of the fine-tuning, the board shows how the gradient of each trained weight is distributed; 0: never.",
+    )
     model: bool = Field(
         default=False,
         description="Also give wandb the trained model, as the artifact `NAME-model` of the recipe's name; each run is a version of it, which `train.resume_from` takes as `wandb:ENTITY/PROJECT/NAME-model:v0`.",
