@@ -1,7 +1,11 @@
-"""Boards: what wandb's and TensorBoard's own clients keep of a run, and that a run goes on when they are lost."""
+"""Boards: what wandb's, TensorBoard's and Trackio's clients keep, and that a run goes on when they are lost."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import sqlite3
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ from groundrec.core.config_track import Track
 from groundrec.core.errors import MissingDependency
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import write_json
-from groundrec.core.track import Metrics, log
+from groundrec.core.track import Metrics, gradients, log
 
 BLOCK = 32768
 REPORT = {"methods": {"popularity": {"metrics": {"ndcg@10": {"mean": 0.25, "low": 0.2, "high": 0.3}}}}}
@@ -27,6 +31,8 @@ def write_run(recipe: Recipe, run: Path) -> None:
         metrics = Metrics(run / "metrics.jsonl", "model")
         metrics.write(step=10, loss=2.5)
         metrics.write(step=20, loss=1.5)
+        for step in (1, 2):
+            gradients(step, lambda: {"head.weight": ([3, 0, 1], [-1.0, 0.0, 1.0, 2.0])})
         (run / "model").mkdir(exist_ok=True)
         write_json(run / "model" / "manifest.json", {})
         (run / "eval").mkdir(exist_ok=True)
@@ -80,15 +86,62 @@ def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="groundrec[tensorboard] is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    write_run(Recipe(track=Track(board="tensorboard")), tmp_path)
+    write_run(Recipe(track=Track(board="tensorboard", watch=2)), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("model/loss")] == [(10, 2.5), (20, 1.5)]
+    (shown_once,) = events.Histograms("gradients/head.weight")
+    value = shown_once.histogram_value
+    assert (shown_once.step, value.min, value.max, value.num) == (2, -1, 2, 4)
+    assert sum(value.bucket) == 4
     assert events.Scalars("report/popularity/ndcg@10")[0].value == 0.25
     assert [e.step for e in events.Scalars("system/memory_gib")] == [1, 2]
     assert events.Scalars("system/memory_gib")[0].value > 0
     table = events.Tensors("report/text_summary")[0].tensor_proto.string_val[0].decode()
     assert table.splitlines() == ["| method | ndcg@10 |", "| --- | --- |", "| popularity | 0.2500 |"]
+
+
+def trackio_rows(run: Path, table: str, column: str) -> list[tuple[str, Any]]:
+    """Return what Trackio's database holds: the run's name, and the JSON of each row."""
+    with contextlib.closing(sqlite3.connect(run / "trackio" / "groundrec.db")) as database:
+        found = database.execute(f"SELECT run_name, {column} FROM {table} ORDER BY id").fetchall()
+    return [(name, json.loads(text)) for name, text in found]
+
+
+@pytest.mark.slow
+def test_trackio_keeps_settings_numbers_and_report_of_each_run_in_its_directory_and_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("trackio", reason="groundrec[trackio] is not installed")
+
+    asked: list[tuple[object, ...]] = []
+
+    def ask(*what: object, **_: object) -> None:
+        asked.append(what)
+        raise ConnectionError
+
+    monkeypatch.setenv("HF_TOKEN", "hf_somebody")
+    monkeypatch.setattr("huggingface_hub.whoami", ask)
+    monkeypatch.setattr("socket.socket.connect", ask)
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "somebody/board")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "elsewhere"))
+    for run in (tmp_path / "a", tmp_path / "b", tmp_path / "a"):
+        run.mkdir(exist_ok=True)
+        write_run(Recipe(name=f"run {run.name}", track=Track(board="trackio", watch=2)), run)
+    for run, times in ((tmp_path / "a", 2), (tmp_path / "b", 1)):
+        rows = trackio_rows(run, "metrics", "metrics")
+        assert {name for name, _ in rows} == {f"run {run.name}"}
+        assert [row["model/loss"] for _, row in rows if "model/loss" in row] == [2.5, 1.5] * times
+        histograms = [row["gradients/head.weight"] for _, row in rows if "gradients/head.weight" in row]
+        assert [(h["values"], h["bins"]) for h in histograms] == [([3, 0, 1], [-1, 0, 1, 2])] * times
+        report = [row["report"]["_value"] for _, row in rows if "report" in row]
+        assert report == [[{"method": "popularity", "ndcg@10": 0.25}]] * times
+        ((_, config),) = trackio_rows(run, "configs", "config")
+        assert config["train"]["learning_rate"] == Recipe().train.learning_rate
+    assert not asked
+    assert os.environ["TRACKIO_SPACE_ID"] == "somebody/board"
+    assert not (tmp_path / "elsewhere").exists()
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at", ["begin", "write", "close"])
@@ -122,17 +175,19 @@ def test_a_board_that_is_lost_stops_nothing_and_is_told_once(
 
 def test_without_a_board_nothing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "_Wandb", None)
-    for section in (Track(), Track(board="wandb", mode="disabled")):
+    monkeypatch.setattr(boards, "_Trackio", None)
+    for section in (Track(), Track(board="wandb", mode="disabled"), Track(board="trackio", mode="disabled")):
         write_run(Recipe(track=section), tmp_path)
-    assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 6
+    assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 9
 
 
 def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards.importlib.util, "find_spec", lambda _: None)
     require(Track())
     require(Track(board="wandb", mode="disabled"))
-    with pytest.raises(MissingDependency, match=r"pip install 'groundrec\[wandb\]'"):
-        require(Track(board="wandb"))
+    for board in ("wandb", "tensorboard", "trackio"):
+        with pytest.raises(MissingDependency, match=rf"pip install 'groundrec\[{board}\]'"):
+            require(Track(board=board))
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ ROOMS = {
         "adapters",
         "judging",
         "trainer",
+        "gradients",
         "finetune",
         "objectives",
         "fit_sequential",

@@ -1,4 +1,4 @@
-"""Boards that show a run's numbers: wandb and TensorBoard, through their own clients.
+"""Boards that show a run's numbers: wandb, TensorBoard and Trackio, through their own clients.
 
 What fails here is told once and never stops a run. Knows nothing about what the numbers mean.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
+import itertools
+import operator
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +21,14 @@ from groundrec.core.config_track import Track
 from groundrec.core.errors import MissingDependency
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
-from groundrec.core.track import log, metrics_to
+from groundrec.core.track import Histogram, gradients_to, log, metrics_to
 
 __all__ = ["require", "shown"]
 
-PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
+PACKAGES = ("tensorboard", "trackio", "wandb")
+
+ELSEWHERE = ("TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID")
+"""Where Trackio would send a run to; here it stays in its directory."""
 
 
 class Board(Protocol):
@@ -30,6 +38,10 @@ class Board(Protocol):
         """Show the values of a moment of a stage."""
         ...
 
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        """Show how each weight's gradient is distributed."""
+        ...
+
     def close(self, run: Path) -> None:
         """Show what a run ended with, and end."""
         ...
@@ -37,8 +49,8 @@ class Board(Protocol):
 
 def require(section: Track) -> None:
     """Raise `MissingDependency` where the board's client is not installed."""
-    package = PACKAGES.get(section.board)
-    if package and section.mode != "disabled" and importlib.util.find_spec(package) is None:
+    package = section.board
+    if package in PACKAGES and section.mode != "disabled" and importlib.util.find_spec(package) is None:
         raise MissingDependency(package, package)
 
 
@@ -58,13 +70,22 @@ def shown(recipe: Recipe, run: Path) -> Iterator[None]:
             kept.clear()
             log.warning(f"  {section.board} is lost, and the run goes on without it: {error}")
 
-    attempt(lambda: kept.append((_Wandb if section.board == "wandb" else _TensorBoard)(recipe, run)))
+    attempt(lambda: kept.append(_begin(recipe, run)))
     metrics_to(lambda stage, values: attempt(lambda: [board.write(stage, values) for board in kept]))
+    gradients_to(
+        lambda step, measure: attempt(lambda: [board.gradients(step, measure()) for board in kept]), section.watch
+    )
     try:
         yield
     finally:
         metrics_to(None)
+        gradients_to(None)
         attempt(lambda: [board.close(run) for board in kept])
+
+
+def _begin(recipe: Recipe, run: Path) -> Board:
+    boards: dict[str, Callable[[Recipe, Path], Board]] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
+    return boards.get(recipe.track.board, _Wandb)(recipe, run)
 
 
 class _Wandb:
@@ -85,6 +106,9 @@ class _Wandb:
 
     def write(self, stage: str, values: dict[str, Any]) -> None:
         self._run.log({f"{stage}/{name}": value for name, value in values.items()})
+
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        self._run.log(_histograms(found, self._wandb.Histogram))
 
     def close(self, run: Path) -> None:
         methods = _report(run)
@@ -109,9 +133,24 @@ class _TensorBoard:
     def write(self, stage: str, values: dict[str, Any]) -> None:
         self._steps += 1
         for name, value in _numbers(values).items():
-            self._writer.add_scalar(f"{stage}/{name}", value, int(values.get("step", values.get("epoch", self._steps))))
+            self._writer.add_scalar(f"{stage}/{name}", value, _step(values, self._steps))
         for name, value in _load().items():
             self._writer.add_scalar(f"system/{name}", value, self._steps)
+
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        for name, (counts, edges) in found.items():
+            middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+            self._writer.add_histogram_raw(
+                f"gradients/{name}",
+                min=edges[0],
+                max=edges[-1],
+                num=sum(counts),
+                sum=sum(map(operator.mul, counts, middles)),
+                sum_squares=sum(n * middle**2 for n, middle in zip(counts, middles, strict=True)),
+                bucket_limits=edges[1:],
+                bucket_counts=counts,
+                global_step=step,
+            )
 
     def close(self, run: Path) -> None:
         methods = _report(run)
@@ -123,6 +162,66 @@ class _TensorBoard:
             lines = [head, ["---"] * len(head), *rows]
             self._writer.add_text("report", "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
         self._writer.close()
+
+
+class _Trackio:
+    """The client measures the machine itself; what its own thread cannot write, it says itself, once."""
+
+    def __init__(self, recipe: Recipe, run: Path) -> None:
+        folder, self._lines = run.resolve() / "trackio", 0
+        folder.mkdir(parents=True, exist_ok=True)
+        with _silent(), _trackio_in(folder) as self._trackio:
+            self._run = self._trackio.init(
+                project=recipe.track.project,
+                name=recipe.name,
+                config=recipe.model_dump(mode="json"),
+                resume="allow",
+                embed=False,
+            )
+
+    def write(self, stage: str, values: dict[str, Any]) -> None:
+        self._lines += 1
+        shown = {f"{stage}/{name}": value for name, value in values.items()}
+        self._run.log(shown, step=_step(values, self._lines))
+
+    def gradients(self, step: int, found: dict[str, Histogram]) -> None:
+        self._run.log(_histograms(found, self._trackio.Histogram), step=step)
+
+    def close(self, run: Path) -> None:
+        methods = _report(run)
+        if methods:
+            head, *rows = _table(methods)
+            self._run.log({"report": self._trackio.Table(columns=head, data=rows)})
+        with _silent():
+            self._trackio.finish()
+
+
+@contextlib.contextmanager
+def _trackio_in(folder: Path) -> Iterator[Any]:
+    """Yield a client that keeps all in `folder` and asks nobody; it reads its places when imported and when begun."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        del sys.modules[name]  # that of another run, in another folder
+    before = {name: os.environ.pop(name, None) for name in ("TRACKIO_DIR", *ELSEWHERE)}
+    os.environ["TRACKIO_DIR"] = str(folder)
+    try:
+        trackio: Any = importlib.import_module("trackio")
+        trackio.Run._get_username = lambda _: None  # it would ask Hugging Face whose token this is
+        yield trackio
+    finally:
+        del os.environ["TRACKIO_DIR"]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _histograms(found: dict[str, Histogram], kind: Any) -> dict[str, Any]:
+    return {f"gradients/{name}": kind(np_histogram=histogram) for name, histogram in found.items()}
+
+
+def _silent() -> contextlib.redirect_stdout[io.StringIO]:
+    return contextlib.redirect_stdout(io.StringIO())  # stdout is for results
+
+
+def _step(values: dict[str, Any], otherwise: int) -> int:
+    return int(values.get("step", values.get("epoch", otherwise)))
 
 
 def _report(run: Path) -> dict[str, dict[str, float]]:

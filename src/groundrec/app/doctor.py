@@ -83,6 +83,7 @@ def needs(recipe: Recipe) -> frozenset[str]:
         "extra: spark": recipe.prepare.engine == "spark",
         "Java": recipe.prepare.engine == "spark",
         "extra: tensorboard": recipe.track.board == "tensorboard",
+        "extra: trackio": recipe.track.board == "trackio" and recipe.track.mode != "disabled",
         "extra: wandb": recipe.track.board == "wandb" and recipe.track.mode != "disabled",
         "wandb": recipe.track.board == "wandb" and recipe.track.mode == "online",
         "extra: smollm2": recipe.model.base_model.startswith("smollm2"),

@@ -25,9 +25,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Metrics", "console", "kept_in", "log", "log_to", "metrics_to", "progress", "progress_bar", "progress_to"]
+__all__ = [
+    "Histogram",
+    "Metrics",
+    "console",
+    "gradients",
+    "gradients_to",
+    "kept_in",
+    "log",
+    "log_to",
+    "metrics_to",
+    "progress",
+    "progress_bar",
+    "progress_to",
+]
 
 T = TypeVar("T")
+Histogram = tuple[list[float], list[float]]
+"""Counts, and the edges between which they lie: one more than counts."""
 log = logging.getLogger("groundrec")
 console = Console(stderr=True, highlight=False)
 PULSE = 1.0
@@ -161,6 +176,21 @@ _listeners: list[Callable[[str, dict[str, Any]], None]] = []
 def metrics_to(listener: Callable[[str, dict[str, Any]], None] | None) -> None:
     """Tell `listener` too what is written to `metrics.jsonl`, by stage; None stops that."""
     _listeners[:] = [listener] if listener else []
+
+
+_watchers: list[tuple[int, Callable[[int, Callable[[], dict[str, Histogram]]], None]]] = []
+
+
+def gradients_to(listener: Callable[[int, Callable[[], dict[str, Histogram]]], None] | None, every: int = 0) -> None:
+    """Give `listener` each `every`-th optimiser step, and what measures its gradients; None or 0 stops that."""
+    _watchers[:] = [(every, listener)] if listener and every else []
+
+
+def gradients(step: int, measure: Callable[[], dict[str, Histogram]]) -> None:
+    """Offer an optimiser step's gradients by weight; nothing is measured unless somebody watches this step."""
+    for every, listener in _watchers:
+        if step % every == 0:
+            listener(step, measure)
 
 
 class Metrics:

@@ -25,6 +25,7 @@ from groundrec.models.language import LanguageModel, load
 from groundrec.text.trie import Trie
 from groundrec.train.adapters import put_adapters, with_lora
 from groundrec.train.batch import explain_batch
+from groundrec.train.gradients import TellsGradients
 from groundrec.train.judging import MEASURES, Patience
 from groundrec.train.precision import chosen, hold
 from groundrec.train.rows import Domain, training_rows, validation_rows
@@ -75,6 +76,7 @@ def finetune(
         judge=judge,
     )
     trainer.remove_callback(_printer())
+    trainer.add_callback(TellsGradients(in_pieces=trainer.shards))
     if trainer.shards:
         _require_no_whole_weights(section)
     log.info(f"  {explain_batch(section, trainer.args.world_size)}")
