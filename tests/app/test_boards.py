@@ -62,7 +62,7 @@ def records(file: Path) -> Iterator[Any]:
 @pytest.mark.slow
 def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb", reason="groundrec[wandb] is not installed")
-    write_run(Recipe(name="seen", track=Track(board="wandb", model=True)), tmp_path)
+    write_run(Recipe(name="seen", track=Track(board="wandb", model=True, watch=2)), tmp_path)
     wandb.teardown()  # wandb's own process writes the end of the file after the run's finish() has returned
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     found = list(records(file))
@@ -75,6 +75,8 @@ def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -
         if r.HasField("history")
     ]
     assert [row["model/loss"] for row in history if "model/loss" in row] == ["2.5", "1.5"]
+    counts = "gradients/head.weight/values"
+    assert [row[counts] for row in history if counts in row] == ["[3,0,1]"]
     assert any("report" in name for row in history for name in row)
     artifacts = [r.request.log_artifact.artifact for r in found if r.request.HasField("log_artifact")]
     artifacts += [r.artifact for r in found if r.HasField("artifact")]

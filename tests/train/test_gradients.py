@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundrec.core.track import Histogram, gradients, gradients_to
+from groundrec.core.track import Histogram, gradients, gradients_to, log
 from groundrec.train.gradients import TellsGradients, histogram
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, training, weights
@@ -57,7 +57,10 @@ def test_nothing_is_measured_where_nobody_watches() -> None:
     gradients(2, lambda: pytest.fail("measured"))
 
 
-def test_gradients_in_pieces_are_left_out_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_gradients_in_pieces_are_left_out_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
     model = torch.nn.Linear(2, 1)
     model(torch.ones(2)).sum().backward()
     callback = TellsGradients(in_pieces=True)
