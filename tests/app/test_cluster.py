@@ -87,6 +87,8 @@ def test_workers_without_ray_are_refused(copied: Callable[..., Result]) -> None:
 
 @pytest.mark.parametrize("engine", [(), pytest.param(RAY, marks=pytest.mark.slow)])
 def test_another_engine_or_limit_redoes_nothing(copied: Callable[..., Result], engine: tuple[str, ...]) -> None:
+    if engine:
+        pytest.importorskip("ray", reason="groundrec[ray] is not installed")
     settings = [word for s in (*engine, "recommend.memory_limit=1GB") for word in ("--set", s)]
     result = copied("--until", "fuse", *settings)
     assert result.code == 0, result.err
