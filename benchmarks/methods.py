@@ -8,6 +8,9 @@ language model from the first one. What is finished is skipped, so a stopped ben
 
 A number is the mean over queries and seeds. Its interval resamples users; the values of a query are averaged over seeds
 before, so the interval says how it would be with other people, and the last column how it is with other seeds.
+
+Every fusion is compared with that of its parts which is best on test, with Holm's correction over all of them; the one
+late fusion that is best on validation also without, for it is a single comparison, chosen without looking at test.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from groundrec.core.runs import read_json
 from groundrec.evaluate.compare import compare, intervals
 
 DATA = ("movielens-100k", "ml-latest-small")
@@ -90,17 +94,33 @@ class Measured:
     ids: NDArray[np.int64]
     users: NDArray[np.str_]
     values: dict[str, dict[str, Values]]
+    valid: dict[str, float]
+    """The main metric on validation, of the late fusions and of their parts."""
 
 
 def measured(place: Path) -> Measured:
     """Return what a seed's two runs have measured, or the first where the second is not finished."""
     ids, users, values = per_query(place)
+    valid = on_validation(place)
     if not finished(guided(place)):
-        return Measured(ids, users, values)
+        return Measured(ids, users, values, valid)
     other, _, inside = per_query(guided(place))
     if not np.array_equal(ids, other):
         sys.exit(f"{place} and {guided(place)} ranked different queries")
-    return Measured(ids, users, {**values, IN_SEARCH: inside[LM]})
+    return Measured(ids, users, {**values, IN_SEARCH: inside[LM]}, valid)
+
+
+def on_validation(place: Path) -> dict[str, float]:
+    """Return what the weights were chosen by: a curve's best point is the fusion, its ends are the parts."""
+    found: dict[str, float] = {}
+    for key, chosen in read_json(place / "fusion" / "weights.json").items():
+        if "curve" not in chosen:  # `learned` has weights instead
+            continue
+        model, _, signal = key.rpartition("/")
+        alone = "grounded" if model else LM
+        curve = [point["mean"] for point in chosen["curve"]]
+        found |= {f"{'grounded' if model else 'LM'} + {signal}": max(curve), signal: curve[0], alone: curve[-1]}
+    return found
 
 
 def per_query(place: Path) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[str, dict[str, Values]]]:
@@ -136,7 +156,8 @@ def table(seeds: list[Measured]) -> str:
             f"| {m} | {hr.mean:.3f} | {at20.mean:.4f} | {at10.mean:.4f} ({at10.low:.3f}–{at10.high:.3f}) | {each} |"
         )
     people = f"{len(first.ids):,} test queries of {len(np.unique(first.users))} users, {len(seeds)} seed(s)."
-    return "\n".join([*lines, "", people, "", *versus_parts(seeds, {m: v[MAIN] for m, v in means.items()})])
+    main = {m: v[MAIN] for m, v in means.items()}
+    return "\n".join([*lines, "", people, "", *versus_parts(seeds, main), "", chosen_on_validation(seeds, main)])
 
 
 def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[str]:
@@ -162,6 +183,20 @@ def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[st
             for m in ordered
         ),
     ]
+
+
+def chosen_on_validation(seeds: list[Measured], values: Mapping[str, Values]) -> str:
+    """Return what test says of the fusion that is best on validation: one comparison, so p is not corrected."""
+    valid = {m: float(np.mean([s.valid[m] for s in seeds])) for m in seeds[0].valid}
+    fusion = max((m for m in valid if parts(m, values)), key=valid.__getitem__)
+    part = max(parts(fusion, values), key=lambda name: values[name].mean())
+    users, difference = seeds[0].users, {fusion: values[fusion] - values[part]}
+    p = compare({"": np.zeros(len(users)), **difference}, "", users)[fusion].adjusted
+    end = intervals(difference, users)[fusion]
+    return (
+        f"Best on validation: {fusion} ({valid[fusion]:.4f} there). "
+        f"On test, against {part}: {end.mean:+.4f} ({end.low:+.4f} to {end.high:+.4f}), p = {p:.4f}."
+    )
 
 
 def parts(method: str, values: Mapping[str, Values]) -> list[str]:

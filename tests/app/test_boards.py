@@ -16,7 +16,7 @@ import pytest
 from groundrec.app import boards
 from groundrec.app.boards import require, shown
 from groundrec.core.config_track import Track
-from groundrec.core.errors import MissingDependency
+from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import write_json
 from groundrec.core.track import Metrics, gradients, log
@@ -190,6 +190,18 @@ def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     for board in ("wandb", "tensorboard", "trackio"):
         with pytest.raises(MissingDependency, match=rf"pip install 'groundrec\[{board}\]'"):
             require(Track(board=board))
+
+
+@pytest.mark.parametrize(
+    ("section", "accepted"),
+    [
+        (Track(watch=100), "tensorboard, trackio, wandb"),
+        (Track(board="trackio", model=True), "wandb"),
+    ],
+)
+def test_a_setting_that_no_board_would_show_is_refused(section: Track, accepted: str) -> None:
+    with pytest.raises(ConfigError, match=f"needs a board that shows it.*\n.*track.board: {accepted}\n"):
+        require(section)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from groundrec.core.config_track import Track
-from groundrec.core.errors import MissingDependency
+from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
 from groundrec.core.track import Histogram, gradients_to, log, metrics_to
@@ -26,6 +26,7 @@ from groundrec.core.track import Histogram, gradients_to, log, metrics_to
 __all__ = ["require", "shown"]
 
 PACKAGES = ("tensorboard", "trackio", "wandb")
+SHOWN_ON = {"watch": PACKAGES, "model": ("wandb",)}
 
 ELSEWHERE = ("TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID")
 """Where Trackio would send a run to; here it stays in its directory."""
@@ -48,8 +49,16 @@ class Board(Protocol):
 
 
 def require(section: Track) -> None:
-    """Raise `MissingDependency` where the board's client is not installed."""
+    """Raise `MissingDependency` without the board's client, `ConfigError` for a setting that no board would show."""
     package = section.board
+    for name, boards in SHOWN_ON.items():
+        if getattr(section, name) and package not in boards:
+            raise ConfigError(
+                f"track.{name} needs a board that shows it",
+                value=f'track.board = "{package}"',
+                accepted=f"track.board: {', '.join(boards)}",
+                next_step=f"--set track.board={boards[-1]}, or leave out track.{name}",
+            )
     if package in PACKAGES and section.mode != "disabled" and importlib.util.find_spec(package) is None:
         raise MissingDependency(package, package)
 

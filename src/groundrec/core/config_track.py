@@ -26,9 +26,9 @@ class Track(Section):
     watch: int = Field(
         default=0,
         ge=0,
-        description="Every so many optimiser steps of the fine-tuning, the board shows how the gradient of each trained weight is distributed; 0: never.",
+        description="Every so many optimiser steps of the fine-tuning, the board shows how the gradient of each trained weight is distributed; 0: never. Needs a board.",
     )
     model: bool = Field(
         default=False,
-        description="Also give wandb the trained model, as the artifact `NAME-model` of the recipe's name; each run is a version of it, which `train.resume_from` takes as `wandb:ENTITY/PROJECT/NAME-model:v0`.",
+        description="Also give wandb the trained model, as the artifact `NAME-model` of the recipe's name; each run is a version of it, which `train.resume_from` takes as `wandb:ENTITY/PROJECT/NAME-model:v0`. Needs wandb as the board.",
     )
