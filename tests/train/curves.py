@@ -26,8 +26,13 @@ STILL = config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropo
 BASE = {"epochs": 2, "learning_rate": 5e-3, "warmup_steps": 2, "batch_size": 16, "cutoff_len": 400, "patience": 0}
 
 
-def curve(folder: Path, template: str = "d3", dropout: float = 0.0, **settings: Any) -> list[tuple[str, float]]:
-    """Train, and return the loss of each step and of each validation, in order, with a sum of the weights."""
+def curve(
+    folder: Path, template: str = "d3", dropout: float = 0.0, also: int = 0, **settings: Any
+) -> list[tuple[str, float]]:
+    """Train, and return the loss of each step and of each validation, in order, with a sum of the weights.
+
+    With `also`, a second domain of that many users takes part.
+    """
     folder.mkdir(exist_ok=True)
     shop = planted_shop(users=13)  # 65 examples, which no batch divides
     own = module.arguments
@@ -44,7 +49,10 @@ def curve(folder: Path, template: str = "d3", dropout: float = 0.0, **settings: 
         lm = open_base(model, shop.catalogue.titles, seed=3)
         encoder = Encoder(load_template(template), lm.tokenizer, shop.catalogue.titles, section.cutoff_len)
         metrics = folder / f"metrics-{os.environ.get('RANK', '0')}.jsonl"
-        lm = module.finetune(lm, [Domain(shop, encoder)], section, 3, folder / "c", Metrics(metrics, "model"))
+        domains = [Domain(shop, encoder)]
+        if also:
+            domains.append(Domain(planted_shop(users=also, seed=1), encoder, "also"))
+        lm = module.finetune(lm, domains, section, 3, folder / "c", Metrics(metrics, "model"))
     finally:
         module.arguments = own
     parameters = {name: p.detach().clone() for name, p in lm.model.named_parameters()}

@@ -60,8 +60,8 @@ def launched(folder: Path, **settings: object) -> Curve:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{}, TREES, {"template": "list"}],
-    ids=["rows", "trees", "lists"],
+    [{}, TREES, {"template": "list"}, {"also": 6}, {**TREES, "also": 6}],
+    ids=["rows", "trees", "lists", "two domains", "two domains' trees"],
 )
 def test_two_processes_give_the_curve_of_one(tmp_path: Path, settings: dict[str, object]) -> None:
     """Two each, twice: 16 = 2 × 4 × 2; the last batch is not full, and its share of one process may be empty."""

@@ -233,8 +233,9 @@ def _ordered(texts: Tensor, items: Tensor, found: Tensor, best: Tensor, vote: Vo
 def _apart(texts: Tensor, items: Tensor, vote: Vote, room: Tensor | None = None) -> Tensor:
     """Return distances as they are defined, in float64. Shape: [q, V, 1, D], [q, 1, c, D] → [q, c]."""
     shape = torch.broadcast_shapes(texts.shape, items.shape)
-    out = None if room is None else room[: shape[:-1].numel()].view(shape)
-    apart = torch.linalg.vector_norm(torch.sub(texts, items, out=out), dim=-1)
+    room = texts.new_empty(shape) if room is None else room[: shape[:-1].numel()].view(shape)
+    # Widened first: a difference of two kinds of numbers takes longer.
+    apart = torch.linalg.vector_norm(room.copy_(items).sub_(texts), dim=-1)
     return apart.mean(1) if vote == "mean" else apart.amin(1)
 
 
