@@ -23,7 +23,7 @@ Pooling = Literal["last", "mean"]
 Vote = Literal["best", "nearest", "mean"]
 """A query's distance to an item: its first text's, its nearest text's, or the mean over its texts."""
 
-CHUNK = 4096
+CHUNK = 2048
 """Items compared at a time."""
 TOKENS = 8192
 """Tokens embedded at a time, padding included."""
