@@ -95,7 +95,7 @@ class Measured:
     users: NDArray[np.str_]
     values: dict[str, dict[str, Values]]
     valid: dict[str, float]
-    """The main metric on validation, of the late fusions and of their parts."""
+    """The main metric of each late fusion on validation."""
 
 
 def measured(place: Path) -> Measured:
@@ -111,15 +111,14 @@ def measured(place: Path) -> Measured:
 
 
 def on_validation(place: Path) -> dict[str, float]:
-    """Return what the weights were chosen by: a curve's best point is the fusion, its ends are the parts."""
+    """Return the best point of each curve that a late fusion's weight was chosen by."""
     found: dict[str, float] = {}
     for key, chosen in read_json(place / "fusion" / "weights.json").items():
         if "curve" not in chosen:  # `learned` has weights instead
             continue
         model, _, signal = key.rpartition("/")
-        alone = "grounded" if model else LM
         curve = [point["mean"] for point in chosen["curve"]]
-        found |= {f"{'grounded' if model else 'LM'} + {signal}": max(curve), signal: curve[0], alone: curve[-1]}
+        found[f"{'grounded' if model else 'LM'} + {signal}"] = max(curve)
     return found
 
 
@@ -188,7 +187,7 @@ def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[st
 def chosen_on_validation(seeds: list[Measured], values: Mapping[str, Values]) -> str:
     """Return what test says of the fusion that is best on validation: one comparison, so p is not corrected."""
     valid = {m: float(np.mean([s.valid[m] for s in seeds])) for m in seeds[0].valid}
-    fusion = max((m for m in valid if parts(m, values)), key=valid.__getitem__)
+    fusion = max(valid, key=valid.__getitem__)
     part = max(parts(fusion, values), key=lambda name: values[name].mean())
     users, difference = seeds[0].users, {fusion: values[fusion] - values[part]}
     p = compare({"": np.zeros(len(users)), **difference}, "", users)[fusion].adjusted

@@ -117,8 +117,8 @@ def distances(texts: Tensor, items: Tensor, vote: Vote = "best", *, chunk: int =
     centre = items.mean(0).to(texts.device)
     centred = ((part - centre) for _, part in _chunks(items, chunk, texts.device))
     texts = texts - centre
-    sizes = _sizes(texts)
-    table = torch.cat([_voted(_squared(texts, sizes, part, part.norm(dim=1)), vote) for part in centred], 1)
+    squares = _square_norms(texts)
+    table = torch.cat([_voted(_squared(texts, squares, part, part.norm(dim=1)), vote) for part in centred], 1)
     return table if vote == "mean" else table.clamp(min=0).sqrt()
 
 
@@ -144,20 +144,20 @@ def _chunks(items: Tensor, chunk: int, device: torch.device) -> Iterator[tuple[i
         yield start, items[start : start + chunk].to(device, torch.float32, non_blocking=True)
 
 
-def _sizes(texts: Tensor) -> Tensor:
+def _square_norms(texts: Tensor) -> Tensor:
     """Return the squared norm of each text. Shape: [q, V, D] → [q · V, 1]."""
     return texts.flatten(0, 1).square().sum(1, keepdim=True)
 
 
-def _squared(texts: Tensor, sizes: Tensor, part: Tensor, norms: Tensor, room: Tensor | None = None) -> Tensor:
+def _squared(texts: Tensor, squares: Tensor, part: Tensor, norms: Tensor, room: Tensor | None = None) -> Tensor:
     """Return squared distances by one matrix product, in `room` where given. Shape: [q, V, D], [c, D] → [q, V, c].
 
-    `sizes` are the texts' squared norms, one a row, `norms` those of the items. Shapes: [q · V, 1], [c].
+    `squares` are the texts' squared norms, `norms` those of the items, not squared. Shapes: [q · V, 1], [c].
     """
     flat = texts.reshape(-1, texts.shape[-1])
     out = None if room is None else room[: len(flat) * len(part)].view(len(flat), len(part))
     table = torch.addmm(norms.square(), flat, part.T, alpha=-2, out=out)
-    table.add_(sizes)
+    table.add_(squares)
     return table.view(*texts.shape[:2], len(part))
 
 
@@ -177,7 +177,7 @@ def _candidates(
     # One place for the numbers of every chunk: fresh memory for each takes the system longer than what is left to do.
     most = min(chunk, len(items))
     room = torch.empty(texts.shape[0] * texts.shape[1] * most, device=texts.device)
-    centred, squares = torch.empty(most, len(centre), device=texts.device), _sizes(texts)
+    centred, squares = torch.empty(most, len(centre), device=texts.device), _square_norms(texts)
     for start, whole in _chunks(items, chunk, texts.device):
         part = torch.sub(whole, centre, out=centred[: len(whole)])
         norms = part.norm(dim=1)
