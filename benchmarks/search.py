@@ -1,6 +1,7 @@
 """The search beside transformers' `generate`, and how it grows with the catalogue.
 
-    python benchmarks/search.py RUN [--queries 40] [--generate 8] [--cutoff-len 512] [--sizes 1682 10000 100000 1000000]
+    python benchmarks/search.py RUN [--queries 40] [--generate 8] [--batch 8] [--ways beam exact] [--cutoff-len 512]
+        [--sizes 1682 10000 100000 1000000]
 
 RUN is a finished training, e.g. of `groundrec run recipes/smollm2-search.toml --until train`. Both sides answer the
 same test queries with ten items, taking turns in one process. `generate` gets ten beams, `length_penalty=0`,
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from groundrec.text.trie import Trie
 
 K = 10
 BATCH = 8
+WAYS = ("beam", "exact")
 
 
 @dataclass
@@ -116,7 +118,13 @@ def generate(model: Any, prompt: list[int], follow: dict[tuple[int, ...], list[i
 
 
 def beside_generate(
-    lm: language.LanguageModel, encoder: Encoder, trie: Trie, prompts: list[list[int]], few: int
+    lm: language.LanguageModel,
+    encoder: Encoder,
+    trie: Trie,
+    prompts: list[list[int]],
+    few: int,
+    batch: int = BATCH,
+    ways: Sequence[str] = WAYS,
 ) -> None:
     """Print both sides on the same queries; refuse to print where their answers differ."""
     model, clock = lm.model, Clock(lm.model)
@@ -124,14 +132,14 @@ def beside_generate(
     longest = int(encoder.answers.lengths.max())
     rows: dict[str, Timing] = {"generate, 10 beams": Timing()}
     for score in ("full", "renormalised"):
-        for way in ("beam 10", "exact 10"):
-            for size in (1, BATCH):
-                rows[f"{way}, {score}, batch {size}"] = Timing(
+        for way in ways:
+            for size in (1, batch):
+                rows[f"{way} 10, {score}, batch {size}"] = Timing(
                     search=Search(model, trie, score, instruction=encoder.head)
                 )
     compared = 0
-    each = -(-few * BATCH // len(prompts))
-    for chunk in batches(sorted(prompts, key=len), BATCH):  # batches of like length, as in a run
+    each = -(-few * batch // len(prompts))
+    for chunk in batches(sorted(prompts, key=len), batch):  # batches of like length, as in a run
         for name, timing in rows.items():
             if timing.search is None:
                 for prompt in chunk[:each]:
@@ -228,6 +236,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/smollm2-search"))
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--generate", type=int, default=8, help="queries that generate answers too")
+    parser.add_argument("--batch", type=int, default=BATCH, help="queries searched for at once, beside one")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
     parser.add_argument("--cutoff-len", type=int, help="longest prompt and answer in tokens, instead of the run's")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1682, 10_000, 100_000, 1_000_000])
     options = parser.parse_args()
@@ -243,7 +253,7 @@ def main() -> None:
     print(
         f"{len(prompts)} test queries, prompts of {np.mean([len(p) for p in prompts]):.0f} tokens, {len(trie):,} nodes"
     )
-    beside_generate(lm, encoder, trie, prompts, options.generate)
+    beside_generate(lm, encoder, trie, prompts, options.generate, options.batch, options.ways)
     if options.sizes:
         growth(lm, encoder, prompts[: 2 * BATCH], options.sizes)
 

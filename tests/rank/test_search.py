@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged
+from groundrec.rank.beam import BeamSearch
 from groundrec.rank.below import Guide, Mask, guide_totals
 from groundrec.rank.explain import explain
 from groundrec.rank.search import Answer, Search
@@ -209,6 +210,23 @@ def test_batching_and_a_shared_instruction_never_change_a_slate(case: Case, k: i
     expected = np.concatenate([scores(alone, [row]) for row in every])
     np.testing.assert_allclose(scores(case.search(instruction=head), every), expected, atol=1e-4)
     np.testing.assert_allclose(scores(case.search(instruction=[9, 9]), every), expected, atol=1e-4)
+
+
+@given(cases(), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0.0, 1.0]))
+@settings(max_examples=60, deadline=None)
+@torch.inference_mode()
+def test_how_much_of_an_edge_is_read_at_once_changes_no_beam(case: Case, beams: int, stride: int, penalty) -> None:
+    search, keep = case.search(), min(beams, len(case.catalogue))
+
+    def found(**how: Any) -> tuple[torch.Tensor, torch.Tensor, int]:
+        branches = search.branches(case.prompts, case.mask, case.guide)
+        return *BeamSearch(branches, beams, keep, penalty, **how).run(), int(branches.spent.sum())
+
+    (leaves, scores, whole), (again, in_parts, parts) = found(), found(stride=stride)
+    np.testing.assert_allclose(in_parts, scores, atol=1e-4)
+    clear = (scores.diff(dim=1).abs() > 1e-3).all(1)
+    assert (again[clear] == leaves[clear]).all()
+    assert parts <= whole
 
 
 def plain_beam(model, prompt, catalogue, beams: int) -> dict[tuple[int, ...], float]:

@@ -1,7 +1,7 @@
 """Beam search along the trie: all hypotheses grow by one token a step.
 
 The same hypotheses, scores and stopping as transformers' `generate` with `early_stopping="never"`. Forced tokens are
-read together and handed out one a step. Knows nothing about items.
+read together, some at a time, and handed out one a step. Knows nothing about items.
 """
 
 from __future__ import annotations
@@ -13,29 +13,38 @@ from groundrec.rank.branches import Branches, Read
 from groundrec.rank.paths import NEVER
 from groundrec.text.trie import ROOT
 
-__all__ = ["BeamSearch"]
+__all__ = ["WHOLE", "BeamSearch"]
+
+WHOLE = 2**31
+"""A stride that no edge is longer than."""
 
 
 class BeamSearch:
     """One beam search over Q queries. Hypotheses are columns of [Q, B] tensors; dead ones have score -inf.
 
     The best `keep` finished ones are kept; one of n tokens scores its log-probability divided by n ** `length_penalty`.
+    At most `stride` tokens of an edge are read at once: more take fewer passes and read some in vain.
     """
 
-    def __init__(self, branches: Branches, beams: int, keep: int, length_penalty: float = 0.0) -> None:
-        self._branches, self._paths, self._beams = branches, branches.paths, beams
+    def __init__(
+        self, branches: Branches, beams: int, keep: int, length_penalty: float = 0.0, *, stride: int = WHOLE
+    ) -> None:
+        self._branches, self._paths, self._beams, self._stride = branches, branches.paths, beams, stride
         self._penalty, self._keep = length_penalty, keep
         device = self._paths.depth.device
         shape = (len(branches.below), beams)
         self._node = torch.full(shape, ROOT, device=device)
         self._used = torch.zeros(shape, dtype=torch.long, device=device)
         """Tokens of the edge into the node that the hypothesis has taken."""
+        self._place = torch.zeros(shape, dtype=torch.long, device=device)
+        """Tokens of that edge that have been read."""
         self._score = torch.full(shape, NEVER, device=device)
         self._score[:, 0] = 0
         self._slot = torch.full(shape, -1, device=device)
-        """Tree slot of the last token of that edge, once read."""
+        """Tree slot of the last token that has been read."""
         self._chain = torch.zeros(*shape, 1, device=device)
-        """Log-probability of each later token of the edge. Shape: [Q, B, longest edge]."""
+        self._first = torch.zeros(shape, dtype=torch.long, device=device)
+        """Log-probability of the token behind each one of the edge from the `first` on. Shapes: [Q, B, L], [Q, B]."""
         self._kids = torch.zeros(*shape, 1, dtype=torch.long, device=device)
         self._kids_log = torch.full((*shape, 1), NEVER, device=device)
         """The best children of the node, and their log-probabilities. Shape: [Q, B, W]."""
@@ -74,7 +83,8 @@ class BeamSearch:
         self.steps += 1
         at_end = self._used == self._paths.edge_length[self._node]
         grow = self._score[:, :, None] + self._kids_log.masked_fill(~at_end[:, :, None], NEVER)
-        forced = self._chain.gather(2, (self._used - 1).clamp(0, self._chain.shape[2] - 1)[:, :, None])
+        place = (self._used - 1 - self._first).clamp(0, self._chain.shape[2] - 1)
+        forced = self._chain.gather(2, place[:, :, None])
         forced = self._score[:, :, None] + forced.masked_fill(at_end[:, :, None], NEVER)
         every = torch.cat([grow, forced], dim=2)
         width = every.shape[2]
@@ -89,21 +99,28 @@ class BeamSearch:
         score, kept = score.masked_fill(done, NEVER).topk(self._beams, dim=1)
         origin = origin.gather(1, kept)
         self._score, self._node, self._used = score, node.gather(1, kept), used.gather(1, kept)
+        branched = branched.gather(1, kept)
+        self._place, self._first = (t.gather(1, origin).masked_fill(branched, 0) for t in (self._place, self._first))
         self._slot = self._slot.gather(1, origin)
         self._chain, self._kids, self._kids_log = (_rows(t, origin) for t in (self._chain, self._kids, self._kids_log))
-        self._read(branched.gather(1, kept) & (score > NEVER))
+        self._read()
 
     def _finish(self, node: Tensor, score: Tensor) -> None:
         score = score / self.steps**self._penalty
         score, best = torch.cat([self._found_score, score], 1).topk(self._keep, dim=1)
         self._found, self._found_score = torch.cat([self._found, node], 1).gather(1, best), score
 
-    def _read(self, fresh: Tensor) -> None:
-        """Read the edges into the nodes of `fresh` [Q, B] hypotheses; note their chains, children and slots."""
-        for read in self._branches.read(self._node, self._slot, fresh):
+    def _read(self) -> None:
+        """Read on where the next token needs it; note chains, children and slots."""
+        needed = torch.minimum(self._used, self._paths.tokens_to_read(self._node))
+        wanted = (self._place < needed) & (self._score > NEVER)
+        for read in self._branches.read(self._node, self._slot, wanted, self._place, self._stride):
             self._note(read)
 
     def _note(self, read: Read) -> None:
+        before = self._place.gather(1, read.column)
+        self._first = self._first.scatter(1, read.column, before.where(read.real, self._first.gather(1, read.column)))
+        self._place = self._place.scatter(1, read.column, read.place.where(read.real, before))
         entering, best = read.entering.topk(min(2 * self._beams, read.entering.shape[2]), dim=2)
         self._slot = self._slot.scatter(1, read.column, read.slot.where(read.real, self._slot.gather(1, read.column)))
         self._chain = _put(self._chain, read, read.chain, 0)

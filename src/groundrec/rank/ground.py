@@ -91,7 +91,7 @@ def nearest(
     lost = torch.zeros(len(texts), dtype=torch.bool, device=texts.device)
     if kept < len(items):
         # What was left out is farther than the last candidate, less what rounding can have moved both.
-        bound = best[:, -1].double() - reach
+        bound = best.amax(1).double() - reach
         lost = ~(exact[:, -1] < (bound if vote == "mean" else bound.clamp(min=0).sqrt()))
     for row in lost.nonzero().flatten().tolist():
         only = None if allowed is None else allowed[row]
@@ -185,9 +185,10 @@ def _candidates(
         table = _voted(_squared(texts, squares, part, norms, room), vote)
         if allowed is not None:
             table = table.masked_fill(~allowed[:, start : start + len(part)], torch.inf)
-        value, place = _nearer(table, best[:, -1:]) if best.shape[1] == kept else _least(table, kept)
-        best, order = torch.cat([best, value], 1).sort(dim=1, stable=True)
-        best, found = best[:, :kept], torch.cat([found, place + start], 1).gather(1, order)[:, :kept]
+        full = best.shape[1] == kept
+        value, place = _nearer(table, best.amax(1, keepdim=True)) if full else _least(table, kept)
+        best, chosen = _least(torch.cat([best, value], 1), kept)
+        found = torch.cat([found, place + start], 1).gather(1, chosen)
     # Worst case of D roundings in each of the three sums, of the roots squared, and of the subtraction of the centre.
     sizes = (texts.norm(dim=2).amax(1) + longest).double()
     reach = (texts.shape[2] + 8) * ROUNDING * sizes.square()
@@ -195,8 +196,8 @@ def _candidates(
 
 
 def _least(table: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the `k` least numbers of each row, all of a shorter one, and their columns."""
-    return table.topk(min(k, table.shape[1]), largest=False)
+    """Return the `k` least numbers of each row, all of a shorter one, and their columns, in no order."""
+    return table.topk(min(k, table.shape[1]), largest=False, sorted=False)
 
 
 def _nearer(table: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,10 +205,10 @@ def _nearer(table: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
 
     Once a few chunks have been seen they are few, and finding them is one comparison of each number.
     """
-    rows, columns = (table < bound).nonzero(as_tuple=True)
+    rows, columns = _places(table < bound)
     counts = rows.bincount(minlength=len(table))
     width = int(counts.max()) if len(counts) else 0
-    if width > table.shape[1] // 4:  # sorted, where they are many: a catalogue whose items come nearer and nearer
+    if width > table.shape[1] // 4:  # selected, where they are many: a catalogue whose items come nearer and nearer
         return _least(table, width)
     places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     value = torch.full((len(table), width), torch.inf, device=table.device)
@@ -215,6 +216,14 @@ def _nearer(table: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.zeros((len(table), width), dtype=torch.long, device=table.device)
     place[rows, places] = columns
     return value, place
+
+
+def _places(few: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and columns of what is true, as `nonzero` does, looking at eight places at a time."""
+    eights = torch.nn.functional.pad(few, (0, -few.shape[1] % 8))
+    rows, columns = eights.view(torch.int64).nonzero(as_tuple=True)
+    one, place = eights.unflatten(1, (-1, 8))[rows, columns].nonzero(as_tuple=True)
+    return rows[one], columns[one] * 8 + place
 
 
 def _ordered(texts: Tensor, items: Tensor, found: Tensor, best: Tensor, vote: Vote) -> tuple[Tensor, Tensor]:
