@@ -123,8 +123,8 @@ def beside_generate(
     trie: Trie,
     prompts: list[list[int]],
     few: int,
-    batch: int = BATCH,
-    ways: Sequence[str] = WAYS,
+    batch: int,
+    ways: Sequence[str],
 ) -> None:
     """Print both sides on the same queries; refuse to print where their answers differ."""
     model, clock = lm.model, Clock(lm.model)

@@ -5,10 +5,10 @@
 SmolLM2-135M on MovieLens-100k, histories of up to ten items, blocks of 20 targets, LoRA (r = 8 on q_proj and v_proj),
 fp32; only answers are learned. Each item has its own history, all before it in time and file, as D3's windows have;
 with `--moments`, items of one second share theirs, as groundrec prepares them. All sides train on the same examples of
-the same model, each in a process of its own, a block's worth a turn, so that a busy machine slows them alike. `rows`
-and `Trainer` read the rows of all blocks sorted by length, the best that grouping by length can do with many rows, in
-micro batches of 4 (trees: one). `Trainer` is transformers' with the settings of the public train.py: rows padded on
-the left to a multiple of 8, logits of every token.
+the same model, each in a process of its own, a block's worth a turn, so that a busy machine slows them alike; each
+takes its first turn once before anything is timed. `rows` and `Trainer` read the rows of all blocks sorted by length,
+the best that grouping by length can do with many rows, in micro batches of 4 (trees: one). `Trainer` is transformers'
+with the settings of the public train.py: rows padded on the left to a multiple of 8, logits of every token.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def measured(table: Table, template: str, blocks: int, moments: bool) -> None:
         prepare(Data(source="movielens-100k"), Prepare(k_core=0, max_history=HISTORY), SEED, Path(folder))
         work = {s: p.submit(begin, s, template, blocks, moments, Path(folder)).result() for s, p in pools.items()}
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for side in SIDES:
+        pools[side].submit(train, 0).result()  # not counted: a process's memory is new to it, its first passes slow
     for turn in range(blocks):
         for side in SIDES if turn % 2 else SIDES[::-1]:
             seconds[side].append(pools[side].submit(train, turn).result())
@@ -110,7 +112,6 @@ def begin(side: str, template: str, blocks: int, moments: bool, folder: Path) ->
     examples = [block.examples(encoder) for block in islice(full, blocks)]
     model = with_lora(lm.model, Train(method="lora"))
     loaded = peak_bytes()
-    ours(model, [examples[0][0]], 1)()  # the first pass of a process is slow
     if side == "tree":
         trees = [Tree.of(rows) for rows in examples]
         _turns[:] = [ours(model, [tree], 1) for tree in trees]
