@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from groundrec.core import config_learn
 from groundrec.core.errors import ProcessError, TrainingError
 from groundrec.core.processes import Processes
+from groundrec.models.attention import skipping
 from groundrec.train.batch import explain_batch
 from groundrec.train.judging import MEASURES
 from groundrec.train.precision import chosen
@@ -87,6 +89,11 @@ class GroundedTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         learned = torch.stack([learned_tokens(batch) for batch in batches]).sum() if batches else torch.tensor(0)
         return batches, cast("torch.Tensor", self.accelerator.gather(learned.to(device))).sum()
+
+    def training_step(self, model: torch.nn.Module, inputs: Row, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the loss of a micro batch, whose gradients are added to those there are."""
+        with skipping(self.accelerator.unwrap_model(model)) if "ends" in inputs else nullcontext():
+            return super().training_step(cast("Any", model), inputs, num_items_in_batch)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: Row, return_outputs: bool = False, num_items_in_batch: Any = None
