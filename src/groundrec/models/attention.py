@@ -44,14 +44,15 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def skipping(model: PreTrainedModel) -> Iterator[None]:
     """Let a model that attends with SDPA on a processor leave out what additive masks hide, backward passes too.
 
-    Elsewhere, where another implementation is chosen and outside this context, nothing changes.
+    Heads that share their keys read them where they are. A mask shows every token something. Elsewhere, where another
+    implementation is chosen and outside this context, nothing changes.
     """
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
         yield
         return
     from transformers import AttentionInterface
 
-    AttentionInterface.register(SKIPPING, _seen_attention)
+    AttentionInterface.register(SKIPPING, _attention)
     model.config._attn_implementation = SKIPPING
     try:
         yield
@@ -59,7 +60,7 @@ def skipping(model: PreTrainedModel) -> Iterator[None]:
         model.config._attn_implementation = "sdpa"
 
 
-def _seen_attention(
+def _attention(
     _: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -69,27 +70,33 @@ def _seen_attention(
     scaling: float | None = None,
     **__: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return SDPA under an additive mask that shows every token something; a run of tokens reads what any of it sees.
+    """Return SDPA as transformers' layers ask for it.
 
-    Heads that share their keys are one head with more queries. Shapes: [Q, H, T, D], twice [Q, H / g, S, D] and
-    [Q, 1, T, S] → [Q, T, H, D].
+    Shapes: [Q, H, T, D], twice [Q, H / g, S, D] and [Q, 1, T, S] → [Q, T, H, D].
     """
-    count, heads, _, width = query.shape
-    shared = heads // key.shape[1]
-    seen = [run.any(0).nonzero()[:, 0] for run in (attention_mask == 0).any(0)[0].split(RUN)]
-    sizes = [len(places) for places in seen]
-    keys, values = (x.index_select(2, torch.cat(seen)).split(sizes, 2) for x in (key, value))
-    found = [
-        scaled_dot_product_attention(
-            q.reshape(count, heads // shared, -1, width),
-            k,
-            v,
-            attn_mask=mask.index_select(3, places).repeat(1, 1, shared, 1),
-            dropout_p=dropout,
-            scale=scaling,
-        ).reshape(count, heads, -1, v.shape[-1])
-        for q, mask, places, k, v in zip(
-            query.split(RUN, 2), attention_mask.split(RUN, 2), seen, keys, values, strict=True
-        )
-    ]
+    queries, masks = query.split(RUN, 2), attention_mask.split(RUN, 2)
+    keys, values = (key,), (value,)
+    if len(queries) > 1:
+        seen = [(mask == 0).any(0)[0].any(0).nonzero()[:, 0] for mask in masks]
+        masks = tuple(mask.index_select(3, places) for mask, places in zip(masks, seen, strict=True))
+        keys, values = (x.index_select(2, torch.cat(seen)).split([len(p) for p in seen], 2) for x in (key, value))
+    found = [_shared(*run, dropout, scaling) for run in zip(queries, keys, values, masks, strict=True)]
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
+
+
+def _shared(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Return SDPA where the heads that share their keys are one head with more queries."""
+    count, heads, _, width = query.shape
+    alike = heads // key.shape[1]
+    one = query.reshape(count, heads // alike, -1, width)
+    found = scaled_dot_product_attention(
+        one, key, value, attn_mask=mask.repeat(1, 1, alike, 1), dropout_p=dropout, scale=scaling
+    )
+    return found.reshape(count, heads, -1, value.shape[-1])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from groundrec.models.attention import additive, for_layers
+from groundrec.models.attention import additive, for_layers, skipping
 from groundrec.models.language import logits_only
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class TreeReader:
         visible = torch.cat([self._prompt_seen[:, None].expand(q, t, self._width), seen], dim=2)
         position = self._lengths[:, None] - 1 + depth
         self._positions = torch.cat([self._positions, position], dim=1)
-        with logits_only(self._model, wanted, self._head):
+        with skipping(self._model), logits_only(self._model, wanted, self._head):
             out = self._model(
                 input_ids=tokens,
                 attention_mask=self._masks(visible, position),
