@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers.models.phi.modeling_phi import PhiMLP
 
 from groundrec.core import config_learn
+from groundrec.models import attention
 from groundrec.models.language import open_base
 from groundrec.text.tokens import IGNORED
 from groundrec.train.rows import collate, learned_tokens, summed_loss
@@ -69,12 +71,18 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path, settings: dict[str,
     assert_same(found, curve(tmp_path / "one", **{**settings, "micro_batch_size": 2}))  # type: ignore[arg-type]
 
 
-def test_trees_give_the_curve_of_rows_where_a_batch_holds_the_same_examples(tmp_path: Path) -> None:
+def test_trees_give_the_curve_of_rows_where_a_batch_holds_the_same_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tree counts as one sequence of a batch, so only whole epochs hold the same: 65 rows, or 13 people's trees."""
     epochs = {"epochs": 8, "warmup_steps": 0}
+    skipping = Mock(wraps=attention._attention)
+    monkeypatch.setattr(attention, "_attention", skipping)
     rows = curve(tmp_path / "rows", batch_size=65, micro_batch_size=65, **epochs)
+    assert not skipping.called
     trees = curve(tmp_path / "trees", packing="tree", batch_size=13, micro_batch_size=13, **epochs)
     assert len([key for key, _ in rows if key == "loss"]) == 8
+    assert skipping.call_count >= 8
     assert_same(trees, rows)
 
 
