@@ -66,9 +66,11 @@ class GroundedTrainer(Trainer):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def part(self) -> None:
-        """End what joins the processes; a process that ends without this waits for the others."""
+        """End what joins the processes; a process that ends without this waits for the others, or is aborted."""
         if self.args.world_size > 1:
             torch.distributed.destroy_process_group()
+            self.model_wrapped = self.model
+            self.accelerator.free_memory()  # the wrapped model holds gloo's threads, beyond the group's end
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
