@@ -47,6 +47,16 @@ def test_what_is_hidden_changes_nothing(
         torch.testing.assert_close(mine, other, atol=1e-12, rtol=0)
 
 
+def test_what_a_layer_asks_for_beyond_a_mask_is_applied_or_refused_as_by_transformers() -> None:
+    parts = [torch.randn(1, 2, 5, 3) for _ in range(3)]
+    mask, bias = additive(torch.ones(1, 5, 5).tril().bool(), torch.float32), torch.randn(1, 2, 5, 5)
+    found, _ = attention._attention(torch.nn.Module(), *parts, mask, position_bias=bias)
+    expected = scaled_dot_product_attention(*parts, attn_mask=mask + bias).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="softcap"):
+        attention._attention(torch.nn.Module(), *parts, mask, softcap=50.0)
+
+
 @pytest.mark.parametrize("own", ["sdpa", "eager"])
 def test_a_model_attends_as_before_afterwards(own: str) -> None:
     model: PreTrainedModel = MODELS["llama"]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,6 +22,8 @@ __all__ = ["additive", "for_layers", "skipping"]
 Mask = TypeVar("Mask")
 WINDOW, FULL = "sliding_attention", "full_attention"
 SKIPPING = "sdpa_of_what_is_seen"
+OTHER_SCORES = ("softcap", "position_bias", "s_aux")
+"""What some layers ask for beyond a mask; transformers' own SDPA applies or refuses it."""
 RUN = 128
 """How many tokens on end share the keys that they are compared with."""
 
@@ -50,8 +54,6 @@ def skipping(model: PreTrainedModel) -> Iterator[None]:
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
         yield
         return
-    from transformers import AttentionInterface
-
     AttentionInterface.register(SKIPPING, _attention)
     model.config._attn_implementation = SKIPPING
     try:
@@ -61,19 +63,23 @@ def skipping(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _attention(
-    _: torch.nn.Module,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **__: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return SDPA as transformers' layers ask for it.
 
     Shapes: [Q, H, T, D], twice [Q, H / g, S, D] and [Q, 1, T, S] → [Q, T, H, D].
     """
+    if any(others.get(name) is not None for name in OTHER_SCORES):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
     queries, masks = query.split(RUN, 2), attention_mask.split(RUN, 2)
     keys, values = (key,), (value,)
     if len(queries) > 1:
