@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -95,7 +96,8 @@ class Terminal:
             state = state_of(path)
             for pid in (state.supervisor, state.pid):
                 if pid:
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # ended by itself since
+                        os.kill(pid, signal.SIGKILL)
         until(lambda: all(state_of(path).is_over for path in (self.folder / "runs").glob("*")))
 
 

@@ -188,6 +188,34 @@ def test_a_pid_that_another_process_has_by_now_is_nobody(tmp_path: Path, change:
     assert Identity.read({**here, **change}).send(signal.SIGTERM) is False  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("exit", [None, {"code": 0, "signal": None, "ended": 2.0, "peak": 0}])
+@pytest.mark.parametrize("looks", range(1, 7))
+def test_who_ends_between_two_looks_was_at_work_or_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, exit: dict[str, object] | None
+) -> None:
+    """Supervisor and worker end at any look at a process, with or without a last word; nothing is said by halves."""
+    from groundrec.core.alive import Identity
+
+    here, seen = Identity.of().to_json(), []
+    record = {"supervisor": here, "worker": {**here, "pid": 1}, "exit": None}
+    write_json(tmp_path / "config.json", {})
+    write_json(tmp_path / "supervisor.json", record)
+
+    def is_alive(who: Identity) -> bool:
+        seen.append(who)
+        if len(seen) == looks:
+            write_json(tmp_path / "supervisor.json", record | {"exit": exit})
+        return len(seen) < looks
+
+    monkeypatch.setattr(Identity, "is_alive", is_alive)
+    end = "finished" if exit else "lost"
+    state = state_of(tmp_path)
+    assert (state.state, state.pid, state.stage) in [("running", 1, "starting"), (end, None, "")]
+    while len(seen) < looks:
+        state = state_of(tmp_path)
+    assert state_of(tmp_path).state == end
+
+
 def test_a_foreground_run_is_listed_and_lost_when_killed(terminal: Terminal) -> None:
     words = ["run", str(terminal.recipe), "--run-dir", "runs/one", "--set", "data.source=waits", "--until", "prepare"]
     process = subprocess.Popen(

@@ -80,19 +80,24 @@ class State:
 
 @dataclass(frozen=True)
 class _Signs:
-    """What a run directory says, and whether those it speaks of are alive."""
+    """What a run directory says, and which of those it speaks of were seen alive, each looked at once."""
 
     status: dict[str, Any]
     record: dict[str, Any]
     job: dict[str, Any]
+    teller: Identity | None
+    """Who wrote `status`."""
+    started: Identity | None
+    """Whom the supervisor started."""
+    supervisor: Identity | None
 
     @classmethod
     def of(cls, path: Path) -> _Signs:
-        return cls(*(read_json(path / name) or {} for name in ("status.json", RECORD, "job.json")))
-
-    @property
-    def supervisor(self) -> Identity | None:
-        return _alive(self.record.get("supervisor"))
+        """Return what `path` still says after its processes were looked at: whoever was seen dead says no more."""
+        status, record, job = files = _files(path)
+        looked_for = (status, record.get("worker"), record.get("supervisor"))
+        signs = cls(status, record, job, *map(_alive, looked_for))
+        return signs if _files(path) == files else cls.of(path)
 
     @property
     def until(self) -> str:
@@ -114,8 +119,7 @@ class _Signs:
     @property
     def worker(self) -> Identity | None:
         """The living process that does the work, unless it has said that it is at the end."""
-        told, started = _alive(self.status), _alive(self.record.get("worker"))
-        return (None if self.said else told) or (started if started != told else None)
+        return (None if self.said else self.teller) or (self.started if self.started != self.teller else None)
 
     @property
     def stage(self) -> str:
@@ -195,6 +199,10 @@ def _folders(root: Path) -> list[Path]:
 
 def _is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in ("config.json", "job.json"))
+
+
+def _files(path: Path) -> tuple[dict[str, Any], ...]:
+    return tuple(read_json(path / name) or {} for name in ("status.json", RECORD, "job.json"))
 
 
 def _alive(value: Any) -> Identity | None:
