@@ -1,6 +1,6 @@
 """Fine-tuning: prefix trees beside a row for each example, and both beside transformers' own Trainer.
 
-    OMP_NUM_THREADS=1 python benchmarks/train.py [--blocks 2] [--templates d3 list] [--moments]
+    OMP_NUM_THREADS=1 python benchmarks/train.py [--blocks 2] [--templates d3 list] [--moments] [--tree-attention sdpa]
 
 SmolLM2-135M on MovieLens-100k, histories of up to ten items, blocks of 20 targets, LoRA (r = 8 on q_proj and v_proj),
 fp32; only answers are learned. Each item has its own history, all before it in time and file, as D3's windows have;
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback
@@ -38,11 +39,12 @@ from groundrec.core.track import log
 from groundrec.core.types import Queries, Ragged
 from groundrec.data.dataset import load
 from groundrec.data.prepare import prepare
+from groundrec.models.attention import FLEX
 from groundrec.models.language import LanguageModel, open_base
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder, Example
 from groundrec.train.adapters import with_lora
-from groundrec.train.packing import Tree, anchored
+from groundrec.train.packing import Tree, anchored, check_attention
 from groundrec.train.rows import Rows
 from groundrec.train.trainer import GroundedTrainer, arguments
 
@@ -67,20 +69,25 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=2, help="blocks of 20 targets, one a turn")
     parser.add_argument("--templates", nargs="+", default=["d3", "list"])
     parser.add_argument("--moments", action="store_true", help="items of one second share a history")
+    parser.add_argument("--tree-attention", choices=("sdpa", FLEX), default="sdpa", help="as train.tree_attention")
     options = parser.parse_args()
+    check_attention(Train(packing="tree", tree_attention=options.tree_attention))
     table = Table("template", "side", "tokens", "targets per s", "× rows (each turn)", "peak GB", "above the model")
     for template in options.templates:
-        measured(table, template, options.blocks, options.moments)
+        measured(table, template, options.blocks, options.moments, options.tree_attention)
     Console(width=120).print(table)
 
 
-def measured(table: Table, template: str, blocks: int, moments: bool) -> None:
+def measured(table: Table, template: str, blocks: int, moments: bool, attention: str) -> None:
     """Add the rows of a template."""
     fork = get_context("spawn")
     pools = {side: ProcessPoolExecutor(1, fork) for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         prepare(Data(source="movielens-100k"), Prepare(k_core=0, max_history=HISTORY), SEED, Path(folder))
-        work = {s: p.submit(begin, s, template, blocks, moments, Path(folder)).result() for s, p in pools.items()}
+        work = {
+            side: pool.submit(begin, side, template, blocks, moments, attention, Path(folder)).result()
+            for side, pool in pools.items()
+        }
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for side in SIDES:
         pools[side].submit(train, 0).result()  # not counted: a process's memory is new to it, its first passes slow
@@ -103,7 +110,7 @@ def measured(table: Table, template: str, blocks: int, moments: bool) -> None:
         pool.shutdown()
 
 
-def begin(side: str, template: str, blocks: int, moments: bool, folder: Path) -> Work:
+def begin(side: str, template: str, blocks: int, moments: bool, attention: str, folder: Path) -> Work:
     """Make ready what this process does in each turn."""
     dataset = load(folder)
     lm = open_base(Model(base_model="smollm2-135m"), [], SEED)
@@ -114,7 +121,7 @@ def begin(side: str, template: str, blocks: int, moments: bool, folder: Path) ->
     loaded = peak_bytes()
     if side == "tree":
         trees = [Tree.of(rows) for rows in examples]
-        _turns[:] = [ours(model, [tree], 1) for tree in trees]
+        _turns[:] = [ours(model, [tree], 1, attention) for tree in trees]
         return Work([len(tree.tokens) for tree in trees], [TARGETS] * blocks, loaded)
     ordered = sorted((e for rows in examples for e in rows), key=lambda e: len(e.input_ids))
     groups = [ordered[i : i + MICRO] for i in range(0, len(ordered), MICRO)]
@@ -172,6 +179,8 @@ def timed(trainer: Any) -> float:
             begun.append(time.perf_counter())
 
         def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             taken.append(time.perf_counter() - begun[0])
 
     trainer.remove_callback(PrinterCallback)
@@ -180,10 +189,10 @@ def timed(trainer: Any) -> float:
     return taken[0]
 
 
-def ours(model: Any, rows: list[Any], micro: int) -> Callable[[], float]:
+def ours(model: Any, rows: list[Any], micro: int, attention: str = "sdpa") -> Callable[[], float]:
     """Return a turn with groundrec's loss."""
     read = Rows(len(rows), lambda i, _: rows[i])
-    trainer = GroundedTrainer(model=model, args=settings(micro), train_dataset=read)
+    trainer = GroundedTrainer(model=model, args=settings(micro), train_dataset=read, tree_attention=attention)
     return partial(timed, trainer)
 
 

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import cross_entropy, pad, scaled_dot_product_attention
+from transformers import AttentionInterface
 from transformers.models.phi.modeling_phi import PhiMLP
 
 from groundrec.core import config_learn
+from groundrec.core.errors import ConfigError
 from groundrec.models import attention
 from groundrec.models.language import open_base
 from groundrec.text.tokens import IGNORED
+from groundrec.train import trainer
 from groundrec.train.rows import collate, learned_tokens, summed_loss
 from tests.app.launched import TORCHRUN, output, started
 from tests.train.curves import STILL, curve
@@ -84,6 +89,28 @@ def test_trees_give_the_curve_of_rows_where_a_batch_holds_the_same_examples(
     assert len([key for key, _ in rows if key == "loss"]) == 8
     assert skipping.call_count >= 8
     assert_same(trees, rows)
+
+
+def test_trees_under_flex_attention_give_the_curve_of_those_under_sdpa(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel has no gradients on a processor: here a block mask becomes SDPA's."""
+    seen: list[BlockMask] = []
+
+    def dense(_: object, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, **options: Any) -> Any:
+        seen.append(mask)
+        one, i = torch.arange(len(q))[:, None, None, None], torch.arange(q.shape[2])
+        visible = mask.mask_mod(one, torch.zeros_like(one), i[:, None], i)
+        found = scaled_dot_product_attention(q, k, v, visible, scale=options["scaling"])
+        return found.transpose(1, 2).contiguous(), None
+
+    expected = curve(tmp_path / "sdpa", **TREES)
+    with pytest.raises(ConfigError, match="gradients on CUDA devices alone"):
+        curve(tmp_path / "refused", tree_attention="flex_attention", **TREES)
+    monkeypatch.setattr(trainer, "check_attention", lambda _: None)
+    monkeypatch.setitem(AttentionInterface._global_mapping, "flex_attention", dense)
+    assert_same(curve(tmp_path / "flex", tree_attention="flex_attention", **TREES), expected)
+    assert seen
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

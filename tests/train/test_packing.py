@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from shutil import which
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from transformers import (
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 from groundrec.core.types import Catalogue, PreparedDataset
-from groundrec.models.attention import skipping
+from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.text.trie import Trie
@@ -278,6 +279,23 @@ def test_a_block_mask_sees_what_the_additive_mask_does(monkeypatch: pytest.Monke
                 assert torch.equal(part.flatten(1).any(1), blocks_seen[:, a, b])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not which("g++"), reason="FlexAttention is compiled, here by g++")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_compiled_flex_attention_gives_a_tree_the_loss_of_its_rows(name: str) -> None:
+    """The forward pass; on a processor FlexAttention has no other."""
+    encoder, model = encoder_of("d3"), model_of(name).float()
+    blocks = [b.examples(encoder) for b in anchored(shop().train, encoder, 6)][:4]
+    trees, rows = collate([Tree.of(examples).row() for examples in blocks]), map(as_rows, blocks)
+    with torch.no_grad(), attending(model, FLEX):
+        found = float(summed_loss(model, trees)[0])
+    with torch.no_grad():
+        assert found == pytest.approx(sum(float(summed_loss(model, row)[0]) for row in rows), rel=1e-5)
+
+
 def test_what_trees_cannot_do_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tree_attention is how trees attend"):
+        config_learn.Train(tree_attention="flex_attention")
     with pytest.raises(ConfigError, match="drop_items"):
         config_learn.Train(packing="tree", drop_items=0.2)

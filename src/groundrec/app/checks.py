@@ -73,6 +73,10 @@ def check_paths(recipe: Recipe) -> None:
         from groundrec.train.precision import chosen
 
         chosen(recipe.train)
+    if recipe.train.tree_attention != "sdpa" and recipe.train.method != "none":
+        from groundrec.train.packing import check_attention
+
+        check_attention(recipe.train)
 
 
 def _check_base(base: str) -> None:

@@ -112,6 +112,10 @@ class Train(Section):
     tree_targets: int = Field(
         default=20, ge=1, description="Most targets of a tree; the one in the middle has the data set's own history."
     )
+    tree_attention: Literal["sdpa", "flex_attention"] = Field(
+        default="sdpa",
+        description="How a tree's tokens attend. `sdpa`: PyTorch's attention under a mask; on a processor, what no token of a run sees is left out. `flex_attention`: a kernel compiled for the tree, which leaves that out on a CUDA device.",
+    )
     drop_items: float = Field(
         default=0.0,
         ge=0,
@@ -155,7 +159,14 @@ class Train(Section):
     )
 
     def model_post_init(self, _: Any) -> None:
-        """Check that nothing is asked of trees that only rows can do."""
+        """Check that nothing is asked of trees that only rows can do, and of rows that only trees can do."""
+        if self.packing == "rows" and self.tree_attention != "sdpa":
+            raise ConfigError(
+                "train.tree_attention is how trees attend, and train.packing is `rows`",
+                value=self.tree_attention,
+                accepted="sdpa, or train.packing = tree",
+                next_step="--set train.packing=tree",
+            )
         if self.packing == "tree" and self.drop_items:
             raise ConfigError(
                 "train.drop_items leaves items out of the rows of running lists, and train.packing is `tree`",

@@ -17,11 +17,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["additive", "for_layers", "skipping"]
+__all__ = ["FLEX", "additive", "attending", "for_layers", "skipping"]
 
 Mask = TypeVar("Mask")
 WINDOW, FULL = "sliding_attention", "full_attention"
-SKIPPING = "sdpa_of_what_is_seen"
+FLEX, SKIPPING = "flex_attention", "sdpa_of_what_is_seen"
 OTHER_SCORES = ("softcap", "position_bias", "s_aux")
 """What some layers ask for beyond a mask; transformers' own SDPA applies or refuses it."""
 RUN = 128
@@ -45,6 +45,17 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 @contextmanager
+def attending(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Let a model attend with another of transformers' implementations."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+@contextmanager
 def skipping(model: PreTrainedModel) -> Iterator[None]:
     """Let a model that attends with SDPA on a processor leave out what additive masks hide, backward passes too.
 
@@ -55,11 +66,8 @@ def skipping(model: PreTrainedModel) -> Iterator[None]:
         yield
         return
     AttentionInterface.register(SKIPPING, _attention)
-    model.config._attn_implementation = SKIPPING
-    try:
+    with attending(model, SKIPPING):
         yield
-    finally:
-        model.config._attn_implementation = "sdpa"
 
 
 def _attention(

@@ -74,6 +74,7 @@ def finetune(
         eval_dataset=validation_rows(domains, section.validation_queries, seed),
         callbacks=[mean, _Reporter(metrics), patience],
         judge=judge,
+        tree_attention=section.tree_attention,
     )
     trainer.remove_callback(_printer())
     trainer.add_callback(TellsGradients(in_pieces=trainer.shards))

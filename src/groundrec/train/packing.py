@@ -17,14 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
+from groundrec.core import config_learn
+from groundrec.core.errors import ConfigError
 from groundrec.core.types import Queries
-from groundrec.models.attention import additive, for_layers
+from groundrec.models.attention import FLEX, additive, for_layers
 from groundrec.text.tokens import IGNORED, Encoder, Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Block", "Tree", "anchored", "collate_trees", "tree_masks"]
+__all__ = ["Block", "Tree", "anchored", "check_attention", "collate_trees", "tree_masks"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,17 @@ def _block(queries: Queries, chain: list[int], encoder: Encoder, most: int) -> t
     return Block(items[cut:], (places[:taken] - cut).repeat(counts[:taken]), targets), taken
 
 
+def check_attention(section: config_learn.Train) -> None:
+    """Raise `ConfigError` where trees cannot be trained under `section.tree_attention` on this machine."""
+    if section.tree_attention == FLEX and not torch.cuda.is_available():
+        raise ConfigError(
+            "FlexAttention computes gradients on CUDA devices alone",
+            value="no CUDA device",
+            accepted="train.tree_attention = sdpa",
+            next_step="--set train.tree_attention=sdpa",
+        )
+
+
 def collate_trees(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Return trees as one batch, padded on the right; what fills a row up sees itself alone and is not learned."""
     batch = {name: pad_sequence([r[name] for r in rows], batch_first=True) for name in rows[0]}
@@ -161,7 +174,7 @@ def tree_masks(model: PreTrainedModel, ends: torch.Tensor, depth: torch.Tensor) 
 
     `ends` and `depth` as in `Tree`. Shapes: [Q, T] → [Q, 1, T, T].
     """
-    if model.config._attn_implementation == "flex_attention":
+    if model.config._attn_implementation == FLEX:
         return for_layers(model, lambda window: _block_mask(ends, depth, window))
     place = torch.arange(ends.shape[1], device=ends.device)
     sees = (place <= place[:, None]) & (place[:, None] < ends[:, None])

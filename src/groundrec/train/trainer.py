@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +22,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from groundrec.core import config_learn
 from groundrec.core.errors import ProcessError, TrainingError
 from groundrec.core.processes import Processes
-from groundrec.models.attention import skipping
+from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.train.batch import explain_batch
 from groundrec.train.judging import MEASURES
+from groundrec.train.packing import check_attention
 from groundrec.train.precision import chosen
 from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
 
@@ -41,9 +42,11 @@ class GroundedTrainer(Trainer):
         train_dataset: Rows,
         eval_dataset: Rows | None = None,
         judge: Callable[[Any], float] | None = None,
+        tree_attention: str = "sdpa",
         **options: Any,
     ) -> None:
         self._rows, self._judge, args = train_dataset, judge, options["args"]
+        self._tree_attention = tree_attention
         at_once = args.per_device_train_batch_size * args.world_size if args.world_size > 1 else 1
         valid = Filled(eval_dataset, at_once) if eval_dataset is not None else None
         super().__init__(
@@ -94,8 +97,12 @@ class GroundedTrainer(Trainer):
 
     def training_step(self, model: torch.nn.Module, inputs: Row, num_items_in_batch: Any = None) -> torch.Tensor:
         """Return the loss of a micro batch, whose gradients are added to those there are."""
-        with skipping(self.accelerator.unwrap_model(model)) if "ends" in inputs else nullcontext():
+        with self._attending(model) if "ends" in inputs else nullcontext():
             return super().training_step(cast("Any", model), inputs, num_items_in_batch)
+
+    def _attending(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+        own = self.accelerator.unwrap_model(model)
+        return attending(own, FLEX) if self._tree_attention == FLEX else skipping(own)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: Row, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -197,6 +204,7 @@ class _Order(Sampler[int]):
 def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
     """Return the Trainer's arguments; raise `ConfigError` where the batch does not divide."""
     precision = chosen(section)
+    check_attention(section)
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # the recipe decides, not the launcher's file
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     found = TrainingArguments(
