@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder
 from groundrec.train import finetune as module
 from groundrec.train.rows import Domain
+from groundrec.train.trainer import GroundedTrainer
 from tests.shops import planted_shop
 
 __all__ = ["STILL", "curve"]
@@ -63,8 +66,19 @@ def curve(
     return [*found, ("weights", total)] if found else []
 
 
+def part_late(trainer: GroundedTrainer, own: Callable[[GroundedTrainer], None] = GroundedTrainer.part) -> None:
+    """Part while another process has still to answer, and nobody but gloo holds what it is to answer with."""
+    is_last = torch.distributed.get_rank() == 1
+    time.sleep(is_last)
+    answers = [torch.zeros(10), torch.zeros(10)]
+    torch.distributed.all_gather(answers, answers[0].clone(), async_op=not is_last)
+    del answers
+    own(trainer)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    GroundedTrainer.part = part_late
     found = curve(Path(sys.argv[1]), **json.loads(sys.argv[2]))
     if left := [name for path in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := path.read_text())]:
         sys.exit(f"threads that end a process with SIGABRT are left: {left}")

@@ -69,11 +69,15 @@ class GroundedTrainer(Trainer):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def part(self) -> None:
-        """End what joins the processes; a process that ends without this waits for the others, or is aborted."""
+        """End what joins the processes; a process that ends without this waits for the others, or is aborted.
+
+        The wrapped model goes first: the group's last holder waits for gloo's threads, and it would wait with Python's
+        lock, which they need to let go of a tensor.
+        """
         if self.args.world_size > 1:
-            torch.distributed.destroy_process_group()
             self.model_wrapped = self.model
-            self.accelerator.free_memory()  # the wrapped model holds gloo's threads, beyond the group's end
+            self.accelerator.free_memory()
+            torch.distributed.destroy_process_group()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
