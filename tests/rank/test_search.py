@@ -225,7 +225,8 @@ def test_how_much_of_an_edge_is_read_at_once_changes_no_beam(case: Case, beams: 
     (leaves, scores, whole), (again, in_parts, parts) = found(), found(stride=stride)
     np.testing.assert_allclose(in_parts, scores, atol=1e-4)
     clear = (scores.diff(dim=1).abs() > 1e-3).all(1)
-    assert (again[clear] == leaves[clear]).all()
+    told = clear[:, None] & scores.isfinite()  # behind the last item that is allowed stands none
+    assert (again[told] == leaves[told]).all()
     assert parts <= whole
 
 
