@@ -74,6 +74,7 @@ ROOMS = {
         "stopping",
         "adapters",
         "judging",
+        "finite",
         "trainer",
         "gradients",
         "finetune",

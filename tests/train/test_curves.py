@@ -22,9 +22,9 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 from groundrec.models import attention
 from groundrec.models.language import open_base
-from groundrec.text.tokens import IGNORED
+from groundrec.text.tokens import IGNORED, Example
 from groundrec.train import trainer
-from groundrec.train.rows import collate, learned_tokens, summed_loss
+from groundrec.train.rows import Rows, collate, learned_tokens, summed_loss
 from tests.app.launched import TORCHRUN, output, started
 from tests.train.curves import STILL, curve
 
@@ -118,16 +118,15 @@ def test_a_batch_padded_on_either_side_has_the_loss_and_gradients_of_its_rows(si
     """Rows here are padded on the right and need no mask; with a mask and their places they may stand on either."""
     lm = open_base(config_learn.Model(scratch=STILL), TITLES, seed=3)
     lm.model.double()
-    rows = [
-        {"input_ids": row, "labels": row.where((row > 90) & (torch.arange(len(row)) > 0), IGNORED)} for row in DRAWN
-    ]
-    longest = max(map(len, DRAWN))
+    learned = [row.where((row > 90) & (torch.arange(len(row)) > 0), IGNORED) for row in DRAWN]
+    drawn = Rows(len(DRAWN), lambda i, _: Example(DRAWN[i].int().numpy(), learned[i].int().numpy()))
+    rows, longest = [drawn[i] for i in range(len(DRAWN))], max(map(len, DRAWN))
 
     def filled(row: torch.Tensor, value: int) -> torch.Tensor:
         some = (longest - len(row), 0) if side == "left" else (0, longest - len(row))
         return pad(row, some, value=value)
 
-    ids, labels = (torch.stack([filled(r[n], v) for r in rows]) for n, v in (("input_ids", 5), ("labels", IGNORED)))
+    ids, labels = torch.stack([filled(r, 5) for r in DRAWN]), torch.stack([filled(r, IGNORED) for r in learned])
     mask = torch.stack([filled(torch.ones_like(row), 0) for row in DRAWN])
     places = (mask.cumsum(1) - 1).clamp(min=0)
     logits = lm.model(ids, attention_mask=mask, position_ids=places).logits

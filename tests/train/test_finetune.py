@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback, TrainingArguments, masking_utils
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, TrainingError
-from groundrec.core.track import Metrics
+from groundrec.core.track import Metrics, log
 from groundrec.core.types import PreparedDataset, Queries, Ragged
 from groundrec.models.language import LanguageModel, keep_merged, load, open_base
 from groundrec.rank.search import Search
@@ -23,6 +26,7 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder
 from groundrec.text.trie import Trie
 from groundrec.train import finetune as module
+from groundrec.train import trainer
 from groundrec.train.batch import explain_batch
 from groundrec.train.finetune import finetune
 from groundrec.train.rows import Domain, training_rows
@@ -271,23 +275,91 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
             training(shop, tmp_path, QUICK.model_copy(update={"method": "lora", "lora_target_modules": wanted}))
 
 
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        (15, r"the batch of step 16, epoch 1\.25"),  # seen at the next log
+        (22, r"the batch of step 23, epoch 1\.83"),  # at the end of the epoch
+        (24, r"a validation batch behind step 24, epoch 2\.00"),
+    ],
+)
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoints_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: int, named: str
 ) -> None:
-    original, trained = module.GroundedTrainer.training_step, iter(range(1, 1000))
+    class Breaks(TrainerCallback):
+        """Makes weights no numbers behind a step."""
 
-    def training_step(self, model, *args, **kwargs):
-        if next(trained) == 16:
-            next(model.parameters()).data.fill_(float("nan"))
-        return original(self, model, *args, **kwargs)
+        def on_step_end(self, args, state, control, model, **_):
+            steps.append(state.global_step)
+            if state.global_step == made:
+                next(model.parameters()).data.fill_(float("nan"))
 
-    monkeypatch.setattr(module.GroundedTrainer, "training_step", training_step)
-    with pytest.raises(TrainingError, match=r"no number any more: the batch of step 16, epoch 1\.25"):
+    steps, metrics = [], tmp_path / "m.jsonl"
+    monkeypatch.setattr(module, "TellsGradients", lambda **_: Breaks())
+    with pytest.raises(TrainingError, match=f"no number any more: {named}"):
         training(planted_shop(), tmp_path)
     last = last_whole_checkpoint(tmp_path / "checkpoints")
     assert last
     assert last.name == "checkpoint-12"
     assert all(value.isfinite().all() for value in load_file(last / "model.safetensors").values())
+    assert made <= steps[-1] < made + 10
+    assert all(np.isfinite(row["loss"]) for row in Metrics.read(metrics) if "loss" in row)
+
+
+class Waits(TorchDispatchMode):
+    """Keeps what makes Python wait for a GPU: values that it reads, and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        places = [x for x in (args[1] if func is torch.ops.aten.index.Tensor else ()) if x is not None]
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "unique") or any(
+            x.dtype is torch.bool for x in places
+        ):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("packing", ["row", "tree"])
+def test_no_batch_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str) -> None:
+    original, passes = module.GroundedTrainer.training_step, []
+
+    def training_step(self, *args, **kwargs):
+        with Waits() as waits:
+            passes.append(waits.found)
+            return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "skipping", nullcontext)  # what only processors do
+    monkeypatch.setattr(
+        masking_utils, "find_packed_sequence_indices", lambda _: None
+    )  # transformers' own look, one a pass
+    monkeypatch.setattr(module.GroundedTrainer, "training_step", training_step)
+    section = QUICK.model_copy(update={"epochs": 1, "cutoff_len": 400, "packing": packing})
+    training(planted_shop(), tmp_path, section, "d3")
+    assert len(passes) > 5
+    assert not any(passes)
+
+
+def test_a_process_trains_on_one_of_several_devices_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def seen(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
+        found = trainer.arguments(section, seed, folder)
+        found._n_gpu = 4  # as where a process sees four
+        assert found.train_batch_size == section.micro_batch_size
+        return found
+
+    section = QUICK.model_copy(update={"epochs": 1})
+    alone = weights(training(planted_shop(), tmp_path / "alone", section))
+    monkeypatch.setattr(module, "arguments", seen)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("INFO")
+    four = weights(training(planted_shop(), tmp_path / "four", section))
+    assert all(torch.equal(four[name], value) for name, value in alone.items())
+    assert "one of 4 GPUs trains: torchrun --nproc_per_node 4 -m groundrec run" in caplog.text
 
 
 @pytest.mark.parametrize("at", ["save_model", "_save_optimizer_and_scheduler"])

@@ -30,7 +30,7 @@ from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.text.trie import Trie
-from groundrec.train.packing import Block, Tree, anchored, collate_trees, tree_masks
+from groundrec.train.packing import Block, Tree, anchored, tree_masks
 from groundrec.train.rows import Domain, Row, Rows, collate, learned_tokens, summed_loss, training_rows
 from tests.rank.models import MODELS
 from tests.shops import planted_shop, queries_of
@@ -260,7 +260,7 @@ def test_a_limit_takes_whole_blocks_and_cuts_the_last(limit: int) -> None:
 def test_a_block_mask_sees_what_the_additive_mask_does(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = encoder_of("d3")
     blocks = [b.examples(encoder) for b in anchored(shop().train, encoder, 6)]
-    trees = collate_trees([Tree.of(examples).row() for examples in blocks[:3]])
+    trees = collate([Tree.of(examples).row() for examples in blocks[:3]])
     for name in ("llama", "gemma3"):
         model = MODELS[name]
         sums = tree_masks(model, trees["ends"], trees["position_ids"])

@@ -73,7 +73,7 @@ def logits_only(model: torch.nn.Module, wanted: torch.Tensor, head: torch.nn.Mod
 
     Args:
         model: A transformers causal language model.
-        wanted: bool [Q, T] for logits [n, V], row by row; or indices, int64 [Q, R], for logits [Q, R, V].
+        wanted: Indices, int64 [Q, R], for logits [Q, R, V].
         head: An output layer to use instead of the model's own, e.g. `head_of` some of its tokens.
     """
     own = model.get_output_embeddings()  # type: ignore[operator]
@@ -88,8 +88,6 @@ def logits_only(model: torch.nn.Module, wanted: torch.Tensor, head: torch.nn.Mod
 
 
 def _positions(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    if not wanted.dtype.is_signed:
-        return hidden[wanted]
     return hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[2]))
 
 

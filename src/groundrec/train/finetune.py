@@ -80,7 +80,7 @@ def finetune(
     trainer.add_callback(TellsGradients(in_pieces=trainer.shards))
     if trainer.shards:
         _require_no_whole_weights(section)
-    log.info(f"  {explain_batch(section, trainer.args.world_size)}")
+    _tell(section, trainer.args.world_size)
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
     with saving() as asked:
@@ -99,6 +99,12 @@ def finetune(
     trainer.part()
     model.eval()
     return LanguageModel(model, language_model.tokenizer)
+
+
+def _tell(section: config_learn.Train, processes: int) -> None:
+    log.info(f"  {explain_batch(section, processes)}")
+    if processes == 1 and (devices := torch.accelerator.device_count()) > 1:
+        log.info(f"  one of {devices} GPUs trains: torchrun --nproc_per_node {devices} -m groundrec run … uses all")
 
 
 def _choosing(domain: Domain) -> Domain:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils.rnn import pad_sequence
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
@@ -26,7 +25,7 @@ from groundrec.text.tokens import IGNORED, Encoder, Example
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Block", "Tree", "anchored", "check_attention", "collate_trees", "tree_masks"]
+__all__ = ["Block", "Tree", "alone_behind", "anchored", "check_attention", "tree_masks"]
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,10 @@ def check_attention(section: config_learn.Train) -> None:
         )
 
 
-def collate_trees(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return trees as one batch, padded on the right; what fills a row up sees itself alone and is not learned."""
-    batch = {name: pad_sequence([r[name] for r in rows], batch_first=True) for name in rows[0]}
-    itself = torch.arange(1, batch["ends"].shape[1] + 1).expand_as(batch["ends"])
-    return {**batch, "ends": torch.where(batch["ends"] == 0, itself, batch["ends"])}
+def alone_behind(ends: torch.Tensor) -> torch.Tensor:
+    """Return the `ends` of trees that zeros fill up on the right, [Q, T], such that what fills up sees itself alone."""
+    itself = torch.arange(1, ends.shape[1] + 1).expand_as(ends)
+    return torch.where(ends == 0, itself, ends)
 
 
 def tree_masks(model: PreTrainedModel, ends: torch.Tensor, depth: torch.Tensor) -> Any:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
@@ -21,7 +21,7 @@ from groundrec.core.track import log
 from groundrec.core.types import PreparedDataset, Queries
 from groundrec.models.language import logits_only
 from groundrec.text.tokens import IGNORED, Encoder, Example
-from groundrec.train.packing import Block, Tree, anchored, collate_trees, tree_masks
+from groundrec.train.packing import Block, Tree, alone_behind, anchored, tree_masks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,9 +57,19 @@ class Rows(Dataset[Row]):
 
     def __getitem__(self, i: int) -> Row:
         row = self._row_of(i, self._epoch)
-        if isinstance(row, Tree):
-            return row.row()
-        return {"input_ids": torch.from_numpy(row.input_ids).long(), "labels": torch.from_numpy(row.labels).long()}
+        return row.row() if isinstance(row, Tree) else _row(row)
+
+
+def _row(example: Example) -> Row:
+    """Return an example as the Trainer reads it, learning as `Tree.row` has it. Shapes: [T], and [R] for the others."""
+    tokens = torch.from_numpy(example.input_ids).long()
+    sources = torch.from_numpy(np.flatnonzero(example.labels[1:] != IGNORED))
+    return {
+        "input_ids": tokens,
+        "sources": sources,
+        "labels": tokens[sources + 1],
+        "weights": torch.ones_like(sources),
+    }
 
 
 class _Joined(Rows):
@@ -102,9 +112,8 @@ class Filled(Dataset[Row]):
 
 def _teaches_nothing(like: Row) -> Row:
     one, none = torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-    if "ends" in like:
-        return {**dict.fromkeys(like, none), "input_ids": one, "position_ids": one, "ends": one + 1}
-    return {"input_ids": one, "labels": torch.full_like(one, IGNORED)}
+    found = {**dict.fromkeys(like, none), "input_ids": one}
+    return {**found, "position_ids": one, "ends": one + 1} if "ends" in like else found
 
 
 @dataclass(frozen=True)
@@ -238,17 +247,13 @@ def _sample(rows: list[T], limit: int | None, seed: int) -> list[T]:
 
 def collate(rows: list[Row]) -> Row:
     """Return rows, or trees, as one batch, padded on the right. Under causal attention rows need no mask."""
-    if "ends" in rows[0]:
-        return collate_trees(rows)
-    return {
-        "input_ids": pad_sequence([r["input_ids"] for r in rows], batch_first=True, padding_value=0),
-        "labels": pad_sequence([r["labels"] for r in rows], batch_first=True, padding_value=IGNORED),
-    }
+    batch = {name: pad_sequence([r[name] for r in rows], batch_first=True) for name in rows[0]}
+    return {**batch, "ends": alone_behind(batch["ends"])} if "ends" in batch else batch
 
 
 def learned_tokens(batch: Row) -> torch.Tensor:
     """Return how many tokens a batch teaches, counted once for each example that learns them."""
-    return batch["weights"].sum() if "ends" in batch else (batch["labels"][:, 1:] != IGNORED).sum()
+    return batch["weights"].sum()
 
 
 def summed_loss(
@@ -257,33 +262,20 @@ def summed_loss(
     """Return the cross entropy of the learned tokens, summed, and the model's outputs.
 
     Logits are computed for the tokens before learned ones only, and kept in fp32 at least. `unwrapped` is the model
-    without what distributed training puts around it.
+    without what distributed training puts around it. Nothing here waits for the device.
     """
     own = unwrapped if unwrapped is not None else cast("PreTrainedModel", model)
-    return _tree_loss(model, batch, own) if "ends" in batch else _row_loss(model, batch, own)
-
-
-def _row_loss(model: torch.nn.Module, batch: Row, own: PreTrainedModel) -> tuple[torch.Tensor, object]:
-    labels = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    learned = labels != IGNORED
-    with logits_only(own, learned):
-        outputs = model(input_ids=batch["input_ids"], use_cache=False)
-    return cross_entropy(_precise(outputs.logits), labels[learned], reduction="sum"), outputs
-
-
-def _tree_loss(model: torch.nn.Module, batch: Row, own: PreTrainedModel) -> tuple[torch.Tensor, object]:
-    depth = batch["position_ids"]
     with logits_only(own, batch["sources"]):
-        outputs = model(
-            input_ids=batch["input_ids"],
-            position_ids=depth,
-            attention_mask=tree_masks(own, batch["ends"], depth),
-            use_cache=False,
-        )
-    logits = _precise(outputs.logits).flatten(0, 1)
+        outputs = model(input_ids=batch["input_ids"], **_places(own, batch), use_cache=False)
+    logits = outputs.logits.flatten(0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = cross_entropy(logits, batch["labels"].flatten(), reduction="none")
     return losses @ batch["weights"].flatten().to(losses.dtype), outputs
 
 
-def _precise(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _places(model: PreTrainedModel, batch: Row) -> dict[str, Any]:
+    """Return where a tree's tokens stand and what they see; a row's stand one behind the other."""
+    if "ends" not in batch:
+        return {}
+    depth = batch["position_ids"]
+    return {"position_ids": depth, "attention_mask": tree_masks(model, batch["ends"], depth)}

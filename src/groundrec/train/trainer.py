@@ -24,6 +24,7 @@ from groundrec.core.errors import ProcessError, TrainingError
 from groundrec.core.processes import Processes
 from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.train.batch import explain_batch
+from groundrec.train.finite import Finite, require_finite
 from groundrec.train.judging import MEASURES
 from groundrec.train.packing import check_attention
 from groundrec.train.precision import chosen
@@ -46,7 +47,7 @@ class GroundedTrainer(Trainer):
         **options: Any,
     ) -> None:
         self._rows, self._judge, args = train_dataset, judge, options["args"]
-        self._tree_attention = tree_attention
+        self._tree_attention, self._finite = tree_attention, Finite()
         at_once = args.per_device_train_batch_size * args.world_size if args.world_size > 1 else 1
         valid = Filled(eval_dataset, at_once) if eval_dataset is not None else None
         super().__init__(
@@ -55,6 +56,7 @@ class GroundedTrainer(Trainer):
             data_collator=collate,
             **options,
         )
+        self.add_callback(self._finite)  # behind those that ask for a log or a checkpoint
 
     def anywhere(self, asked: Callable[[], bool]) -> bool:
         """Return whether any process is asked; all have to call this."""
@@ -116,9 +118,8 @@ class GroundedTrainer(Trainer):
         Distributed engines average the gradients of processes, so each counts as often as there are processes.
         """
         loss, outputs = summed_loss(model, inputs, self.accelerator.unwrap_model(model))
-        if not loss.isfinite():
-            raise self._not_finite(loss, training=model.training)
         if model.training:
+            self._finite.saw(loss, self.state)
             loss = loss * self.accelerator.num_processes / num_items_in_batch
         else:
             loss = loss / len(inputs["input_ids"]) * self._rows_per_token
@@ -127,24 +128,16 @@ class GroundedTrainer(Trainer):
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
         """Return the validation loss, and what the judge says of the model; the main process asks it, for all."""
         output = super().evaluation_loop(*args, **options)
+        where, metrics = f"a validation batch behind step {self.state.global_step}", cast("Any", output.metrics)
+        require_finite(metrics["eval_loss"], where, self.state.epoch or 0, self.args)
         if self._judge:
             model: Any = self.accelerator.unwrap_model(cast("torch.nn.Module", self.model))
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
             found = torch.tensor([self._judge(model) if self.is_world_process_zero() else 0.0], device=self.args.device)
             if self.args.world_size > 1:
                 torch.distributed.broadcast(found, 0)
-            cast("dict[str, float]", output.metrics)[MEASURES["ndcg"].key] = float(found)
+            metrics[MEASURES["ndcg"].key] = float(found)
         return output
-
-    def _not_finite(self, loss: torch.Tensor, *, training: bool) -> TrainingError:
-        where = "the batch of step {}" if training else "a validation batch behind step {}"
-        step = self.state.global_step + training
-        return TrainingError(
-            f"the loss is no number any more: {where.format(step)}, epoch {self.state.epoch or 0:.2f}",
-            value=float(loss.detach()),
-            accepted="a finite loss; the checkpoints before it are kept",
-            next_step=f"--set train.learning_rate={self.args.learning_rate / 3:.0e}, or more train.warmup_steps",
-        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load moments and steps; rates and decay are those of the recipe, which may have changed since."""
@@ -205,13 +198,22 @@ class _Order(Sampler[int]):
         return iter(order)
 
 
+class _Arguments(TrainingArguments):
+    """One device for each process: torch's DataParallel would divide a batch, and not what is learned of it."""
+
+    @property
+    def n_gpu(self) -> int:
+        """The devices of this process, at most one."""
+        return min(1, super().n_gpu)
+
+
 def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
     """Return the Trainer's arguments; raise `ConfigError` where the batch does not divide."""
     precision = chosen(section)
     check_attention(section)
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # the recipe decides, not the launcher's file
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
-    found = TrainingArguments(
+    found = _Arguments(
         output_dir=str(folder),
         per_device_train_batch_size=section.micro_batch_size,
         per_device_eval_batch_size=section.micro_batch_size,
