@@ -68,6 +68,8 @@ def curve(
 
 def part_late(trainer: GroundedTrainer, own: Callable[[GroundedTrainer], None] = GroundedTrainer.part) -> None:
     """Part while another process has still to answer, and nobody but gloo holds what it is to answer with."""
+    if trainer.args.world_size == 1:
+        return
     is_last = torch.distributed.get_rank() == 1
     time.sleep(is_last)
     answers = [torch.zeros(10), torch.zeros(10)]

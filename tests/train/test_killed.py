@@ -24,13 +24,19 @@ def steps(folder: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+def ended(command: list[str]) -> None:
+    """Let a command end, which it has to do well."""
+    with started(command) as process:
+        said = output(process)
+    assert process.returncode == 0, said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [LISTS, TREES], ids=["lists", "trees"])
 def test_killed_at_random_steps_it_ends_with_the_same_weights(tmp_path: Path, rows: dict[str, object]) -> None:
     start = [sys.executable, "-m", "tests.train.curves"]
     settings = json.dumps({**SETTINGS, **rows})
-    with started([*start, str(tmp_path / "whole"), settings]) as process:
-        output(process)
+    ended([*start, str(tmp_path / "whole"), settings])
     draw, folder, killed = random.Random(7), tmp_path / "killed", 0
     while killed < KILLS:
         with started([*start, str(folder), settings]) as process:
@@ -45,7 +51,6 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(tmp_path: Path, ro
             output(process)
             killed += 1
     assert killed == KILLS
-    with started([*start, str(folder), settings]) as process:
-        output(process)
+    ended([*start, str(folder), settings])
     whole, resumed = ((tmp_path / name / "weights-0.safetensors").read_bytes() for name in ("whole", "killed"))
     assert whole == resumed
