@@ -102,9 +102,14 @@ class GroundedTrainer(Trainer):
         return batches, cast("torch.Tensor", self.accelerator.gather(learned.to(device))).sum()
 
     def training_step(self, model: torch.nn.Module, inputs: Row, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Return the loss of a micro batch, whose gradients are added to those there are."""
+        """Return the loss of a micro batch, whose gradients are added to those there are.
+
+        Of a step that teaches nothing, whose loss is 0 / 0, it is the mean of the steps since the last log.
+        """
         with self._attending(model) if "ends" in inputs else nullcontext():
-            return super().training_step(cast("Any", model), inputs, num_items_in_batch)
+            loss = super().training_step(cast("Any", model), inputs, num_items_in_batch)
+        mean = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
+        return torch.where(num_items_in_batch > 0, loss, mean)
 
     def _attending(self, model: torch.nn.Module) -> AbstractContextManager[None]:
         own = self.accelerator.unwrap_model(model)
@@ -226,6 +231,7 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_steps=10,
+        logging_nan_inf_filter=False,  # would wait for each loss; `Finite` looks at them before a log
         save_total_limit=2,
         load_best_model_at_end=not section.average,
         metric_for_best_model=MEASURES[section.select].key,
