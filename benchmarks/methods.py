@@ -1,16 +1,19 @@
-"""Every method beside every other: two data sets, three seeds, intervals over users, one table for each data set.
+"""Every method beside every other: two data sets, three seeds, intervals over users, one table for
+each data set.
 
     python benchmarks/methods.py [--data movielens-100k ml-latest-small] [--seeds 0 1 2] [--out runs/tables] [--show]
 
-Runs `recipes/tables/DATA.toml` with each seed, and once more with SASRec in the search: that run takes SASRec and the
-language model from the first one. What is finished is skipped, so a stopped benchmark goes on where it was.
-`--show` runs nothing and prints the tables of what is there.
+Runs `recipes/tables/DATA.toml` with each seed, and once more with SASRec in the search: that run
+takes SASRec and the language model from the first one. What is finished is skipped, so a stopped
+benchmark goes on where it was. `--show` runs nothing and prints the tables of what is there.
 
-A number is the mean over queries and seeds. Its interval resamples users; the values of a query are averaged over seeds
-before, so the interval says how it would be with other people, and the last column how it is with other seeds.
+A number is the mean over queries and seeds. Its interval resamples users; the values of a query are
+averaged over seeds before, so the interval says how it would be with other people, and the last
+column how it is with other seeds.
 
-Every fusion is compared with that of its parts which is best on test, with Holm's correction over all of them; the one
-late fusion that is best on validation also without, for it is a single comparison, chosen without looking at test.
+Every fusion is compared with that of its parts which is best on test, with Holm's correction over
+all of them; the one late fusion that is best on validation also without, for it is a single
+comparison, chosen without looking at test.
 """
 
 from __future__ import annotations
@@ -35,7 +38,12 @@ DATA = ("movielens-100k", "ml-latest-small")
 METRICS = ("hr@10", "ndcg@10", "ndcg@20")
 MAIN = "ndcg@10"
 IN_SEARCH, LM = "LM + sasrec, in the search", "language model"
-GUIDED = ("recommend.assistant=sasrec", 'recommend.methods=["search"]', "fuse.signals=[]", 'signals=["sasrec"]')
+GUIDED = (
+    "recommend.assistant=sasrec",
+    'recommend.methods=["search"]',
+    "fuse.signals=[]",
+    'signals=["sasrec"]',
+)
 SHARED = ("signals/sasrec", "model")
 PARTS = {"LM": LM, "grounded": "grounded"}
 Values = NDArray[np.float64]
@@ -43,7 +51,9 @@ Values = NDArray[np.float64]
 
 def main() -> None:
     """Run what is missing, print a table for each data set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", nargs="+", default=DATA)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/tables"))
@@ -51,7 +61,9 @@ def main() -> None:
     a = parser.parse_args()
     places = {data: [(seed, a.out / f"{data}-{seed}") for seed in a.seeds] for data in a.data}
     if not a.show:
-        for seed in range(len(a.seeds)):  # each seed of every data set first: stopped early, there is a table of both
+        for seed in range(
+            len(a.seeds)
+        ):  # each seed of every data set first: stopped early, there is a table of both
             for data in a.data:
                 run(data, *places[data][seed])
     for data, found in places.items():
@@ -83,7 +95,17 @@ def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: s
     """Run the recipe of a data set in a process of its own; its last words go to the terminal."""
     recipe = Path(__file__).parents[1] / "recipes" / "tables" / f"{data}.toml"
     sets = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
-    command = [sys.executable, "-m", "groundrec", "run", str(recipe), "--run-dir", str(place), "--if-exists", "resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "groundrec",
+        "run",
+        str(recipe),
+        "--run-dir",
+        str(place),
+        "--if-exists",
+        "resume",
+    ]
     subprocess.run([*command, *sets, *more], check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
@@ -122,7 +144,9 @@ def on_validation(place: Path) -> dict[str, float]:
     return found
 
 
-def per_query(place: Path) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[str, dict[str, Values]]]:
+def per_query(
+    place: Path,
+) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[str, dict[str, Values]]]:
     """Return query ids, users, and the values of every method."""
     columns = pq.read_table(place / "eval" / "per_query.parquet").to_pydict()
     values: dict[str, dict[str, Values]] = {}
@@ -134,7 +158,8 @@ def per_query(place: Path) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[st
 
 
 def table(seeds: list[Measured]) -> str:
-    """Return a Markdown table: a row per method, the best first; then what can be said of the fusions.
+    """Return a Markdown table: a row per method, the best first; then what can be said of the
+    fusions.
 
     A method's mean is over the seeds that have it; the last column shows how many those are.
     """
@@ -142,7 +167,9 @@ def table(seeds: list[Measured]) -> str:
     if any(not np.array_equal(first.ids, other.ids) for other in seeds):
         sys.exit("the seeds ranked different queries")
     found = {m: [s.values[m] for s in seeds if m in s.values] for s in seeds for m in s.values}
-    means = {m: {k: np.mean([v[k] for v in each], axis=0) for k in METRICS} for m, each in found.items()}
+    means = {
+        m: {k: np.mean([v[k] for v in each], axis=0) for k in METRICS} for m, each in found.items()
+    }
     ends = {m: intervals(columns, first.users) for m, columns in means.items()}
     lines = [
         "| method | HR@10 | NDCG@20 | NDCG@10 (95% interval over users) | each seed |",
@@ -152,22 +179,35 @@ def table(seeds: list[Measured]) -> str:
         hr, at10, at20 = (ends[m][k] for k in METRICS)
         each = ", ".join(f"{v[MAIN].mean():.4f}" for v in found[m])
         lines.append(
-            f"| {m} | {hr.mean:.3f} | {at20.mean:.4f} | {at10.mean:.4f} ({at10.low:.3f}–{at10.high:.3f}) | {each} |"
+            f"| {m} | {hr.mean:.3f} | {at20.mean:.4f} | {at10.mean:.4f}"
+            f" ({at10.low:.3f}–{at10.high:.3f}) | {each} |"
         )
-    people = f"{len(first.ids):,} test queries of {len(np.unique(first.users))} users, {len(seeds)} seed(s)."
+    people = (
+        f"{len(first.ids):,} test queries of {len(np.unique(first.users))} users, {len(seeds)}"
+        " seed(s)."
+    )
     main = {m: v[MAIN] for m, v in means.items()}
-    return "\n".join([*lines, "", people, "", *versus_parts(seeds, main), "", chosen_on_validation(seeds, main)])
+    return "\n".join(
+        [*lines, "", people, "", *versus_parts(seeds, main), "", chosen_on_validation(seeds, main)]
+    )
 
 
 def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[str]:
-    """Return a line per fusion: its difference from its best part, and p by sign flips over users after Holm.
+    """Return a line per fusion: its difference from its best part, and p by sign flips over users
+    after Holm.
 
     A difference is of one seed, then the mean over the seeds that have the fusion.
     """
     users = seeds[0].users
-    pairs = {m: max(parts(m, values), key=lambda part: values[part].mean()) for m in values if parts(m, values)}
+    pairs = {
+        m: max(parts(m, values), key=lambda part: values[part].mean())
+        for m in values
+        if parts(m, values)
+    }
     differences = {
-        m: np.mean([s.values[m][MAIN] - s.values[part][MAIN] for s in seeds if m in s.values], axis=0)
+        m: np.mean(
+            [s.values[m][MAIN] - s.values[part][MAIN] for s in seeds if m in s.values], axis=0
+        )
         for m, part in pairs.items()
     }
     tested = compare({"": np.zeros(len(users)), **differences}, "", users)
@@ -185,7 +225,9 @@ def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[st
 
 
 def chosen_on_validation(seeds: list[Measured], values: Mapping[str, Values]) -> str:
-    """Return what test says of the fusion that is best on validation: one comparison, so p is not corrected."""
+    """Return what test says of the fusion that is best on validation: one comparison, so p is not
+    corrected.
+    """
     valid = {m: float(np.mean([s.valid[m] for s in seeds])) for m in seeds[0].valid}
     fusion = max(valid, key=valid.__getitem__)
     part = max(parts(fusion, values), key=lambda name: values[name].mean())
@@ -193,8 +235,8 @@ def chosen_on_validation(seeds: list[Measured], values: Mapping[str, Values]) ->
     p = compare({"": np.zeros(len(users)), **difference}, "", users)[fusion].adjusted
     end = intervals(difference, users)[fusion]
     return (
-        f"Best on validation: {fusion} ({valid[fusion]:.4f} there). "
-        f"On test, against {part}: {end.mean:+.4f} ({end.low:+.4f} to {end.high:+.4f}), p = {p:.4f}."
+        f"Best on validation: {fusion} ({valid[fusion]:.4f} there). On test, against {part}:"
+        f" {end.mean:+.4f} ({end.low:+.4f} to {end.high:+.4f}), p = {p:.4f}."
     )
 
 

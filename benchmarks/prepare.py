@@ -1,14 +1,16 @@
-"""`groundrec prepare` and `export` beside the published `process.py`: seconds and peak memory of whole processes.
+"""`groundrec prepare` and `export` beside the published `process.py`: seconds and peak memory of
+whole processes.
 
     python benchmarks/prepare.py [PROCESS_PY] [--python PYTHON] [--folder FOLDER] [--rounds 3] [--large 10000000]
 
-PROCESS_PY is `code/process.py` of the repository SAI990323/DecodingMatters, which has no licence and is not part of
-this one; PYTHON is an interpreter that has its packages (fire, loguru, tqdm). Made-up Amazon reviews are written into
-FOLDER: small catalogues, for which the window walks back to 1996, and a million reviews, as dense as the published
-5-core of Books, nearly all of them inside the window of time. Both sides read them in turn, each in a process of its
-own, and the files they write are compared to the byte. Medians of the rounds are printed; processor seconds say what a
-busy machine hides. A second table is of `--large` reviews with a memory limit, ours alone: 5 GB of JSON, so mind the
-disk. Without PROCESS_PY only ours runs.
+PROCESS_PY is `code/process.py` of the repository SAI990323/DecodingMatters, which has no licence
+and is not part of this one; PYTHON is an interpreter that has its packages (fire, loguru, tqdm).
+Made-up Amazon reviews are written into FOLDER: small catalogues, for which the window walks back to
+1996, and a million reviews, as dense as the published 5-core of Books, nearly all of them inside
+the window of time. Both sides read them in turn, each in a process of its own, and the files they
+write are compared to the byte. Medians of the rounds are printed; processor seconds say what a busy
+machine hides. A second table is of `--large` reviews with a memory limit, ours alone: 5 GB of JSON,
+so mind the disk. Without PROCESS_PY only ours runs.
 """
 
 from __future__ import annotations
@@ -30,8 +32,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data"))
 from amazon import Shape, write_amazon
 
 CATEGORY = "Books"
-OURS = [sys.executable, "-c", "from groundrec.app.cli import main; main()"]
-WINDOW = ["--K", "5", "--st_year", "2017", "--st_month", "10", "--ed_year", "2018", "--ed_month", "11"]
+OURS = [sys.executable, "-c", "from groundrec.app.commands.main import main; main()"]
+WINDOW = [
+    "--K",
+    "5",
+    "--st_year",
+    "2017",
+    "--st_month",
+    "10",
+    "--ed_year",
+    "2018",
+    "--ed_month",
+    "11",
+]
 LIMIT = "2GB"
 SMALL = Shape()
 SMALL_ONES = 5
@@ -47,22 +60,36 @@ class Cost(NamedTuple):
 
 def main() -> None:
     """Write the reviews, run both sides, print two tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("process", nargs="?", type=Path)
     parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "groundrec-prepare")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "groundrec-prepare"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recent", type=float, default=0.95, help="share of the reviews inside the window")
-    parser.add_argument("--large", type=int, default=10_000_000, help="0 leaves the second table out")
+    parser.add_argument(
+        "--recent", type=float, default=0.95, help="share of the reviews inside the window"
+    )
+    parser.add_argument(
+        "--large", type=int, default=10_000_000, help="0 leaves the second table out"
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     run([*OURS, "list"], given.folder)  # so that every module is compiled
-    theirs = [given.python, str(given.process.resolve()), "--category", CATEGORY] if given.process else None
+    theirs = (
+        [given.python, str(given.process.resolve()), "--category", CATEGORY]
+        if given.process
+        else None
+    )
     if theirs:
         small(given.folder / "small", theirs)
     raw = reviews(given.folder / "million", 1_000_000, given.recent)
     rounds = [one_round(raw, theirs) for _ in range(given.rounds)]
-    costs = {name: Cost(*map(median, zip(*(r[name] for r in rounds), strict=True))) for name in rounds[0]}
+    costs = {
+        name: Cost(*map(median, zip(*(r[name] for r in rounds), strict=True))) for name in rounds[0]
+    }
     compare(costs)
     if given.large:
         large(given.folder / "large", given.large, given.recent, costs["prepare"])
@@ -74,7 +101,10 @@ def small(folder: Path, theirs: list[str]) -> None:
         write_amazon(folder, CATEGORY, SMALL, seed)
         one_round(folder, theirs)
     (file,) = (folder / "files" / "info").iterdir()
-    print(f"{SMALL_ONES} small catalogues, the last {file.stem}: four files each, the same to the byte")
+    print(
+        f"{SMALL_ONES} small catalogues, the last {file.stem}: four files each, the same to the"
+        " byte"
+    )
 
 
 def reviews(folder: Path, count: int, recent: float) -> Path:
@@ -82,7 +112,9 @@ def reviews(folder: Path, count: int, recent: float) -> Path:
     done = folder / f"{count}-{recent}"
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        shape = Shape(users=count * 68 // 1000, items=count * 26 // 1000, reviews=count, recent=recent)
+        shape = Shape(
+            users=count * 68 // 1000, items=count * 26 // 1000, reviews=count, recent=recent
+        )
         write_amazon(folder, CATEGORY, shape)
         done.touch()
     size = (folder / f"{CATEGORY}_5.json").stat().st_size
@@ -109,7 +141,18 @@ def one_round(raw: Path, theirs: list[str] | None) -> dict[str, Cost]:
 
 def prepare(raw: Path, out: Path, *options: str) -> Cost:
     """Return what `groundrec prepare` took."""
-    command = ["prepare", "amazon", "--category", CATEGORY, *WINDOW, "--path", str(raw), "--out", str(out), *options]
+    command = [
+        "prepare",
+        "amazon",
+        "--category",
+        CATEGORY,
+        *WINDOW,
+        "--path",
+        str(raw),
+        "--out",
+        str(out),
+        *options,
+    ]
     return run([*OURS, *command], raw)
 
 
@@ -139,9 +182,13 @@ def run(command: list[str], folder: Path) -> Cost:
 def compare(costs: dict[str, Cost]) -> None:
     """Print the first table."""
     ours, export = costs["prepare"], costs["export"]
-    both = Cost(ours.seconds + export.seconds, ours.processor + export.processor, max(ours.mib, export.mib))
+    both = Cost(
+        ours.seconds + export.seconds, ours.processor + export.processor, max(ours.mib, export.mib)
+    )
     theirs = costs.get("process.py")
-    print(f"{'':<18}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'faster':>10}{'processor':>11}{'memory':>10}")
+    print(
+        f"{'':<18}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'faster':>10}{'processor':>11}{'memory':>10}"
+    )
     for name, cost in {**costs, "prepare + export": both}.items():
         print(f"{name:<18}{cost.seconds:>10.1f}{cost.processor:>13.1f}{cost.mib:>10.0f}", end="")
         if theirs:
@@ -153,10 +200,17 @@ def compare(costs: dict[str, Cost]) -> None:
 def large(folder: Path, count: int, recent: float, million: Cost) -> None:
     """Print the second table."""
     cost = prepare(reviews(folder, count, recent), fresh(folder / "ours"), "--memory-limit", LIMIT)
-    print(f"{'':<30}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'µs per review':>16}{'processor µs':>14}")
-    for name, n, c in (("1,000,000", 1_000_000, million), (f"{count:,}, limit {LIMIT}", count, cost)):
+    print(
+        f"{'':<30}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'µs per review':>16}{'processor µs':>14}"
+    )
+    for name, n, c in (
+        ("1,000,000", 1_000_000, million),
+        (f"{count:,}, limit {LIMIT}", count, cost),
+    ):
         each, processor = c.seconds / n * 1e6, c.processor / n * 1e6
-        print(f"{name:<30}{c.seconds:>10.1f}{c.processor:>13.1f}{c.mib:>10.0f}{each:>16.2f}{processor:>14.2f}")
+        print(
+            f"{name:<30}{c.seconds:>10.1f}{c.processor:>13.1f}{c.mib:>10.0f}{each:>16.2f}{processor:>14.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python benchmarks/search.py RUN [--queries 40] [--generate 8] [--batch 8] [--ways beam exact] [--cutoff-len 512]
         [--sizes 1682 10000 100000 1000000]
 
-RUN is a finished training, e.g. of `groundrec run recipes/smollm2-search.toml --until train`. Both sides answer the
-same test queries with ten items, taking turns in one process. `generate` gets ten beams, `length_penalty=0`,
-`early_stopping="never"` and a `prefix_allowed_tokens_fn` over the same titles; its answers are compared with ours.
+RUN is a finished training, e.g. of `groundrec run recipes/smollm2-search.toml --until train`. Both
+sides answer the same test queries with ten items, taking turns in one process. `generate` gets ten
+beams, `length_penalty=0`, `early_stopping="never"` and a `prefix_allowed_tokens_fn` over the same
+titles; its answers are compared with ours.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from groundrec.app.experiment import Experiment
+from groundrec.app.stages.artefacts import Experiment
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.types import NO_ITEM, Ragged
 from groundrec.models import language
-from groundrec.rank.search import Search
+from groundrec.rank.search.search import Search
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 
@@ -93,7 +94,9 @@ def prefixes(answers: Ragged) -> dict[tuple[int, ...], list[int]]:
     return {prefix: sorted(tokens) for prefix, tokens in follow.items()}
 
 
-def generate(model: Any, prompt: list[int], follow: dict[tuple[int, ...], list[int]], end: int, longest: int) -> Any:
+def generate(
+    model: Any, prompt: list[int], follow: dict[tuple[int, ...], list[int]], end: int, longest: int
+) -> Any:
     """Return what transformers' own beam search writes: token rows and scores."""
 
     def allowed(_: int, ids: torch.Tensor) -> list[int]:
@@ -143,13 +146,22 @@ def beside_generate(
         for name, timing in rows.items():
             if timing.search is None:
                 for prompt in chunk[:each]:
-                    written = timed(timing, clock, lambda p=prompt: generate(model, p, follow, end, longest), 1)
-                    compared += compare(written, Search(model, trie, "full").beam([prompt], K, K), trie, end)
+                    written = timed(
+                        timing, clock, lambda p=prompt: generate(model, p, follow, end, longest), 1
+                    )
+                    compared += compare(
+                        written, Search(model, trie, "full").beam([prompt], K, K), trie, end
+                    )
                 continue
             size = int(name.rsplit(" ", 1)[1])
             ask = timing.search.beam if name.startswith("beam") else timing.search.exact
             for part in batches(chunk if size > 1 else chunk[:each], size):
-                timed(timing, clock, lambda p=part, f=ask: f(p, K, K) if f.__name__ == "beam" else f(p, K), len(part))
+                timed(
+                    timing,
+                    clock,
+                    lambda p=part, f=ask: f(p, K, K) if f.__name__ == "beam" else f(p, K),
+                    len(part),
+                )
     print(f"{compared} queries with the same {K} items and scores (within 1e-3) as generate")
     show(rows)
 
@@ -160,7 +172,11 @@ def compare(written: Any, ours: Any, trie: Trie, end: int) -> int:
     for tokens, score in zip(*written, strict=True):
         if score > -1e6:
             theirs[tuple(tokens[: tokens.index(end) + 1])] = score
-    leaf = {i: tuple(trie.path(n)) for n in np.flatnonzero(trie.child_counts == 0) for i in trie.items(n).tolist()}
+    leaf = {
+        i: tuple(trie.path(n))
+        for n in np.flatnonzero(trie.child_counts == 0)
+        for i in trie.items(n).tolist()
+    }
     found: dict[tuple[int, ...], float] = {}
     for item, score in zip(ours.items[0], ours.scores[0], strict=True):
         if item != NO_ITEM:
@@ -172,7 +188,16 @@ def compare(written: Any, ours: Any, trie: Trie, end: int) -> int:
 
 def show(rows: dict[str, Timing]) -> None:
     base = next(iter(rows.values())).median
-    table = Table("search", "queries", "s per query", "× generate", "passes", "model tokens", "in the model", "proved")
+    table = Table(
+        "search",
+        "queries",
+        "s per query",
+        "× generate",
+        "passes",
+        "model tokens",
+        "in the model",
+        "proved",
+    )
     for name, t in rows.items():
         work = t.search.work if t.search else None
         proved = f"{1 - work.unproved / t.queries:.0%}" if work and name.startswith("exact") else ""
@@ -197,20 +222,36 @@ def titles(size: int, real: tuple[str, ...], seed: int = 0) -> list[str]:
     while (missing := size - len(found)) > 0:
         lengths, years = rng.integers(2, 6, missing), rng.integers(1930, 2000, missing)
         chosen = words[rng.integers(len(words), size=(missing, 5))].tolist()
-        made = (f"{' '.join(row[:n])} ({year})" for row, n, year in zip(chosen, lengths, years, strict=True))
+        made = (
+            f"{' '.join(row[:n])} ({year})"
+            for row, n, year in zip(chosen, lengths, years, strict=True)
+        )
         found |= dict.fromkeys(made)
     return list(found)
 
 
-def growth(lm: language.LanguageModel, encoder: Encoder, prompts: list[list[int]], sizes: list[int]) -> None:
+def growth(
+    lm: language.LanguageModel, encoder: Encoder, prompts: list[list[int]], sizes: list[int]
+) -> None:
     """Print what the trie and a search cost for growing catalogues; the sizes take turns."""
     table = Table(
-        "titles", "tokens in s", "trie in s", "trie MB", "nodes", "beam 10: s per query", "exact 10: s per query"
+        "titles",
+        "tokens in s",
+        "trie in s",
+        "trie MB",
+        "nodes",
+        "beam 10: s per query",
+        "exact 10: s per query",
     )
     searches, costs = {}, {}
     for size in sizes:
         start = time.perf_counter()
-        grown = Encoder(encoder.template, encoder.tokenizer, titles(size, tuple(encoder.titles)), encoder.cutoff_len)
+        grown = Encoder(
+            encoder.template,
+            encoder.tokenizer,
+            titles(size, tuple(encoder.titles)),
+            encoder.cutoff_len,
+        )
         tokens = time.perf_counter()
         trie = Trie.compile(grown.answers)
         done = time.perf_counter()
@@ -226,19 +267,32 @@ def growth(lm: language.LanguageModel, encoder: Encoder, prompts: list[list[int]
                 times.setdefault((size, way), []).append((time.perf_counter() - start) / len(part))
     for size, (tokens, compiled, mb, nodes) in costs.items():
         beam, exact = (statistics.median(times[size, way]) for way in ("beam", "exact"))
-        cells = [f"{tokens:.1f}", f"{compiled:.1f}", f"{mb:.0f}", f"{nodes:,}", f"{beam:.3f}", f"{exact:.3f}"]
+        cells = [
+            f"{tokens:.1f}",
+            f"{compiled:.1f}",
+            f"{mb:.0f}",
+            f"{nodes:,}",
+            f"{beam:.3f}",
+            f"{exact:.3f}",
+        ]
         table.add_row(f"{size:,}", *cells)
     Console(width=120).print(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/smollm2-search"))
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--generate", type=int, default=8, help="queries that generate answers too")
-    parser.add_argument("--batch", type=int, default=BATCH, help="queries searched for at once, beside one")
+    parser.add_argument(
+        "--batch", type=int, default=BATCH, help="queries searched for at once, beside one"
+    )
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
-    parser.add_argument("--cutoff-len", type=int, help="longest prompt and answer in tokens, instead of the run's")
+    parser.add_argument(
+        "--cutoff-len", type=int, help="longest prompt and answer in tokens, instead of the run's"
+    )
     parser.add_argument("--sizes", type=int, nargs="*", default=[1682, 10_000, 100_000, 1_000_000])
     options = parser.parse_args()
     given = read_json(options.run / "config.json")
@@ -251,7 +305,8 @@ def main() -> None:
     queries = x.dataset.test.sample(options.queries, 0)
     prompts = [encoder.prompt(row) for row in queries.history]
     print(
-        f"{len(prompts)} test queries, prompts of {np.mean([len(p) for p in prompts]):.0f} tokens, {len(trie):,} nodes"
+        f"{len(prompts)} test queries, prompts of {np.mean([len(p) for p in prompts]):.0f} tokens,"
+        f" {len(trie):,} nodes"
     )
     beside_generate(lm, encoder, trie, prompts, options.generate, options.batch, options.ways)
     if options.sizes:

@@ -1,14 +1,17 @@
-"""groundrec's SASRec or GRU4Rec beside RecBole's: same split, same training events, hidden 64, 2 layers, one process.
+"""groundrec's SASRec or GRU4Rec beside RecBole's: same split, same training events, hidden 64, 2
+layers, one process.
 
     python benchmarks/sequential.py [RUN] [--network sasrec|gru4rec] [--budget SECONDS] [--epochs N]
 
-RUN (`runs/demo` when left out) is a run whose data set is prepared. Ours trains with the recipe's settings. RecBole's
-class trains with RecBole's own defaults (SASRec: dropout .5; GRU4Rec: .3; Adam 1e-3), one example per target with the
-last 20 items, until it has used `--budget` seconds of processor time (those that ours took, when left out); validated
-after every quarter of an epoch outside its budget, best state kept. With `--epochs` each takes so many passes over the
-same events, whatever they cost. Both are measured by the same code on all test queries.
+RUN (`runs/demo` when left out) is a run whose data set is prepared. Ours trains with the recipe's
+settings. RecBole's class trains with RecBole's own defaults (SASRec: dropout .5; GRU4Rec: .3; Adam
+1e-3), one example per target with the last 20 items, until it has used `--budget` seconds of
+processor time (those that ours took, when left out); validated after every quarter of an epoch
+outside its budget, best state kept. With `--epochs` each takes so many passes over the same events,
+whatever they cost. Both are measured by the same code on all test queries.
 
-Needs: pip install --no-deps recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop tensorboard protobuf
+Needs: pip install --no-deps recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop
+tensorboard protobuf
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores, Slates
 from groundrec.data.dataset import load
 from groundrec.evaluate.metrics import per_query
-from groundrec.models.sequential import pad
 from groundrec.rank.fuse import exclude
-from groundrec.rank.networks import GRU4Rec, SASRec
+from groundrec.signals.networks import GRU4Rec, SASRec
+from groundrec.signals.sequential import pad
 
 LENGTH, BATCH, SEED = 20, 512, 0
 OURS = {"sasrec": SASRec, "gru4rec": GRU4Rec}
@@ -57,7 +60,9 @@ Score = Callable[[Queries], Scores]
 
 def main() -> None:
     """Train both, print one line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", nargs="?", default="runs/demo", type=Path)
     parser.add_argument("--network", choices=OURS, default="sasrec")
     parser.add_argument("--budget", type=float)
@@ -89,7 +94,9 @@ def recbole(network: str, dataset: PreparedDataset, budget: float, epochs: float
     except ImportError as error:
         sys.exit(f"RecBole cannot be imported ({error})\n{(__doc__ or '').splitlines()[-1]}")
     torch.manual_seed(SEED)
-    model = getattr(module, OURS[network].__name__)(_settings(network), _Dataset(len(dataset.catalogue)))
+    model = getattr(module, OURS[network].__name__)(
+        _settings(network), _Dataset(len(dataset.catalogue))
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     batches, sample = _Batches(dataset.train), dataset.valid.sample(1000, SEED)
     best, kept, used, epoch = -1.0, model.state_dict(), 0.0, 0.0
@@ -103,7 +110,10 @@ def recbole(network: str, dataset: PreparedDataset, budget: float, epochs: float
             used += time.process_time() - start
         epoch += 0.25
         value = ndcg(_scorer(model), sample)
-        print(f"  RecBole epoch {epoch:5.2f}, {used:6.1f} s, validation NDCG@10 {value:.4f}", file=sys.stderr)
+        print(
+            f"  RecBole epoch {epoch:5.2f}, {used:6.1f} s, validation NDCG@10 {value:.4f}",
+            file=sys.stderr,
+        )
         if value > best:
             best, kept = value, copy.deepcopy(model.state_dict())
     model.load_state_dict(kept)
@@ -121,10 +131,14 @@ class _Dataset:
 
 
 class _Batches:
-    """One example per target and its last `LENGTH` items, in random order, a quarter of an epoch at a time."""
+    """One example per target and its last `LENGTH` items, in random order, a quarter of an epoch at
+    a time.
+    """
 
     def __init__(self, train: Queries) -> None:
-        pairs = [(s[max(0, k - LENGTH) : k], s[k]) for s in train.sequences() for k in range(1, len(s))]
+        pairs = [
+            (s[max(0, k - LENGTH) : k], s[k]) for s in train.sequences() for k in range(1, len(s))
+        ]
         self._items = torch.from_numpy(pad(Ragged.of(h for h, _ in pairs), LENGTH) + 1)
         self._targets = torch.tensor([int(t) for _, t in pairs]) + 1
         self._random, self._left = torch.Generator().manual_seed(SEED), []
@@ -146,7 +160,9 @@ def _scorer(model: Any) -> Score:
         model.eval()
         items = torch.from_numpy(pad(queries.history, LENGTH) + 1)
         with torch.inference_mode():
-            parts = [model.full_sort_predict(_inputs(part)).numpy()[:, 1:] for part in items.split(256)]
+            parts = [
+                model.full_sort_predict(_inputs(part)).numpy()[:, 1:] for part in items.split(256)
+            ]
         return np.concatenate(parts)
 
     return scores
@@ -175,7 +191,10 @@ def ndcg(scores: Score, queries: Queries) -> float:
 def report(name: str, scores: Score, dataset: PreparedDataset, seconds: float) -> None:
     """Print NDCG@10 on validation and test, and processor seconds."""
     valid, test = (ndcg(scores, part) for part in (dataset.valid, dataset.test))
-    print(f"{name:<22} NDCG@10 valid {valid:.4f}  test {test:.4f}  {seconds:6.1f} processor seconds", flush=True)
+    print(
+        f"{name:<22} NDCG@10 valid {valid:.4f}  test {test:.4f}  {seconds:6.1f} processor seconds",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Fine-tuning: prefix trees beside a row for each example, and both beside transformers' own Trainer.
+"""Fine-tuning: prefix trees beside a row for each example, and both beside transformers' own
+Trainer.
 
     OMP_NUM_THREADS=1 python benchmarks/train.py [--blocks 2] [--templates d3 list] [--moments] [--tree-attention sdpa]
 
-SmolLM2-135M on MovieLens-100k, histories of up to ten items, blocks of 20 targets, LoRA (r = 8 on q_proj and v_proj),
-fp32; only answers are learned. Each item has its own history, all before it in time and file, as D3's windows have;
-with `--moments`, items of one second share theirs, as groundrec prepares them. All sides train on the same examples of
-the same model, each in a process of its own, a block's worth a turn, so that a busy machine slows them alike; each
-takes its first turn once before anything is timed. `rows` and `Trainer` read the rows of all blocks sorted by length,
-the best that grouping by length can do with many rows, in micro batches of 4 (trees: one). `Trainer` is transformers'
-with the settings of the public train.py: rows padded on the left to a multiple of 8, logits of every token.
+SmolLM2-135M on MovieLens-100k, histories of up to ten items, blocks of 20 targets, LoRA (r = 8 on
+q_proj and v_proj), fp32; only answers are learned. Each item has its own history, all before it in
+time and file, as D3's windows have; with `--moments`, items of one second share theirs, as
+groundrec prepares them. All sides train on the same examples of the same model, each in a process
+of its own, a block's worth a turn, so that a busy machine slows them alike; each takes its first
+turn once before anything is timed. `rows` and `Trainer` read the rows of all blocks sorted by
+length, the best that grouping by length can do with many rows, in micro batches of 4 (trees: one).
+`Trainer` is transformers' with the settings of the public train.py: rows padded on the left to a
+multiple of 8, logits of every token.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ _turns: list[Callable[[], float]] = []
 
 @dataclass(frozen=True)
 class Work:
-    """What a side reads in all: tokens, with padding, and examples; and the process's bytes before training."""
+    """What a side reads in all: tokens, with padding, and examples; and the process's bytes before
+    training.
+    """
 
     tokens: list[int]
     examples: list[int]
@@ -65,14 +70,28 @@ class Work:
 
 def main() -> None:
     """Measure every template; print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--blocks", type=int, default=2, help="blocks of 20 targets, one a turn")
     parser.add_argument("--templates", nargs="+", default=["d3", "list"])
-    parser.add_argument("--moments", action="store_true", help="items of one second share a history")
-    parser.add_argument("--tree-attention", choices=("sdpa", FLEX), default="sdpa", help="as train.tree_attention")
+    parser.add_argument(
+        "--moments", action="store_true", help="items of one second share a history"
+    )
+    parser.add_argument(
+        "--tree-attention", choices=("sdpa", FLEX), default="sdpa", help="as train.tree_attention"
+    )
     options = parser.parse_args()
     check_attention(Train(packing="tree", tree_attention=options.tree_attention))
-    table = Table("template", "side", "tokens", "targets per s", "× rows (each turn)", "peak GB", "above the model")
+    table = Table(
+        "template",
+        "side",
+        "tokens",
+        "targets per s",
+        "× rows (each turn)",
+        "peak GB",
+        "above the model",
+    )
     for template in options.templates:
         measured(table, template, options.blocks, options.moments, options.tree_attention)
     Console(width=120).print(table)
@@ -83,14 +102,25 @@ def measured(table: Table, template: str, blocks: int, moments: bool, attention:
     fork = get_context("spawn")
     pools = {side: ProcessPoolExecutor(1, fork) for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
-        prepare(Data(source="movielens-100k"), Prepare(k_core=0, max_history=HISTORY), SEED, Path(folder))
+        prepare(
+            Data(source="movielens-100k"),
+            Prepare(k_core=0, max_history=HISTORY),
+            SEED,
+            Path(folder),
+        )
         work = {
-            side: pool.submit(begin, side, template, blocks, moments, attention, Path(folder)).result()
+            side: (
+                pool.submit(
+                    begin, side, template, blocks, moments, attention, Path(folder)
+                ).result()
+            )
             for side, pool in pools.items()
         }
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for side in SIDES:
-        pools[side].submit(train, 0).result()  # not counted: a process's memory is new to it, its first passes slow
+        pools[side].submit(
+            train, 0
+        ).result()  # not counted: a process's memory is new to it, its first passes slow
     for turn in range(blocks):
         for side in SIDES if turn % 2 else SIDES[::-1]:
             seconds[side].append(pools[side].submit(train, turn).result())
@@ -110,12 +140,18 @@ def measured(table: Table, template: str, blocks: int, moments: bool, attention:
         pool.shutdown()
 
 
-def begin(side: str, template: str, blocks: int, moments: bool, attention: str, folder: Path) -> Work:
+def begin(
+    side: str, template: str, blocks: int, moments: bool, attention: str, folder: Path
+) -> Work:
     """Make ready what this process does in each turn."""
     dataset = load(folder)
     lm = open_base(Model(base_model="smollm2-135m"), [], SEED)
     encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, 1024)
-    full = (b for b in anchored(queries(dataset.train, moments=moments), encoder, TARGETS) if len(b.targets) == TARGETS)
+    full = (
+        b
+        for b in anchored(queries(dataset.train, moments=moments), encoder, TARGETS)
+        if len(b.targets) == TARGETS
+    )
     examples = [block.examples(encoder) for block in islice(full, blocks)]
     model = with_lora(lm.model, Train(method="lora"))
     loaded = peak_bytes()
@@ -127,17 +163,22 @@ def begin(side: str, template: str, blocks: int, moments: bool, attention: str, 
     groups = [ordered[i : i + MICRO] for i in range(0, len(ordered), MICRO)]
     parts = [[e for group in groups[turn::blocks] for e in group] for turn in range(blocks)]
     multiple = 8 if side == "Trainer" else 1
-    _turns[:] = [theirs(lm, model, part) if side == "Trainer" else ours(model, part, MICRO) for part in parts]
+    _turns[:] = [
+        theirs(lm, model, part) if side == "Trainer" else ours(model, part, MICRO) for part in parts
+    ]
     return Work([padded(part, multiple) for part in parts], [len(part) for part in parts], loaded)
 
 
 def queries(train: Queries, *, moments: bool) -> Queries:
-    """Return the training queries with users in random order, so that the first blocks are anybody's.
+    """Return the training queries with users in random order, so that the first blocks are
+    anybody's.
 
     One query for each item, with all items before it, unless `moments` are kept.
     """
     users, numbers = np.unique(train.users, return_inverse=True)
-    names = np.array([f"{place:06d}" for place in np.random.default_rng(SEED).permutation(len(users))])
+    names = np.array(
+        [f"{place:06d}" for place in np.random.default_rng(SEED).permutation(len(users))]
+    )
     if moments:
         return replace(train, users=names[numbers])
     rows = [
@@ -156,12 +197,16 @@ def queries(train: Queries, *, moments: bool) -> Queries:
 
 def padded(rows: list[Example], multiple: int) -> int:
     """Return how many tokens rows are, padding included."""
-    widths = [len(rows[min(i + MICRO, len(rows)) - 1].input_ids) for i in range(0, len(rows), MICRO)]
+    widths = [
+        len(rows[min(i + MICRO, len(rows)) - 1].input_ids) for i in range(0, len(rows), MICRO)
+    ]
     return sum(-(-w // multiple) * multiple * MICRO for w in widths)
 
 
 def settings(micro: int) -> Any:
-    """Return the Trainer's arguments: one optimiser step a turn, nothing saved or validated, rows in their order."""
+    """Return the Trainer's arguments: one optimiser step a turn, nothing saved or validated, rows
+    in their order.
+    """
     section = Train(epochs=1, warmup_steps=0, batch_size=32 * micro, micro_batch_size=micro)
     found = arguments(section, SEED, Path(tempfile.gettempdir()) / "groundrec-benchmark")
     found.eval_strategy = found.save_strategy = found.logging_strategy = "no"
@@ -192,7 +237,9 @@ def timed(trainer: Any) -> float:
 def ours(model: Any, rows: list[Any], micro: int, attention: str = "sdpa") -> Callable[[], float]:
     """Return a turn with groundrec's loss."""
     read = Rows(len(rows), lambda i, _: rows[i])
-    trainer = GroundedTrainer(model=model, args=settings(micro), train_dataset=read, tree_attention=attention)
+    trainer = GroundedTrainer(
+        model=model, args=settings(micro), train_dataset=read, tree_attention=attention
+    )
     return partial(timed, trainer)
 
 
@@ -200,11 +247,19 @@ def theirs(lm: LanguageModel, model: Any, rows: list[Example]) -> Callable[[], f
     """Return a turn of transformers' Trainer as the public code sets it up."""
     lm.tokenizer.padding_side = "left"
     read: Any = [
-        {"input_ids": e.input_ids.tolist(), "attention_mask": [1] * len(e.input_ids), "labels": e.labels.tolist()}
+        {
+            "input_ids": e.input_ids.tolist(),
+            "attention_mask": [1] * len(e.input_ids),
+            "labels": e.labels.tolist(),
+        }
         for e in rows
     ]
-    padding = DataCollatorForSeq2Seq(lm.tokenizer, pad_to_multiple_of=8, return_tensors="pt", padding=True)
-    return partial(timed, Trainer(model=model, args=settings(MICRO), train_dataset=read, data_collator=padding))
+    padding = DataCollatorForSeq2Seq(
+        lm.tokenizer, pad_to_multiple_of=8, return_tensors="pt", padding=True
+    )
+    return partial(
+        timed, Trainer(model=model, args=settings(MICRO), train_dataset=read, data_collator=padding)
+    )
 
 
 def train(turn: int) -> float:

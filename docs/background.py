@@ -1,7 +1,9 @@
-"""Writes `docs/background.md`: runs in the background, from a real terminal: `python docs/background.py`.
+"""Writes `docs/background.md`: runs in the background, from a real terminal: `python
+docs/background.py`.
 
-tmux is the terminal: what it shows is copied, nothing is made up. It takes a few minutes; the queue, the runs and the
-terminal are this session's own. Knows nothing about runs but their states, which it waits for.
+tmux is the terminal: what it shows is copied, nothing is made up. It takes a few minutes; the
+queue, the runs and the terminal are this session's own. Knows nothing about runs but their states,
+which it waits for.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
-from groundrec.app.watch import State, state_of
-from groundrec.data.download import cache_folder, movielens_100k
+from groundrec.app.jobs.state import State, state_of
+from groundrec.data.raw.download import cache_folder, movielens_100k
 
 __all__ = ["PAGE", "Terminal", "Tmux", "Typed", "page", "record", "session"]
 
@@ -94,7 +96,9 @@ class Terminal(Protocol):
         ...
 
     def type(self, command: str, interrupted: Callable[[str], bool] | None = None) -> Typed:
-        """Type a command; return when it has ended. Ctrl-C is pressed as soon as what it shows is `interrupted`."""
+        """Type a command; return when it has ended. Ctrl-C is pressed as soon as what it shows is
+        `interrupted`.
+        """
         ...
 
     def wait(self, run: str, when: Callable[[State], bool]) -> None:
@@ -102,7 +106,8 @@ class Terminal(Protocol):
         ...
 
 
-# -- the session -------------------------------------------------------------------------------------------------------
+# -- the session -----------------------------------------------------------------------------------
+# --------------------
 
 
 def session(terminal: Terminal) -> Iterator[str | Typed]:
@@ -127,10 +132,15 @@ def _handed_in(terminal: Terminal) -> Iterator[str | Typed]:
     terminal.open()
     for run in ("quick+seed=0", "quick+seed=1"):
         terminal.wait(run, _has_a_checkpoint)
-    yield "That terminal is closed. Another one shows what they do. The time left is that of what stands before it:\n"
+    yield (
+        "That terminal is closed. Another one shows what they do. The time left is that of what"
+        " stands before it:\n"
+    )
     yield terminal.type("groundrec runs")
     yield "One of them is followed for a while. Ctrl-C ends the following, not the run:\n"
-    yield terminal.type("groundrec runs logs -f -n 2 quick+seed=0", lambda shown: shown.count("epoch") >= 3)
+    yield terminal.type(
+        "groundrec runs logs -f -n 2 quick+seed=0", lambda shown: shown.count("epoch") >= 3
+    )
 
 
 def _stopped(terminal: Terminal) -> Iterator[str | Typed]:
@@ -152,7 +162,10 @@ def _compared(terminal: Terminal) -> Iterator[str | Typed]:
 
 def _killed(terminal: Terminal) -> Iterator[str | Typed]:
     yield "## Whoever is killed\n"
-    yield "A detached run is two processes: the run, and a supervisor that waits for its turn and for its end.\n"
+    yield (
+        "A detached run is two processes: the run, and a supervisor that waits for its turn and for"
+        " its end.\n"
+    )
     yield terminal.type("groundrec run quick.toml --run-dir runs/fourth --detach")
     terminal.wait("fourth", _has_a_checkpoint)
     yield (shown := terminal.type("groundrec runs show fourth"))
@@ -160,7 +173,10 @@ def _killed(terminal: Terminal) -> Iterator[str | Typed]:
     yield terminal.type(f"kill -9 {_pid('supervisor', shown)}")
     terminal.wait("fourth", lambda state: not state.supervisor)
     yield terminal.type("groundrec runs show fourth")
-    yield "When the run is killed too, nobody is left to say so, as after a power cut. It is `lost`, and goes on:\n"
+    yield (
+        "When the run is killed too, nobody is left to say so, as after a power cut. It is `lost`,"
+        " and goes on:\n"
+    )
     yield terminal.type(f"kill -9 {_pid('run', shown)}")
     terminal.wait("fourth", lambda state: state.is_over)
     yield terminal.type("groundrec runs")
@@ -192,7 +208,8 @@ def _pid(who: str, typed: Typed) -> int:
     return int(found[1])
 
 
-# -- the terminal ------------------------------------------------------------------------------------------------------
+# -- the terminal ----------------------------------------------------------------------------------
+# --------------------
 
 
 class Tmux:
@@ -212,7 +229,9 @@ class Tmux:
             "PYTHONUTF8": "1",
             "HISTFILE": os.devnull,
             "PS1": f"{PROMPT} ",
-            "PROMPT_COMMAND": f"echo $? >> '{self._ended}'",  # before each prompt: how the command before it ended
+            "PROMPT_COMMAND": (
+                f"echo $? >> '{self._ended}'"
+            ),  # before each prompt: how the command before it ended
         }
 
     def open(self) -> None:
@@ -229,14 +248,20 @@ class Tmux:
         self._until(lambda: self._tmux("list-sessions", check=False) is None, "the end of tmux")
 
     def type(self, command: str, interrupted: Callable[[str], bool] | None = None) -> Typed:
-        """Type a command; return when it has ended. Ctrl-C is pressed as soon as what it shows is `interrupted`."""
+        """Type a command; return when it has ended. Ctrl-C is pressed as soon as what it shows is
+        `interrupted`.
+        """
         before, first = len(self._statuses), len(self._lines()) - 1
         self._tmux("send-keys", "-l", command)
         self._tmux("send-keys", "Enter")
         if interrupted:
-            self._until(lambda: interrupted("\n".join(self._lines()[first:])), f"what {command} has to show")
+            self._until(
+                lambda: interrupted("\n".join(self._lines()[first:])), f"what {command} has to show"
+            )
             self._tmux("send-keys", "C-c")
-        self._until(lambda: len(self._statuses) > before and self._is_ready, f"the end of {command}")
+        self._until(
+            lambda: len(self._statuses) > before and self._is_ready, f"the end of {command}"
+        )
         *shown, last = self._lines()[first + 1 :]
         shown = "\n".join([*shown, last.removesuffix(PROMPT)]).rstrip()
         return Typed(command, shown, self._statuses[-1], self.states())
@@ -247,7 +272,9 @@ class Tmux:
         def now() -> bool:
             state = state_of(self._folder / "runs" / run)
             if not when(state) and state.is_over:
-                raise RuntimeError(f"{run} has ended ({state.state}) before it was seen at work: more train.epochs")
+                raise RuntimeError(
+                    f"{run} has ended ({state.state}) before it was seen at work: more train.epochs"
+                )
             return when(state)
 
         self._until(now, f"{run}")
@@ -274,15 +301,22 @@ class Tmux:
         return self._lines()[-1].endswith(PROMPT)
 
     def _lines(self) -> list[str]:
-        """Return what the window shows and has shown: lines as they were written, however they were wrapped."""
+        """Return what the window shows and has shown: lines as they were written, however they were
+        wrapped.
+        """
         return [
-            line.rstrip() for line in (self._tmux("capture-pane", "-p", "-J", "-S", "-") or "").rstrip().split("\n")
+            line.rstrip()
+            for line in (
+                (self._tmux("capture-pane", "-p", "-J", "-S", "-") or "").rstrip().split("\n")
+            )
         ]
 
     def _tmux(self, *words: str, check: bool = True) -> str | None:
         """Return what tmux prints; None where it fails."""
         call = ["tmux", "-u", "-f", os.devnull, "-L", self._name, *words]
-        done = subprocess.run(call, env=self._environment, capture_output=True, text=True, check=check)
+        done = subprocess.run(
+            call, env=self._environment, capture_output=True, text=True, check=check
+        )
         return None if done.returncode else done.stdout
 
     @staticmethod
@@ -294,7 +328,8 @@ class Tmux:
             time.sleep(LOOK)
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------
+# --------------------
 
 
 def record(folder: Path, recipe: str) -> list[str | Typed]:
@@ -312,7 +347,8 @@ def page(parts: Iterable[str | Typed]) -> str:
     text = []
     for is_words, group in groupby(parts, lambda part: isinstance(part, str)):
         words = "\n".join(
-            part if isinstance(part, str) else f"$ {part.command}\n{part.shown}".rstrip() for part in group
+            part if isinstance(part, str) else f"$ {part.command}\n{part.shown}".rstrip()
+            for part in group
         )
         text.append(words if is_words else f"```console\n{words}\n```\n")
     return "\n".join(text)

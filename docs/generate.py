@@ -1,4 +1,5 @@
-"""Writes the pages that repeat what the code says: `make docs`. A test checks that they are current.
+"""Writes the pages that repeat what the code says: `make docs`. A test checks that they are
+current.
 
 Knows nothing about the pages written by hand.
 """
@@ -12,17 +13,21 @@ from typing import Any
 
 import typer
 
-from groundrec.app.cli import app
-from groundrec.app.words import manual
+from groundrec.app.commands.explain import manual
+from groundrec.app.commands.main import app
 
 __all__ = ["PAGES", "write"]
 
 FOLDER = Path(__file__).resolve().parent
 HEADS = {
-    "en": "# Settings of a recipe\n\n`groundrec explain SETTING` says the same, and looks at your data. "
-    "[中文](parameters.zh-CN.md)\n",
-    "zh": "# 配方的设置\n\n`groundrec explain SETTING --lang zh` 会说同样的话，还能结合你的数据。"
-    "[English](parameters.md)\n",
+    "en": (
+        "# Settings of a recipe\n\n`groundrec explain SETTING` says the same, and looks at your"
+        " data. [中文](parameters.zh-CN.md)\n"
+    ),
+    "zh": (
+        "# 配方的设置\n\n`groundrec explain SETTING --lang zh` 会说同样的话，还能结合你的数据。"
+        "[English](parameters.md)\n"
+    ),
 }
 NOTE = "<!-- Written by `make docs` from the code: change it there. -->\n"
 
@@ -33,7 +38,9 @@ def cli_page() -> str:
     parts = [f"# Commands\n\n{NOTE}\n{group.help}\n"]
     for name, command in group.commands.items():
         parts.append(_command(name, command))
-        parts += [_command(f"{name} {inner}", c) for inner, c in getattr(command, "commands", {}).items()]
+        parts += [
+            _command(f"{name} {inner}", c) for inner, c in getattr(command, "commands", {}).items()
+        ]
     return "".join(parts)
 
 
@@ -72,7 +79,11 @@ def _argument(parameter: Any) -> str:
 
 def _row(parameter: Any) -> tuple[str, ...]:
     is_argument = parameter.param_type_name == "argument"
-    name = _argument(parameter) if is_argument else ", ".join([*parameter.opts, *parameter.secondary_opts])
+    name = (
+        _argument(parameter)
+        if is_argument
+        else ", ".join([*parameter.opts, *parameter.secondary_opts])
+    )
     value = f" {parameter.metavar}" if parameter.metavar and not is_argument else ""
     default = "required" if parameter.required else _plain(parameter.default or None)
     return f"`{name}{value}`", default, parameter.help
@@ -84,7 +95,9 @@ def _plain(value: Any) -> str:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from unittest import mock
 
-from groundrec.app.cli import main
+from groundrec.app.commands.main import main
 from groundrec.core.track import log
 
 __all__ = ["Result", "command", "keeping_the_log"]
@@ -27,7 +27,12 @@ class Result(NamedTuple):
 def command(*arguments: object, width: int = 120) -> Result:
     """Return the result of `groundrec ARGUMENTS` on a terminal of `width` columns."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    environment = {**os.environ, "COLUMNS": str(width), "NO_COLOR": "1", "TERMINAL_WIDTH": str(width)}
+    environment = {
+        **os.environ,
+        "COLUMNS": str(width),
+        "NO_COLOR": "1",
+        "TERMINAL_WIDTH": str(width),
+    }
     with (
         mock.patch.object(sys, "argv", ["groundrec", *map(str, arguments)]),
         mock.patch.dict(os.environ, environment),

@@ -1,7 +1,7 @@
 """groundrec turns a language model into a recommender whose every answer is a real catalogue item.
 
-The names below are the door for notebooks and scripts. Each is imported when first asked for: `import groundrec` alone
-loads nothing.
+The names below are the door for notebooks and scripts. Each is imported when first asked for:
+`import groundrec` alone loads nothing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groundrec.app.cli import main
+from groundrec.app.commands.main import main
 
 if __name__ == "__main__":
     main()

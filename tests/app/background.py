@@ -1,4 +1,6 @@
-"""Runs in the background for tests: a source that waits until it is let go, and commands in processes of their own."""
+"""Runs in the background for tests: a source that waits until it is let go, and commands in
+processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import groundrec
-from groundrec.app.watch import State, state_of
+from groundrec.app.jobs.state import State, state_of
 
 __all__ = ["Terminal", "at_work", "until"]
 
@@ -24,7 +26,7 @@ SOURCE = '''
 import time
 from pathlib import Path
 
-from groundrec.data.sources import Table
+from groundrec.data.sources.table import Table
 
 
 class Waits(Table):
@@ -44,7 +46,9 @@ class Terminal:
         self.folder, self.recipe = folder, recipe
         package = folder / "package"
         (package / "waits-1.dist-info").mkdir(parents=True)
-        (package / "waits-1.dist-info" / "METADATA").write_text("Name: waits\nVersion: 1\n", encoding="utf-8")
+        (package / "waits-1.dist-info" / "METADATA").write_text(
+            "Name: waits\nVersion: 1\n", encoding="utf-8"
+        )
         (package / "waits-1.dist-info" / "entry_points.txt").write_text(ENTRY, encoding="utf-8")
         (package / "waits.py").write_text(SOURCE, encoding="utf-8")
         paths = [str(package), str(Path(groundrec.__file__).parents[1])]
@@ -72,10 +76,21 @@ class Terminal:
         assert done.returncode == code, done.stdout
         return done.stdout
 
-    def detach(self, name: str, *arguments: object, waiting: bool = True, **environment: str) -> Path:
+    def detach(
+        self, name: str, *arguments: object, waiting: bool = True, **environment: str
+    ) -> Path:
         """Hand in a run of the first stage alone, which waits for `go()`; return its directory."""
         source = ["--set", "data.source=waits", "--until", "prepare"] if waiting else []
-        self.call("run", self.recipe, "--run-dir", f"runs/{name}", "--detach", *source, *arguments, **environment)
+        self.call(
+            "run",
+            self.recipe,
+            "--run-dir",
+            f"runs/{name}",
+            "--detach",
+            *source,
+            *arguments,
+            **environment,
+        )
         return self.folder / "runs" / name
 
     def json(self, *arguments: object) -> Any:

@@ -1,4 +1,6 @@
-"""One small finished run, shared by the tests of the doors: a shop where film n + 1 always follows film n."""
+"""One small finished run, shared by the tests of the doors: a shop where film n + 1 always follows
+film n.
+"""
 
 from __future__ import annotations
 
@@ -108,10 +110,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture
 def copied(tiny: Tiny, tmp_path: Path) -> Callable[..., Result]:
-    """Return a function that resumes a copy of the run, in `tmp_path / "run"`, with further arguments."""
+    """Return a function that resumes a copy of the run, in `tmp_path / "run"`, with further
+    arguments.
+    """
     shutil.copytree(tiny.run, tmp_path / "run")
 
     def resume(*arguments: object) -> Result:
-        return command("run", tiny.recipe, "--run-dir", tmp_path / "run", "--if-exists", "resume", *arguments)
+        return command(
+            "run", tiny.recipe, "--run-dir", tmp_path / "run", "--if-exists", "resume", *arguments
+        )
 
     return resume

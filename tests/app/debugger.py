@@ -29,7 +29,9 @@ def free_ports(count: int) -> int:
 
 
 @contextlib.contextmanager
-def attached(port: int, alive: Callable[[], bool], breakpoint: tuple[Path, int]) -> Iterator[Debugger]:
+def attached(
+    port: int, alive: Callable[[], bool], breakpoint: tuple[Path, int]
+) -> Iterator[Debugger]:
     """Yield a debugger attached to who waits at `port`, with a breakpoint at a line of a file."""
     with _connection(port, alive) as connection, connection.makefile("rb") as answers:
         debugger = Debugger(connection, answers)
@@ -62,7 +64,13 @@ class Debugger:
 
     def attach(self, file: Path, line: int) -> None:
         """Attach, set one breakpoint, and let the process go on."""
-        self.request("initialize", adapterID="debugpy", clientID="test", pathFormat="path", linesStartAt1=True)
+        self.request(
+            "initialize",
+            adapterID="debugpy",
+            clientID="test",
+            pathFormat="path",
+            linesStartAt1=True,
+        )
         attaching = self.send("attach", justMyCode=False)
         self.event("initialized")
         asked = {"source": {"path": str(file)}, "breakpoints": [{"line": line}]}
@@ -78,7 +86,10 @@ class Debugger:
         scopes = self.request("scopes", frameId=self._frame)["scopes"]
         local = next(scope for scope in scopes if scope["name"] == "Locals")["variablesReference"]
         self._thread = thread
-        return {v["name"]: v["value"] for v in self.request("variables", variablesReference=local)["variables"]}
+        return {
+            v["name"]: v["value"]
+            for v in self.request("variables", variablesReference=local)["variables"]
+        }
 
     def evaluate(self, expression: str) -> str:
         """Return an expression's value where the process is stopped."""
@@ -95,7 +106,12 @@ class Debugger:
     def send(self, command: str, **arguments: Any) -> int:
         """Send a request and return its number."""
         self._number += 1
-        message = {"seq": self._number, "type": "request", "command": command, "arguments": arguments}
+        message = {
+            "seq": self._number,
+            "type": "request",
+            "command": command,
+            "arguments": arguments,
+        }
         body = json.dumps(message).encode()
         self._connection.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
         return self._number

@@ -32,13 +32,17 @@ def arguments(tiny: Tiny, run: Path, *settings: str) -> list[str]:
 
 def begun(tiny: Tiny, run: Path) -> Path:
     """Return a copy of the run without its slates and its log."""
-    shutil.copytree(tiny.run, run, ignore=shutil.ignore_patterns("slates", "fusion", "eval", "log.txt"))
+    shutil.copytree(
+        tiny.run, run, ignore=shutil.ignore_patterns("slates", "fusion", "eval", "log.txt")
+    )
     return run
 
 
 @contextmanager
 def started(command: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Yield a command at work with as many threads as this process; nothing of it outlives the block."""
+    """Yield a command at work with as many threads as this process; nothing of it outlives the
+    block.
+    """
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
         command,
@@ -67,7 +71,9 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
-def killed(process: subprocess.Popen[str], is_worker: Callable[[list[str]], bool], which: int, run: Path) -> None:
+def killed(
+    process: subprocess.Popen[str], is_worker: Callable[[list[str]], bool], which: int, run: Path
+) -> None:
     """Kill one of two workers with SIGKILL as soon as the first slate of `run` is there."""
     deadline = time.monotonic() + PATIENCE
     while not slates(run) and process.poll() is None and time.monotonic() < deadline:

@@ -14,7 +14,13 @@ from tests.commands import Result, command
 from tests.train.test_finetune import TINY
 
 LORA = (
-    *("train.method=lora", "train.epochs=0.2", "train.learn=answer", "signals=[]", "fuse.signals=[]"),
+    *(
+        "train.method=lora",
+        "train.epochs=0.2",
+        "train.learn=answer",
+        "signals=[]",
+        "fuse.signals=[]",
+    ),
     *("recommend.valid_queries=2", "recommend.test_queries=2"),
 )
 SCALE = 16 / 8
@@ -40,11 +46,18 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_adapters_on_top_of_adapters_are_ranked_with_both(base: Path, tmp_path: Path) -> None:
-    recipe, first, second, third = write_shop(tmp_path), *(tmp_path / name for name in ("one", "two", "three"))
+    recipe, first, second, third = (
+        write_shop(tmp_path),
+        *(tmp_path / name for name in ("one", "two", "three")),
+    )
     assert run(recipe, first, f"model.base_model={base}").code == 0
     made = run(recipe, second, f"model.base_model={first / 'model'}")
     assert made.code == 0, made.err
-    ranked = f"model.base_model={first / 'model'}", "train.method=none", f"train.resume_from={second}"
+    ranked = (
+        f"model.base_model={first / 'model'}",
+        "train.method=none",
+        f"train.resume_from={second}",
+    )
     made = run(recipe, third, *ranked, until="recommend")
     assert made.code == 0, made.err
     plain, added = load(base).model.state_dict(), [delta(first), delta(second)]
@@ -60,7 +73,11 @@ def test_an_unfinished_run_has_no_weights_to_rank_with(base: Path, tmp_path: Pat
     recipe = write_shop(tmp_path)
     assert run(recipe, tmp_path / "run", f"model.base_model={base}").code == 0
     (tmp_path / "run" / "model" / "adapter_model.safetensors").unlink()
-    settings = f"model.base_model={base}", "train.method=none", f"train.resume_from={tmp_path / 'run'}"
+    settings = (
+        f"model.base_model={base}",
+        "train.method=none",
+        f"train.resume_from={tmp_path / 'run'}",
+    )
     found = run(recipe, tmp_path / "on", *settings)
     assert (found.code, "names nothing to start from" in found.err) == (2, True)
     assert not (tmp_path / "on").exists()

@@ -1,4 +1,6 @@
-"""What can be wrong with data at the command line: one clear message with the next step, and nothing half-written."""
+"""What can be wrong with data at the command line: one clear message with the next step, and
+nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,32 @@ def write_games(folder: Path, users: int = 12, reviews: int = 16) -> Path:
 def shop(tmp_path: Path) -> Place:
     """Return a place with raw games, and a data set made of them."""
     raw = write_games(tmp_path / "raw")
-    made = command("prepare", "amazon", "--path", raw, "--category", CATEGORY, *PROTOCOL, "--out", tmp_path / "made")
+    made = command(
+        "prepare",
+        "amazon",
+        "--path",
+        raw,
+        "--category",
+        CATEGORY,
+        *PROTOCOL,
+        "--out",
+        tmp_path / "made",
+    )
     assert made.code == 0, made.err
     return Place(tmp_path, tmp_path / "made", tmp_path / "out")
 
 
 def prepared(shop: Place, *arguments: object) -> tuple[object, ...]:
-    given = ("prepare", "amazon", "--path", shop.folder / "raw", "--category", CATEGORY, "--out", shop.run)
+    given = (
+        "prepare",
+        "amazon",
+        "--path",
+        shop.folder / "raw",
+        "--category",
+        CATEGORY,
+        "--out",
+        shop.run,
+    )
     return (*given, *arguments)
 
 
@@ -62,7 +83,9 @@ def test_an_unknown_category_names_the_known_ones(shop: Place) -> None:
 
 
 def test_an_unknown_category_of_an_import_names_the_known_ones(shop: Place) -> None:
-    assert command("export", shop.recipe, "--format", "d3", "--out", shop.folder / "files").code == 0
+    assert (
+        command("export", shop.recipe, "--format", "d3", "--out", shop.folder / "files").code == 0
+    )
     start = ("import", shop.folder / "files", "--format", "d3", "--out", shop.run)
     message = refused(shop, *start, "--category", "Video_Gams")
     assert "did you mean 'Video_Games'" in message
@@ -70,7 +93,9 @@ def test_an_unknown_category_of_an_import_names_the_known_ones(shop: Place) -> N
 
 
 def test_a_window_without_reviews_says_when_the_reviews_are(shop: Place) -> None:
-    message = refused(shop, *prepared(shop, "--st_year", "2019", "--st_month", "1", "--ed_year", "2020"))
+    message = refused(
+        shop, *prepared(shop, "--st_year", "2019", "--st_month", "1", "--ed_year", "2020")
+    )
     assert "no review lies inside the window of time: 2019-1 to 2020-11" in message
     assert "the reviews are from 2017-07-14 to 2017-07-29" in message
     assert "--st_year" in message
@@ -89,7 +114,9 @@ def test_a_gzip_file_that_was_cut_short_is_named_as_such(shop: Place, name: str)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_export_beside_other_files_is_refused_and_done_when_asked_for(shop: Place, name: str) -> None:
+def test_an_export_beside_other_files_is_refused_and_done_when_asked_for(
+    shop: Place, name: str
+) -> None:
     start = ("export", shop.recipe, "--format", name, "--out", shop.run)
     assert command(*start).code == 0
     before = contents(shop.run)
@@ -110,7 +137,9 @@ def test_a_file_where_a_folder_should_be_is_refused(shop: Place, below: str) -> 
         ("prepare", "amazon", "--path", shop.folder / "raw", "--category", CATEGORY, *PROTOCOL),
     )
     for start in commands:
-        assert "a file is where a folder should be" in refused(shop, *start, "--out", shop.run / below)
+        assert "a file is where a folder should be" in refused(
+            shop, *start, "--out", shop.run / below
+        )
 
 
 def test_words_for_a_format_that_has_none_are_refused(shop: Place) -> None:
@@ -135,7 +164,12 @@ def test_an_unknown_format_and_a_place_without_a_data_set_are_refused(shop: Plac
 
 BREAKS = {
     "d3": ("valid", "*.csv", lambda data: data[:-40], "this row cannot be used"),
-    "minionerec": ("info", "*.txt", lambda data: data.replace(b"\t7\n", b"\t8\n"), "a title, a tab and the number 7"),
+    "minionerec": (
+        "info",
+        "*.txt",
+        lambda data: data.replace(b"\t7\n", b"\t8\n"),
+        "a title, a tab and the number 7",
+    ),
     "bigrec": (".", "valid.json", lambda data: data[:-9], "a raw file cannot be read"),
     "bigrec, its list": (".", "id2name.txt", lambda data: data[:-4], "a title, a tab and a number"),
     "bigrec, a row": (
@@ -150,7 +184,9 @@ BREAKS = {
 @pytest.mark.parametrize("what", BREAKS)
 def test_a_broken_file_is_not_imported(shop: Place, what: str) -> None:
     name, (part, pattern, damage, expected) = what.partition(",")[0], BREAKS[what]
-    assert command("export", shop.recipe, "--format", name, "--out", shop.folder / "files").code == 0
+    assert (
+        command("export", shop.recipe, "--format", name, "--out", shop.folder / "files").code == 0
+    )
     (file,) = (shop.folder / "files" / part).glob(pattern)
     good = file.read_bytes()
     file.write_bytes(damage(good))
@@ -163,9 +199,13 @@ def test_a_broken_file_is_not_imported(shop: Place, what: str) -> None:
 
 
 def test_a_setting_that_a_protocol_has_no_use_for_is_refused(shop: Place) -> None:
-    assert "no use for a setting: prepare.k_core" in refused(shop, *prepared(shop, *PROTOCOL, "--K", "5"))
+    assert "no use for a setting: prepare.k_core" in refused(
+        shop, *prepared(shop, *PROTOCOL, "--K", "5")
+    )
     likes = settings("prepare.like_above=4")
-    assert "only the protocol `bigrec-movie` does" in refused(shop, *prepared(shop, *PROTOCOL, *likes))
+    assert "only the protocol `bigrec-movie` does" in refused(
+        shop, *prepared(shop, *PROTOCOL, *likes)
+    )
 
 
 @pytest.fixture
@@ -177,7 +217,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0 or not mount:
         pytest.skip("only root mounts a disk")
     mounted = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False
+        [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip("this root mounts no disk")
@@ -186,12 +228,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_named_and_nothing_half_written_is_kept(shop: Place, small_disk: Path) -> None:
-    """Preparing, exporting and importing more than a disk holds, first onto an empty one, then beside a data set."""
+def test_a_full_disk_is_named_and_nothing_half_written_is_kept(
+    shop: Place, small_disk: Path
+) -> None:
+    """Preparing, exporting and importing more than a disk holds, first onto an empty one, then
+    beside a data set.
+    """
     large = write_games(shop.folder / "large", users=3_000, reviews=60)
     make = ("prepare", "amazon", "--category", CATEGORY, *PROTOCOL)
     assert command(*make, "--path", large, "--out", shop.folder / "whole").code == 0
-    assert command("export", shop.folder / "whole", "--format", "d3", "--out", shop.folder / "files").code == 0
+    assert (
+        command(
+            "export", shop.folder / "whole", "--format", "d3", "--out", shop.folder / "files"
+        ).code
+        == 0
+    )
     commands = [
         (*make, "--path", large, "--overwrite"),
         ("import", shop.folder / "files", "--format", "d3", "--overwrite"),
@@ -208,4 +259,9 @@ def test_a_full_disk_is_named_and_nothing_half_written_is_kept(shop: Place, smal
             assert "the disk is full" in result.err, result.err
             assert "nothing half-written was kept" in result.err
             assert contents(small_disk) == before
-    assert command("export", small_disk / "made", "--format", "recbole", "--out", small_disk / "small").code == 0
+    assert (
+        command(
+            "export", small_disk / "made", "--format", "recbole", "--out", small_disk / "small"
+        ).code
+        == 0
+    )

@@ -1,4 +1,6 @@
-"""What a user can get wrong: one clear message with the next step, exit code 2, nothing that was there touched."""
+"""What a user can get wrong: one clear message with the next step, exit code 2, nothing that was
+there touched.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def place(tmp_path: Path) -> Place:
 def contents(folder: Path) -> dict[str, str]:
     """Return a digest of every file."""
     files = (p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
 
 
 def refused(place: Place, *arguments: object, new_files: str = "nothing") -> str:
@@ -45,7 +49,9 @@ def refused(place: Place, *arguments: object, new_files: str = "nothing") -> str
     after = contents(place.folder)
     assert_clear(result)
     assert {name: after.get(name) for name in before} == before
-    assert [name for name in after if name not in before and not name.startswith(f"{new_files}/")] == []
+    assert [
+        name for name in after if name not in before and not name.startswith(f"{new_files}/")
+    ] == []
     return result.err
 
 
@@ -70,16 +76,25 @@ RECIPES = {
     "a word for a number": ('[train]\nepochs = "many"', "bad value for train.epochs"),
     "a fraction for a whole number": ("[recommend]\nk = 2.5", "bad value for recommend.k"),
     "a number out of range": ("[prepare]\nvalid_share = 1.5", "bad value for prepare.valid_share"),
-    "shares that leave nothing": ("[prepare]\nvalid_share = 0.6\ntest_share = 0.5", "nothing to train on"),
+    "shares that leave nothing": (
+        "[prepare]\nvalid_share = 0.6\ntest_share = 0.5",
+        "nothing to train on",
+    ),
     "cut-offs beyond the slate": ("[recommend]\nk = 5", "at most recommend.k = 5"),
     "a cut-off of zero": ("[evaluate]\nks = [0]", "bad value for evaluate.ks.0"),
     "no cut-offs": ("[evaluate]\nks = []", "bad value for evaluate.ks"),
-    "fewer beams than places": ('[recommend]\nmode = "beam"\nbeams = 2', "recommend.beams ≥ recommend.k = 50"),
+    "fewer beams than places": (
+        '[recommend]\nmode = "beam"\nbeams = 2',
+        "recommend.beams ≥ recommend.k = 50",
+    ),
     "an unknown source": ('[data]\nsource = "tabel"', "did you mean 'table'"),
     "an unknown protocol": ('[prepare]\nprotocol = "leave-1-out"', "did you mean 'leave-one-out'"),
     "an unknown signal": ('signals = ["sasrek"]\n[fuse]\nsignals = []', "did you mean 'sasrec'"),
     "an unknown template": ('[model]\ntemplate = "bigreck"', "did you mean 'bigrec'"),
-    "fusion with what is not fitted": ('signals = ["popularity"]', "fuse.signals names a signal that is not fitted"),
+    "fusion with what is not fitted": (
+        'signals = ["popularity"]',
+        "fuse.signals names a signal that is not fitted",
+    ),
     "an unknown metric": ('[fuse]\nmetric = "ndgc@10"', "did you mean 'ndcg'"),
     "a metric at no cut-off": ('[fuse]\nmetric = "ndcg@7"', "ndcg@10"),
 }
@@ -87,7 +102,9 @@ RECIPES = {
 
 @pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["dry", "real"])
 @pytest.mark.parametrize("text", RECIPES)
-def test_a_recipe_that_is_wrong_is_refused_before_anything_is_written(place: Place, text: str, dry: list[str]) -> None:
+def test_a_recipe_that_is_wrong_is_refused_before_anything_is_written(
+    place: Place, text: str, dry: list[str]
+) -> None:
     content, expected = RECIPES[text]
     place.recipe.write_text(content + "\n", encoding="utf-8")
     assert expected in refused(place, "run", place.recipe, "--run-dir", place.run, *dry)
@@ -120,7 +137,9 @@ def test_a_missing_recipe_names_those_that_are_there(place: Place) -> None:
     ],
 )
 def test_an_override_that_is_wrong_is_refused(place: Place, override: str, expected: str) -> None:
-    assert expected in refused(place, "run", place.recipe, "--run-dir", place.run, *settings(override))
+    assert expected in refused(
+        place, "run", place.recipe, "--run-dir", place.run, *settings(override)
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +150,9 @@ def test_an_override_that_is_wrong_is_refused(place: Place, override: str, expec
         ("--if-exists", "overwrite", "resume, new, fail"),
     ],
 )
-def test_an_option_with_an_unknown_value_is_refused(place: Place, option: str, value: str, expected: str) -> None:
+def test_an_option_with_an_unknown_value_is_refused(
+    place: Place, option: str, value: str, expected: str
+) -> None:
     assert expected in refused(place, "run", place.recipe, "--run-dir", place.run, option, value)
 
 
@@ -142,7 +163,9 @@ def test_unknown_words_of_other_commands_are_refused(place: Place) -> None:
 
 def test_a_missing_file_is_refused_before_anything_is_written(place: Place) -> None:
     where = place.folder / "event.csv"
-    message = refused(place, "run", place.recipe, "--run-dir", place.run, *settings(f"data.path={where}"))
+    message = refused(
+        place, "run", place.recipe, "--run-dir", place.run, *settings(f"data.path={where}")
+    )
     assert "no such file or folder" in message
     assert "events.csv" in message
 
@@ -152,11 +175,20 @@ ROWS: dict[str, tuple[Edit, str]] = {
     "an unknown column": (lambda t: t.replace("time", "when", 1), "no such column"),
     "a time that is none": (lambda t: t.replace("1000000000", "yesterday", 1), "'yesterday'"),
     "an empty title": (lambda t: t.replace(title(3), ""), "no title for this item"),
-    "two titles for one item": (lambda t: t.replace(title(3), "Another", 1), "already has another title"),
-    "two people": (lambda t: "".join(row for row in t.splitlines(True) if row[:3] in ("use", "u0,", "u1,")), "2 with"),
+    "two titles for one item": (
+        lambda t: t.replace(title(3), "Another", 1),
+        "already has another title",
+    ),
+    "two people": (
+        lambda t: "".join(row for row in t.splitlines(True) if row[:3] in ("use", "u0,", "u1,")),
+        "2 with",
+    ),
     "nobody": (lambda t: t.splitlines(True)[0], "no interactions"),
     "an empty file": (lambda _: "", "the file is empty"),
-    "a line with too many fields": (lambda t: t + "u1,f1,1,a,b,c\n", "no row can be read from this line"),
+    "a line with too many fields": (
+        lambda t: t + "u1,f1,1,a,b,c\n",
+        "no row can be read from this line",
+    ),
 }
 
 
@@ -166,7 +198,16 @@ def test_bad_rows_are_refused_and_the_mended_file_goes_on(place: Place, what: st
     events = place.folder / "events.csv"
     good = events.read_text(encoding="utf-8")
     events.write_text(edit(good), encoding="utf-8")
-    start = ("run", place.recipe, "--run-dir", place.run, "--until", "prepare", "--if-exists", "resume")
+    start = (
+        "run",
+        place.recipe,
+        "--run-dir",
+        place.run,
+        "--until",
+        "prepare",
+        "--if-exists",
+        "resume",
+    )
     assert expected in refused(place, *start, new_files="run")
     assert not (place.run / "dataset" / "manifest.json").exists()
     events.write_text(good, encoding="utf-8")
@@ -205,7 +246,9 @@ def test_a_run_about_other_data_is_refused(finished: Place) -> None:
 
 def test_a_run_prepared_in_another_way_is_refused(finished: Place) -> None:
     start = ("run", finished.recipe, "--run-dir", finished.run, "--if-exists", "resume")
-    assert "prepare.k_core was 0 and is 1" in refused(finished, *start, *settings("prepare.k_core=1"))
+    assert "prepare.k_core was 0 and is 1" in refused(
+        finished, *start, *settings("prepare.k_core=1")
+    )
 
 
 def test_a_folder_of_something_else_is_refused(place: Place) -> None:
@@ -221,11 +264,15 @@ def test_a_first_start_that_failed_does_not_bar_the_mended_recipe(place: Place) 
 
 
 def test_a_base_model_that_is_not_there_is_refused_before_anything_is_written(place: Place) -> None:
-    message = refused(place, "run", place.recipe, "--run-dir", place.run, *settings("model.base_model=scrach"))
+    message = refused(
+        place, "run", place.recipe, "--run-dir", place.run, *settings("model.base_model=scrach")
+    )
     assert "did you mean 'scratch'" in message
 
 
-@pytest.mark.parametrize(("missing", "named"), [("tokenizer", "holds no tokenizer"), ("config.json", "holds no model")])
+@pytest.mark.parametrize(
+    ("missing", "named"), [("tokenizer", "holds no tokenizer"), ("config.json", "holds no model")]
+)
 def test_a_base_model_without_a_part_is_refused(finished: Place, missing: str, named: str) -> None:
     base = shutil.copytree(finished.run / "model", finished.folder / "base")
     for file in base.glob(f"{missing}*"):
@@ -239,10 +286,18 @@ def test_a_base_model_without_a_part_is_refused(finished: Place, missing: str, n
 
 def test_an_answer_that_cannot_fit_is_refused_with_what_would(finished: Place) -> None:
     start = ("run", finished.recipe, "--run-dir", finished.folder / "new", "--until", "train")
-    quick = settings("model.template=bigrec", "train.cutoff_len=40", "signals=[]", "fuse.signals=[]")
+    quick = settings(
+        "model.template=bigrec", "train.cutoff_len=40", "signals=[]", "fuse.signals=[]"
+    )
     message = refused(finished, *start, *quick, new_files="new")
     least = int(re.findall(r"train\.cutoff_len=(\d+)", message)[0])
-    again = command(*start, "--if-exists", "resume", *quick, *settings(f"train.cutoff_len={least}", "train.epochs=0.1"))
+    again = command(
+        *start,
+        "--if-exists",
+        "resume",
+        *quick,
+        *settings(f"train.cutoff_len={least}", "train.epochs=0.1"),
+    )
     assert again.code == 0
 
 
@@ -272,7 +327,14 @@ def test_a_place_that_is_no_run_is_refused(place: Place, where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["recommend"], ["run"], ["fly"], ["run", "x.toml", "--fast"], ["recommend", "r", "t", "-k", "0"]]
+    "arguments",
+    [
+        ["recommend"],
+        ["run"],
+        ["fly"],
+        ["run", "x.toml", "--fast"],
+        ["recommend", "r", "t", "-k", "0"],
+    ],
 )
 def test_a_command_line_that_is_wrong_exits_2_without_a_traceback(arguments: list[str]) -> None:
     result = command(*arguments)
@@ -283,7 +345,9 @@ def test_a_command_line_that_is_wrong_exits_2_without_a_traceback(arguments: lis
 
 def test_a_damaged_data_set_is_refused(finished: Place) -> None:
     record = finished.run / "dataset" / "dataset.json"
-    record.write_text(json.dumps({**json.loads(record.read_text(encoding="utf-8")), "fingerprint": "0"}))
+    record.write_text(
+        json.dumps({**json.loads(record.read_text(encoding="utf-8")), "fingerprint": "0"})
+    )
     start = ("run", finished.recipe, "--run-dir", finished.run, "--if-exists", "resume")
     before = contents(finished.run)
     result = command(*start)

@@ -1,4 +1,6 @@
-"""Boards: what wandb's, TensorBoard's and Trackio's clients keep, and that a run goes on when they are lost."""
+"""Boards: what wandb's, TensorBoard's and Trackio's clients keep, and that a run goes on when they
+are lost.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from groundrec.core.runs import write_json
 from groundrec.core.track import Metrics, gradients, log
 
 BLOCK = 32768
-REPORT = {"methods": {"popularity": {"metrics": {"ndcg@10": {"mean": 0.25, "low": 0.2, "high": 0.3}}}}}
+REPORT = {
+    "methods": {"popularity": {"metrics": {"ndcg@10": {"mean": 0.25, "low": 0.2, "high": 0.3}}}}
+}
 
 
 def write_run(recipe: Recipe, run: Path) -> None:
@@ -41,7 +45,9 @@ def write_run(recipe: Recipe, run: Path) -> None:
 
 
 def records(file: Path) -> Iterator[Any]:
-    """Yield what a wandb run file holds: records in a log of blocks, each piece behind checksum, length and kind."""
+    """Yield what a wandb run file holds: records in a log of blocks, each piece behind checksum,
+    length and kind.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, place, whole = file.read_bytes(), 7, b""
@@ -68,7 +74,9 @@ def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -
     found = list(records(file))
     (begun,) = [r.run for r in found if r.HasField("run")][:1]
     assert (begun.project, begun.display_name) == ("groundrec", "seen")
-    assert any(item.key == "train" and "learning_rate" in item.value_json for item in begun.config.update)
+    assert any(
+        item.key == "train" and "learning_rate" in item.value_json for item in begun.config.update
+    )
     history = [
         {"/".join(item.nested_key) or item.key: item.value_json for item in r.history.item}
         for r in found
@@ -78,7 +86,9 @@ def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -
     counts = "gradients/head.weight/values"
     assert [row[counts] for row in history if counts in row] == ["[3,0,1]"]
     assert any("report" in name for row in history for name in row)
-    artifacts = [r.request.log_artifact.artifact for r in found if r.request.HasField("log_artifact")]
+    artifacts = [
+        r.request.log_artifact.artifact for r in found if r.request.HasField("log_artifact")
+    ]
     artifacts += [r.artifact for r in found if r.HasField("artifact")]
     assert ("model", "seen-model") in {(artifact.type, artifact.name) for artifact in artifacts}
 
@@ -100,7 +110,11 @@ def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:
     assert [e.step for e in events.Scalars("system/memory_gib")] == [1, 2]
     assert events.Scalars("system/memory_gib")[0].value > 0
     table = events.Tensors("report/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert table.splitlines() == ["| method | ndcg@10 |", "| --- | --- |", "| popularity | 0.2500 |"]
+    assert table.splitlines() == [
+        "| method | ndcg@10 |",
+        "| --- | --- |",
+        "| popularity | 0.2500 |",
+    ]
 
 
 def trackio_rows(run: Path, table: str, column: str) -> list[tuple[str, Any]]:
@@ -134,8 +148,12 @@ def test_trackio_keeps_settings_numbers_and_report_of_each_run_in_its_directory_
         rows = trackio_rows(run, "metrics", "metrics")
         assert {name for name, _ in rows} == {f"run {run.name}"}
         assert [row["model/loss"] for _, row in rows if "model/loss" in row] == [2.5, 1.5] * times
-        histograms = [row["gradients/head.weight"] for _, row in rows if "gradients/head.weight" in row]
-        assert [(h["values"], h["bins"]) for h in histograms] == [([3, 0, 1], [-1, 0, 1, 2])] * times
+        histograms = [
+            row["gradients/head.weight"] for _, row in rows if "gradients/head.weight" in row
+        ]
+        assert [(h["values"], h["bins"]) for h in histograms] == [
+            ([3, 0, 1], [-1, 0, 1, 2])
+        ] * times
         report = [row["report"]["_value"] for _, row in rows if "report" in row]
         assert report == [[{"method": "popularity", "ndcg@10": 0.25}]] * times
         ((_, config),) = trackio_rows(run, "configs", "config")
@@ -171,14 +189,27 @@ def test_a_board_that_is_lost_stops_nothing_and_is_told_once(
     monkeypatch.setattr(log, "propagate", True)
     write_run(Recipe(track=Track(board="wandb")), tmp_path)
     assert [row["step"] for row in Metrics.read(tmp_path / "metrics.jsonl")] == [10, 20, 30]
-    assert asked == {"begin": ["begin"], "write": ["begin", "write"], "close": ["begin", "write", "write", "close"]}[at]
-    assert [r.message for r in caplog.records] == ["  wandb is lost, and the run goes on without it: no server"]
+    assert (
+        asked
+        == {
+            "begin": ["begin"],
+            "write": ["begin", "write"],
+            "close": ["begin", "write", "write", "close"],
+        }[at]
+    )
+    assert [r.message for r in caplog.records] == [
+        "  wandb is lost, and the run goes on without it: no server"
+    ]
 
 
 def test_without_a_board_nothing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "_Wandb", None)
     monkeypatch.setattr(boards, "_Trackio", None)
-    for section in (Track(), Track(board="wandb", mode="disabled"), Track(board="trackio", mode="disabled")):
+    for section in (
+        Track(),
+        Track(board="wandb", mode="disabled"),
+        Track(board="trackio", mode="disabled"),
+    ):
         write_run(Recipe(track=section), tmp_path)
     assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 9
 
@@ -200,7 +231,9 @@ def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_setting_that_no_board_would_show_is_refused(section: Track, accepted: str) -> None:
-    with pytest.raises(ConfigError, match=f"needs a board that shows it.*\n.*track.board: {accepted}\n"):
+    with pytest.raises(
+        ConfigError, match=f"needs a board that shows it.*\n.*track.board: {accepted}\n"
+    ):
         require(section)
 
 

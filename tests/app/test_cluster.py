@@ -62,7 +62,10 @@ def test_a_refusal_in_an_actor_is_the_users_and_shards_that_are_there_are_kept(
     with started([sys.executable, *small], RAY_TMPDIR=sockets) as process:
         text = output(process)
     assert process.returncode == 2, text
-    assert "error: one query alone does not fit into memory: recommend.memory_limit is less than " in text
+    assert (
+        "error: one query alone does not fit into memory: recommend.memory_limit is less than "
+        in text
+    )
     assert "Traceback" not in text
     with started([sys.executable, *arguments(tiny, run)]) as process:  # another engine goes on
         text = output(process)
@@ -71,9 +74,13 @@ def test_a_refusal_in_an_actor_is_the_users_and_shards_that_are_there_are_kept(
     assert slate_bytes(run) == slate_bytes(alone)
 
 
-def test_without_ray_the_error_names_the_command_that_installs_it(tiny: Tiny, tmp_path: Path) -> None:
-    with mock.patch("groundrec.app.checks.find_spec", return_value=None):
-        result = command("run", tiny.recipe, "--run-dir", tmp_path / "run", "--set", "recommend.engine=ray")
+def test_without_ray_the_error_names_the_command_that_installs_it(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    with mock.patch("groundrec.app.stages.checks.find_spec", return_value=None):
+        result = command(
+            "run", tiny.recipe, "--run-dir", tmp_path / "run", "--set", "recommend.engine=ray"
+        )
     assert result.code == 2
     assert result.err == "error: ray is not installed\n  next: pip install 'groundrec[ray]'\n"
     assert list(tmp_path.iterdir()) == []
@@ -86,11 +93,15 @@ def test_workers_without_ray_are_refused(copied: Callable[..., Result]) -> None:
 
 
 @pytest.mark.parametrize("engine", [(), pytest.param(RAY, marks=pytest.mark.slow)])
-def test_another_engine_or_limit_redoes_nothing(copied: Callable[..., Result], engine: tuple[str, ...]) -> None:
+def test_another_engine_or_limit_redoes_nothing(
+    copied: Callable[..., Result], engine: tuple[str, ...]
+) -> None:
     if engine:
         pytest.importorskip("ray", reason="groundrec[ray] is not installed")
     settings = [word for s in (*engine, "recommend.memory_limit=1GB") for word in ("--set", s)]
     result = copied("--until", "fuse", *settings)
     assert result.code == 0, result.err
-    assert result.err.count("skipped, finished before with the same inputs") == result.err.count("▪")
+    assert result.err.count("skipped, finished before with the same inputs") == result.err.count(
+        "▪"
+    )
     assert "▸" not in result.err

@@ -1,4 +1,6 @@
-"""Grounding and outside scores from the command line: what embeds, and what is refused before anything is mixed."""
+"""Grounding and outside scores from the command line: what embeds, and what is refused before
+anything is mixed.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groundrec.app.experiment import Experiment
+from groundrec.app.stages.artefacts import Experiment
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
 from groundrec.core.types import NO_ITEM
 from groundrec.data.dataset import save
 from groundrec.models import language
-from groundrec.rank.ground import embed
+from groundrec.rank.ground.nearest import embed
 from groundrec.rank.recommend import load_slates
 from tests.app.conftest import FILMS, Tiny
 from tests.app.test_bad_input import assert_clear
@@ -30,12 +32,18 @@ def words(*settings: object) -> list[object]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def test_the_model_before_tuning_embeds_where_base_weights_are_asked_for(tiny: Tiny, tmp_path: Path) -> None:
-    base = shutil.copytree(tiny.run / "model", tmp_path / "base", ignore=shutil.ignore_patterns("checkpoints"))
+def test_the_model_before_tuning_embeds_where_base_weights_are_asked_for(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    base = shutil.copytree(
+        tiny.run / "model", tmp_path / "base", ignore=shutil.ignore_patterns("checkpoints")
+    )
     asked = (*WRITING, f"model.base_model={base}", "ground.weights=base")
     done = command("run", tiny.recipe, "--run-dir", tmp_path / "run", *words(*asked))
     assert done.code == 0, done.err
-    x = Experiment(load_recipe(tiny.recipe, [str(word) for word in asked])[0], Run(tmp_path / "run"))
+    x = Experiment(
+        load_recipe(tiny.recipe, [str(word) for word in asked])[0], Run(tmp_path / "run")
+    )
     (kept,) = (x.run.path / "embeddings").glob("*.npy")
     titles = list(dict.fromkeys(x.dataset.catalogue.titles))
     for folder, same in ((base, True), (x.run.path / "model", False)):
@@ -50,20 +58,42 @@ def test_the_model_before_tuning_embeds_where_base_weights_are_asked_for(tiny: T
 
 
 def test_a_grid_of_gammas_without_validation_queries_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    """Before anything is ranked: the only queries left to choose gamma on would be those of the test."""
+    """Before anything is ranked: the only queries left to choose gamma on would be those of the
+    test.
+    """
     data = Experiment(load_recipe(tiny.recipe)[0], Run(tiny.run)).dataset
     none = data.valid.take(np.empty(0, np.int64))
-    save(data.catalogue, {"train": data.train, "valid": none, "test": data.test}, data.card, tmp_path / "data")
+    save(
+        data.catalogue,
+        {"train": data.train, "valid": none, "test": data.test},
+        data.card,
+        tmp_path / "data",
+    )
     text = tiny.recipe.read_text(encoding="utf-8")
     recipe = tmp_path / "unchosen.toml"
     rest = text[text.index("[model.scratch]") :]
-    recipe.write_text(f'name = "x"\n[data]\ndataset = "{tmp_path / "data"}"\n{rest}', encoding="utf-8")
-    asked = words(*WRITING[:4], 'signals=["popularity"]', 'fuse.signals=["popularity"]', 'fuse.kinds=["reweight"]')
+    recipe.write_text(
+        f'name = "x"\n[data]\ndataset = "{tmp_path / "data"}"\n{rest}', encoding="utf-8"
+    )
+    asked = words(
+        *WRITING[:4],
+        'signals=["popularity"]',
+        'fuse.signals=["popularity"]',
+        'fuse.kinds=["reweight"]',
+    )
     done = command("run", recipe, "--run-dir", tmp_path / "run", *asked)
     assert_clear(done)
     assert "no validation queries to choose the weight of a signal on" in done.err
     assert "--set fuse.signals=[]" in done.err
-    untold = command("run", recipe, "--run-dir", tmp_path / "run", "--if-exists", "resume", *words("fuse.signals=[]"))
+    untold = command(
+        "run",
+        recipe,
+        "--run-dir",
+        tmp_path / "run",
+        "--if-exists",
+        "resume",
+        *words("fuse.signals=[]"),
+    )
     assert_clear(untold)
     assert "no validation queries to choose the epoch on" in untold.err
     assert [path.name for path in (tmp_path / "run").glob("*/manifest.json")] == ["manifest.json"]
@@ -92,7 +122,11 @@ def test_scores_from_elsewhere_that_do_not_fit_stop_the_run(
         "dataset": file.get("dataset", data.fingerprint),
     }
     np.savez(tmp_path / "scores.npz", **whole)  # type: ignore[arg-type]
-    asked = words('signals=["external"]', 'fuse.signals=["external"]', f"external.path={tmp_path / 'scores.npz'}")
+    asked = words(
+        'signals=["external"]',
+        'fuse.signals=["external"]',
+        f"external.path={tmp_path / 'scores.npz'}",
+    )
     done = command("run", tiny.recipe, "--run-dir", tmp_path / "run", *asked, "--until", "signals")
     assert_clear(done)
     assert re.search(said, done.err)

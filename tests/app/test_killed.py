@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.app.watch import state_of
+from groundrec.app.jobs.state import state_of
 from tests.app.background import Terminal, until
 from tests.app.conftest import Tiny, slate_bytes, write_shop
 from tests.commands import command
@@ -21,7 +21,7 @@ from tests.commands import command
 MAIN = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
-from groundrec.app.cli import main
+from groundrec.app.commands.main import main
 main()
 """
 COMMAND = [sys.executable, "-c", MAIN, "run"]
@@ -44,7 +44,9 @@ MOMENTS = [
 
 def start(tiny: Tiny, run: Path) -> subprocess.Popen[str]:
     arguments = [str(tiny.recipe), "--run-dir", str(run), "--if-exists", "resume"]
-    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def end(process: subprocess.Popen[str], when: Callable[[], bool], number: int) -> str:
@@ -56,7 +58,9 @@ def end(process: subprocess.Popen[str], when: Callable[[], bool], number: int) -
 
 
 def resumed(tiny: Tiny, run: Path) -> dict[str, bytes]:
-    result = command("run", tiny.recipe, "--run-dir", run, "--if-exists", "resume", "--until", "fuse")
+    result = command(
+        "run", tiny.recipe, "--run-dir", run, "--if-exists", "resume", "--until", "fuse"
+    )
     assert result.code == 0, result.err
     assert not [p for p in run.rglob("*.part") if str(os.getpid()) in p.name]
     return slate_bytes(run)
@@ -68,7 +72,9 @@ def seen(run: Path, pattern: str) -> Callable[[], bool]:
 
 def test_killed_while_training(tiny: Tiny, tmp_path: Path) -> None:
     process = start(tiny, tmp_path / "run")
-    end(process, seen(tmp_path / "run", "model/checkpoints/checkpoint-*/whole.json"), signal.SIGKILL)
+    end(
+        process, seen(tmp_path / "run", "model/checkpoints/checkpoint-*/whole.json"), signal.SIGKILL
+    )
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "model" / "manifest.json").exists()
     assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)
@@ -96,14 +102,22 @@ def test_killed_three_times_at_random(tiny: Tiny, tmp_path: Path, seed: int) -> 
     rng = random.Random(seed)
     for _ in range(3):
         moment = time.monotonic() + rng.uniform(1, 15)
-        end(start(tiny, tmp_path / "run"), lambda moment=moment: time.monotonic() > moment, signal.SIGKILL)
+        end(
+            start(tiny, tmp_path / "run"),
+            lambda moment=moment: time.monotonic() > moment,
+            signal.SIGKILL,
+        )
     assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_stopped_and_resumed_in_the_background_it_ends_with_the_same_slates(tmp_path: Path, seed: int) -> None:
-    """SIGTERM three times, at any step, or at the start; each step depends on all before: dropout, order."""
+def test_stopped_and_resumed_in_the_background_it_ends_with_the_same_slates(
+    tmp_path: Path, seed: int
+) -> None:
+    """SIGTERM three times, at any step, or at the start; each step depends on all before: dropout,
+    order.
+    """
     terminal, rng = Terminal(tmp_path, write_shop(tmp_path)), random.Random(seed)
     settings = ["--set", "train.epochs=30", "--set", "model.scratch.dropout=0.3", "--until", "fuse"]
     whole = terminal.detach("whole", *settings, waiting=False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from groundrec import Pipeline, Recipe, Recommender
-from groundrec.app.jobs import Job
+from groundrec.app.jobs.job import Job
 from groundrec.core.errors import ArtifactError, ConfigError, DataError
 from groundrec.core.recipe import load_recipe
 from tests.app.conftest import FILMS, Tiny, slate_bytes, title
@@ -28,19 +28,28 @@ def made(run: Path) -> dict[str, int]:
     return {p.relative_to(run).as_posix(): p.stat().st_mtime_ns for p in run.rglob("manifest.json")}
 
 
-def test_a_run_that_the_command_has_finished_is_finished_here_too(finished: Pipeline, tiny: Tiny) -> None:
+def test_a_run_that_the_command_has_finished_is_finished_here_too(
+    finished: Pipeline, tiny: Tiny
+) -> None:
     before = made(finished.path)
     dataset, signals, recommender = finished.prepare(), finished.signals(), finished.train()
     assert len(dataset.catalogue) == FILMS
     assert signals.keys() == {"popularity", "item-knn", "co-occurrence", "sasrec"}
-    assert all(signal.scores(dataset.test).shape == (len(dataset.test), FILMS) for signal in signals.values())
-    assert recommender.recommend([title(3)], k=5) == Recommender.load(tiny.run).recommend([title(3)], k=5)
+    assert all(
+        signal.scores(dataset.test).shape == (len(dataset.test), FILMS)
+        for signal in signals.values()
+    )
+    assert recommender.recommend([title(3)], k=5) == Recommender.load(tiny.run).recommend(
+        [title(3)], k=5
+    )
     assert finished.recommend().keys() == {"language model"}
     assert finished.fuse().keys() == {"LM + co-occurrence"}
     assert made(finished.path) == before
 
 
-def test_means_are_those_of_the_command_the_best_method_first(finished: Pipeline, tiny: Tiny) -> None:
+def test_means_are_those_of_the_command_the_best_method_first(
+    finished: Pipeline, tiny: Tiny
+) -> None:
     found = finished.evaluate()
     told = json.loads((tiny.run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
     assert list(found) == list(told)
@@ -49,14 +58,18 @@ def test_means_are_those_of_the_command_the_best_method_first(finished: Pipeline
     assert scores == sorted(scores, reverse=True)
 
 
-def test_it_makes_the_run_that_the_command_makes_and_the_command_goes_on_with_it(tiny: Tiny, tmp_path: Path) -> None:
+def test_it_makes_the_run_that_the_command_makes_and_the_command_goes_on_with_it(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     slates = Pipeline(Recipe.of({}, tiny.recipe), run).recommend()["language model"]
     assert len(slates) == 40
     assert slate_bytes(run).items() <= slate_bytes(tiny.run).items()
     assert load_recipe(run / "recipe.toml")[0] == load_recipe(tiny.recipe)[0]
     assert command(*Job.of(run).command(run)[4:]).code == 0
-    assert "▪ slates/test: skipped" in (run / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
+    assert (
+        "▪ slates/test: skipped" in (run / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
+    )
 
 
 def test_nothing_is_written_for_a_recipe_that_is_wrong_or_a_run_of_other_data(
@@ -65,9 +78,13 @@ def test_nothing_is_written_for_a_recipe_that_is_wrong_or_a_run_of_other_data(
     with pytest.raises(ConfigError, match="unknown name in signals"):
         Pipeline(Recipe.of({"signals": ["sasrek"], "fuse.signals": []}), tmp_path / "new")
     with pytest.raises(DataError):
-        Pipeline(Recipe.of({"data.source": "table", "data.path": "nowhere.csv"}), tmp_path / "new").prepare()
+        Pipeline(
+            Recipe.of({"data.source": "table", "data.path": "nowhere.csv"}), tmp_path / "new"
+        ).prepare()
     assert not (tmp_path / "new").exists()
-    other = finished.recipe.model_copy(update={"prepare": finished.recipe.prepare.model_copy(update={"k_core": 2})})
+    other = finished.recipe.model_copy(
+        update={"prepare": finished.recipe.prepare.model_copy(update={"k_core": 2})}
+    )
     with pytest.raises(ArtifactError, match=r"another data set: prepare\.k_core was 0 and is 2"):
         Pipeline(other, finished.path).prepare()
 
@@ -86,6 +103,8 @@ def test_settings_are_checked_as_those_of_a_file(settings: dict[str, Any], messa
 
 
 def test_settings_stand_over_those_of_a_file(tiny: Tiny) -> None:
-    recipe = Recipe.of({"train.epochs": 3, "data.columns": {"user": "who"}, "recommend.alpha": None}, tiny.recipe)
+    recipe = Recipe.of(
+        {"train.epochs": 3, "data.columns": {"user": "who"}, "recommend.alpha": None}, tiny.recipe
+    )
     assert (recipe.name, recipe.train.epochs, recipe.train.batch_size) == ("tiny", 3, 4)
     assert recipe.data.columns == {"user": "who"}

@@ -38,13 +38,18 @@ def test_two_processes_write_what_one_writes(tiny: Tiny, alone: Path, tmp_path: 
     assert text.count("slates/test finished") == 1
     lines = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").splitlines()
     assert sum("slates/test finished" in line for line in lines) == 1
-    results = [read_json(run / "slates" / "test" / "manifest.json")["result"] for run in (tmp_path / "run", alone)]
+    results = [
+        read_json(run / "slates" / "test" / "manifest.json")["result"]
+        for run in (tmp_path / "run", alone)
+    ]
     assert results[0] == results[1]
     assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"
     assert not (tmp_path / "run" / "processes").exists()
 
 
-def test_from_raw_data_on_the_main_process_does_what_only_one_may(tiny: Tiny, tmp_path: Path) -> None:
+def test_from_raw_data_on_the_main_process_does_what_only_one_may(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     start = ["-m", "groundrec", "run", str(tiny.recipe), "--run-dir", str(tmp_path / "run")]
     with started([*TORCHRUN, *start]) as process:
         text = output(process)
@@ -54,14 +59,28 @@ def test_from_raw_data_on_the_main_process_does_what_only_one_may(tiny: Tiny, tm
         [row["eval_loss"] for row in Metrics.read(run / "metrics.jsonl") if "eval_loss" in row]
         for run in (tmp_path / "run", tiny.run)
     )
-    assert found == pytest.approx(alone, abs=1e-2)  # sums in another order, over twelve epochs at a high rate
+    assert found == pytest.approx(
+        alone, abs=1e-2
+    )  # sums in another order, over twelve epochs at a high rate
     assert text.count("epoch 12: validation loss") == 1
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_both_save_when_asked_to_stop_and_end_where_one_that_was_left_alone_does(tiny: Tiny, tmp_path: Path) -> None:
+def test_both_save_when_asked_to_stop_and_end_where_one_that_was_left_alone_does(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     run, log = tmp_path / "run", tmp_path / "run" / "log.txt"
-    start = [*TORCHRUN, "-m", "groundrec", "run", str(tiny.recipe), "--run-dir", str(run), "--until", "train"]
+    start = [
+        *TORCHRUN,
+        "-m",
+        "groundrec",
+        "run",
+        str(tiny.recipe),
+        "--run-dir",
+        str(run),
+        "--until",
+        "train",
+    ]
     start += ["--if-exists", "resume", "--set", "signals=[]", "--set", "fuse.signals=[]"]
     with started(start) as process:
         deadline = time.monotonic() + PATIENCE
@@ -81,17 +100,23 @@ def test_both_save_when_asked_to_stop_and_end_where_one_that_was_left_alone_does
     assert process.returncode == 0, text
     assert f"going on from {saved.name}" in text
     losses = [
-        [row["eval_loss"] for row in Metrics.read(r / "metrics.jsonl") if "eval_loss" in row] for r in (run, tiny.run)
+        [row["eval_loss"] for row in Metrics.read(r / "metrics.jsonl") if "eval_loss" in row]
+        for r in (run, tiny.run)
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-2)
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_worker_is_killed_and_the_run_resumed(tiny: Tiny, alone: Path, tmp_path: Path, which: int) -> None:
+def test_a_worker_is_killed_and_the_run_resumed(
+    tiny: Tiny, alone: Path, tmp_path: Path, which: int
+) -> None:
     start = [*TORCHRUN, *arguments(tiny, begun(tiny, tmp_path / "run"))]
     with started(start) as process:
         killed(
-            process, lambda line: "groundrec" in line and "torch.distributed.run" not in line, which, tmp_path / "run"
+            process,
+            lambda line: "groundrec" in line and "torch.distributed.run" not in line,
+            which,
+            tmp_path / "run",
         )
         text = output(process)
     assert process.returncode != 0, text
@@ -116,9 +141,20 @@ def test_a_run_begun_by_two_is_finished_by_one(tiny: Tiny, alone: Path, tmp_path
     assert slate_bytes(run) == slate_bytes(alone)
 
 
-def test_accelerate_that_starts_one_process_for_two_is_found_out(tiny: Tiny, tmp_path: Path) -> None:
+def test_accelerate_that_starts_one_process_for_two_is_found_out(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    start = ["-m", "groundrec", "run", str(tiny.recipe), "--run-dir", str(tmp_path / "run"), "--until", "prepare"]
+    start = [
+        "-m",
+        "groundrec",
+        "run",
+        str(tiny.recipe),
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--until",
+        "prepare",
+    ]
     with started([*launch, *start]) as process:
         text = output(process)
     assert process.returncode == 0, text

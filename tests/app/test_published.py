@@ -1,4 +1,6 @@
-"""The published settings, two optimiser steps of each on a tiny model of the architecture they name."""
+"""The published settings, two optimiser steps of each on a tiny model of the architecture they
+name.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from groundrec.core.recipe import load_recipe
 from groundrec.text.tokens import train_tokenizer
@@ -33,14 +41,23 @@ SHORT = (
         "train.epochs=1",
         "evaluate.bootstrap=20",
     ),
-    *("recommend.valid_queries=4", "recommend.test_queries=4", "sequential.epochs=1", "sequential.hidden=8"),
+    *(
+        "recommend.valid_queries=4",
+        "recommend.test_queries=4",
+        "sequential.epochs=1",
+        "sequential.hidden=8",
+    ),
 )
 
 
 def write_model(folder: Path, kind: type[PreTrainedModel]) -> Path:
-    """Write random weights of an architecture, with a tokenizer that knows the made-up titles' words."""
+    """Write random weights of an architecture, with a tokenizer that knows the made-up titles'
+    words.
+    """
     tokenizer = train_tokenizer([" ".join(WORDS)] * 3, 400)
-    shape = (LlamaConfig if kind is LlamaForCausalLM else Qwen2Config)(vocab_size=len(tokenizer), **SMALL)
+    shape = (LlamaConfig if kind is LlamaForCausalLM else Qwen2Config)(
+        vocab_size=len(tokenizer), **SMALL
+    )
     kind(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -50,7 +67,10 @@ def write_movielens(folder: Path) -> Path:
     """Write forty people's ratings of sixty films in the layout of MovieLens-10M."""
     folder.mkdir()
     rng = random.Random(0)
-    films = [f"{film}::The {rng.choice(WORDS)} {rng.choice(WORDS)} {film} (1990)::Drama" for film in range(60)]
+    films = [
+        f"{film}::The {rng.choice(WORDS)} {rng.choice(WORDS)} {film} (1990)::Drama"
+        for film in range(60)
+    ]
     (folder / "movies.dat").write_text("\n".join(films) + "\n", encoding="iso-8859-1")
     rows = [
         f"{user}::{film}::{rng.choice([2, 3.5, 5])}::{10**9 + step * 86400 + user * 60}"
@@ -66,7 +86,10 @@ def done(recipe: str, run: Path, *settings: str) -> dict[str, object]:
     overrides = [word for setting in (*SHORT, *settings) for word in ("--set", setting)]
     result = command("run", RECIPES / recipe, "--run-dir", run, *overrides)
     assert result.code == 0, result.err
-    said = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    said = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert max(row.get("step", 0) for row in said if row["stage"] == "model") == 2
     return json.loads((run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
 
@@ -77,7 +100,9 @@ SEARCHES = {"baseline", "d3", "temperature", "without-assistant"}
 
 def of_d3() -> list[Any]:
     names = sorted(path.stem for path in (RECIPES / "d3").iterdir())
-    return [pytest.param(name, marks=[] if name in SEARCHES else [pytest.mark.slow]) for name in names]
+    return [
+        pytest.param(name, marks=[] if name in SEARCHES else [pytest.mark.slow]) for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", of_d3())
@@ -117,18 +142,28 @@ def test_bigrec_on_two_domains(tmp_path: Path) -> None:
     overrides = [word for setting in (*SHORT, *settings) for word in ("--set", setting)]
     result = command("run", RECIPES / "bigrec/multi-game.toml", "--run-dir", ranked, *overrides)
     assert result.code == 0, result.err
-    assert "grounded" in json.loads((ranked / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
-    inputs, domains = (json.loads((run / "model" / "manifest.json").read_text())["inputs"] for run in (ranked, trained))
+    assert (
+        "grounded"
+        in json.loads((ranked / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    )
+    inputs, domains = (
+        json.loads((run / "model" / "manifest.json").read_text())["inputs"]
+        for run in (ranked, trained)
+    )
     assert inputs["dataset"] == domains["domains"]["game"]["dataset"]
     assert inputs["template"] == domains["domains"]["game"]["template"] != domains["template"]
-    one, other = (load_file(run / "model" / "adapter_model.safetensors") for run in (ranked, trained))
+    one, other = (
+        load_file(run / "model" / "adapter_model.safetensors") for run in (ranked, trained)
+    )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert any(one[name].any() for name in one if "lora_B" in name), "something was learned"
 
 
 def named_settings() -> list[tuple[Path, str]]:
-    """Return every setting that the description of a published recipe names, with each of its values."""
+    """Return every setting that the description of a published recipe names, with each of its
+    values.
+    """
     found = []
     for path in sorted(p for folder in ("d3", "bigrec") for p in (RECIPES / folder).iterdir()):
         for key, values in re.findall(r"--set ([\w.]+)=(.*)", load_recipe(path)[0].about):

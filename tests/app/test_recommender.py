@@ -29,7 +29,10 @@ def test_answers_are_films_of_the_catalogue_that_were_not_seen(recommender: Reco
 
 def test_the_planted_next_film_comes_first(recommender: Recommender) -> None:
     starts = range(0, FILMS, 3)
-    firsts = [recommender.recommend([title(start + i) for i in range(8)], k=1)[0].title for start in starts]
+    firsts = [
+        recommender.recommend([title(start + i) for i in range(8)], k=1)[0].title
+        for start in starts
+    ]
     right = sum(first == title(start + 8) for first, start in zip(firsts, starts, strict=True))
     assert right > len(starts) / 2
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from groundrec.app.experiment import Experiment
+from groundrec.app.stages.artefacts import Experiment
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
 from groundrec.core.track import Metrics
@@ -23,8 +23,19 @@ from groundrec.rank.recommend import load_slates
 from tests.app.conftest import FILMS, LENGTH, USERS, Tiny, slate_bytes, write_shop
 from tests.commands import Result, command
 
-METHODS = {"popularity", "item-knn", "co-occurrence", "sasrec", "language model", "LM + co-occurrence"}
-STAGES = ["dataset", *(f"signals/{s}" for s in ("popularity", "item-knn", "co-occurrence", "sasrec")), "model"]
+METHODS = {
+    "popularity",
+    "item-knn",
+    "co-occurrence",
+    "sasrec",
+    "language model",
+    "LM + co-occurrence",
+}
+STAGES = [
+    "dataset",
+    *(f"signals/{s}" for s in ("popularity", "item-knn", "co-occurrence", "sasrec")),
+    "model",
+]
 STAGES += ["slates/valid", "slates/test", "fusion", "eval"]
 Resume = Callable[..., Result]
 
@@ -90,14 +101,19 @@ def test_per_query_values_average_to_the_reported_ones(tiny: Tiny) -> None:
 
 
 def test_metrics_tell_losses_by_epoch(tiny: Tiny) -> None:
-    rows = [strict_json(line) for line in (tiny.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        strict_json(line)
+        for line in (tiny.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
     assert len(losses) == 12
     assert min(losses) < 0.7 * losses[0]
 
 
 def test_the_same_recipe_elsewhere_gives_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
-    again = command("run", tiny.recipe, "--run-dir", tmp_path / "again", "--until", "fuse", "--quiet")
+    again = command(
+        "run", tiny.recipe, "--run-dir", tmp_path / "again", "--until", "fuse", "--quiet"
+    )
     assert (again.code, again.err) == (0, "")
     assert slate_bytes(tmp_path / "again") == slate_bytes(tiny.run)
     assert not (tmp_path / "again" / "eval").exists()
@@ -107,18 +123,28 @@ def test_a_second_start_skips_every_stage_and_says_why(copied: Resume, tmp_path:
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*/manifest.json")}
     lines = stage_lines(copied().err)
     assert list(lines) == STAGES
-    assert all(line.startswith("skipped, finished before with the same inputs (") for line in lines.values())
+    assert all(
+        line.startswith("skipped, finished before with the same inputs (")
+        for line in lines.values()
+    )
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_changed_epochs_redo_training_and_what_follows_from_it(copied: Resume, tmp_path: Path, tiny: Tiny) -> None:
+def test_changed_epochs_redo_training_and_what_follows_from_it(
+    copied: Resume, tmp_path: Path, tiny: Tiny
+) -> None:
     lines = stage_lines(copied("--set", "train.epochs=1").err)
     redone = STAGES[STAGES.index("model") :]
     assert lines["model"] == "redone, because train.epochs was 12.0 and is 1.0"
     assert [s for s in STAGES if lines[s].startswith("redone, because ")] == redone
     assert all(lines[s].startswith("skipped") for s in STAGES if s not in redone)
     assert slate_bytes(tmp_path / "run") != slate_bytes(tiny.run)
-    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["train"]["epochs"] == 1
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["train"][
+            "epochs"
+        ]
+        == 1
+    )
 
 
 def test_other_metrics_redo_only_the_evaluation(copied: Resume) -> None:
@@ -129,10 +155,23 @@ def test_other_metrics_redo_only_the_evaluation(copied: Resume) -> None:
 def test_a_changed_raw_file_is_noticed(tmp_path: Path) -> None:
     recipe = write_shop(tmp_path)
     items = tmp_path / "items.csv"
-    items.write_text("item,title\n" + "".join(f"f{i},Old {i}\n" for i in range(FILMS)), encoding="utf-8")
-    start = ("run", recipe, "--run-dir", tmp_path / "run", "--until", "prepare", "--set", f"data.items={items}")
+    items.write_text(
+        "item,title\n" + "".join(f"f{i},Old {i}\n" for i in range(FILMS)), encoding="utf-8"
+    )
+    start = (
+        "run",
+        recipe,
+        "--run-dir",
+        tmp_path / "run",
+        "--until",
+        "prepare",
+        "--set",
+        f"data.items={items}",
+    )
     assert command(*start).code == 0
-    items.write_text("item,title\n" + "".join(f"f{i},A new title {i}\n" for i in range(FILMS)), encoding="utf-8")
+    items.write_text(
+        "item,title\n" + "".join(f"f{i},A new title {i}\n" for i in range(FILMS)), encoding="utf-8"
+    )
     again = command(*start, "--if-exists", "resume")
     assert stage_lines(again.err)["dataset"].startswith("redone, because files was ")
     titles = pq.read_table(tmp_path / "run" / "dataset" / "items.parquet")["title"].to_pylist()
@@ -143,7 +182,9 @@ def test_a_changed_template_file_is_noticed(copied: Resume, tmp_path: Path) -> N
     template = tmp_path / "own.toml"
     start = ("--until", "train", "--set", f"model.template={template}", "--set", "train.epochs=0.2")
     for words in ("Then:", "Next:"):
-        template.write_text(f"item = '{{title}}, '\ntail = '{words}'\nanswer = \"{{title}}\\n\"\n", encoding="utf-8")
+        template.write_text(
+            f"item = '{{title}}, '\ntail = '{words}'\nanswer = \"{{title}}\\n\"\n", encoding="utf-8"
+        )
         lines = stage_lines(copied(*start).err)
     assert lines["model"] == "redone, because template.tail was Then: and is Next:"
     assert stage_lines(copied(*start).err)["model"].startswith("skipped")
@@ -163,15 +204,22 @@ def test_batch_size_never_changes_a_slate(copied: Resume, tmp_path: Path, mode: 
 
 
 @pytest.mark.parametrize("mode", ["all", "beam"])
-def test_more_places_than_films_stay_empty_at_the_end(copied: Resume, tmp_path: Path, mode: str) -> None:
+def test_more_places_than_films_stay_empty_at_the_end(
+    copied: Resume, tmp_path: Path, mode: str
+) -> None:
     places = FILMS + 10
     settings = [f"recommend.mode={mode}", f"recommend.k={places}", f"recommend.beams={places}"]
     settings.append(f"evaluate.ks=[1, 10, {places}]")
     result = copied(*(x for s in settings for x in ("--set", s)))
     assert result.code == 0, result.err
-    for slates in (load_slates(tmp_path / "run" / p) for p in ("slates/test", "fusion/co-occurrence")):
+    for slates in (
+        load_slates(tmp_path / "run" / p) for p in ("slates/test", "fusion/co-occurrence")
+    ):
         assert_full_then_empty(slates, places, FILMS - (LENGTH - 1))
-    hit_rate = {name: m["metrics"][f"hr@{places}"]["mean"] for name, m in summary(tmp_path / "run")["methods"].items()}
+    hit_rate = {
+        name: m["metrics"][f"hr@{places}"]["mean"]
+        for name, m in summary(tmp_path / "run")["methods"].items()
+    }
     assert set(hit_rate.values()) == {1.0}
 
 
@@ -183,13 +231,17 @@ def assert_full_then_empty(slates: Slates, places: int, filled: int) -> None:
     assert all(len(set(row)) == filled for row in slates.items[:, :filled].tolist())
 
 
-def test_a_run_without_signals_or_fusion_reports_the_language_model_alone(copied: Resume, tmp_path: Path) -> None:
+def test_a_run_without_signals_or_fusion_reports_the_language_model_alone(
+    copied: Resume, tmp_path: Path
+) -> None:
     result = copied("--set", "signals=[]", "--set", "fuse.signals=[]", "--json")
     assert result.code == 0, result.err
     assert strict_json(result.out)["methods"].keys() == {"language model"}
 
 
-def test_json_is_all_that_is_printed_and_equals_what_is_written(copied: Resume, tmp_path: Path) -> None:
+def test_json_is_all_that_is_printed_and_equals_what_is_written(
+    copied: Resume, tmp_path: Path
+) -> None:
     result = copied("--json")
     assert (result.code, result.err) == (0, "")
     assert strict_json(result.out) == summary(tmp_path / "run")
@@ -205,14 +257,32 @@ def test_a_new_run_is_begun_beside_the_old_one(copied: Resume, tmp_path: Path, t
 
 def test_a_run_can_be_resumed_from_its_own_recipe(copied: Resume, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = command("run", run / "recipe.toml", "--run-dir", run, "--if-exists", "resume", "--until", "recommend")
+    result = command(
+        "run",
+        run / "recipe.toml",
+        "--run-dir",
+        run,
+        "--if-exists",
+        "resume",
+        "--until",
+        "recommend",
+    )
     assert result.code == 0
     assert all(line.startswith("skipped") for line in stage_lines(result.err).values())
 
 
-def test_every_kind_of_fusion_is_a_method_and_the_papers_choice_is_marked(copied: Resume, tmp_path: Path) -> None:
+def test_every_kind_of_fusion_is_a_method_and_the_papers_choice_is_marked(
+    copied: Resume, tmp_path: Path
+) -> None:
     kinds = ["probability", "reweight", "reciprocal-rank", "z-score", "learned"]
-    result = copied("--set", f"fuse.kinds={kinds}", "--set", "fuse.signals=['popularity']", "--set", "fuse.paper=true")
+    result = copied(
+        "--set",
+        f"fuse.kinds={kinds}",
+        "--set",
+        "fuse.signals=['popularity']",
+        "--set",
+        "fuse.paper=true",
+    )
     assert result.code == 0, result.err
     methods = summary(tmp_path / "run")["methods"]
     fused = {name.removeprefix("LM + popularity ") for name in methods if name.startswith("LM + ")}
@@ -223,7 +293,9 @@ def test_every_kind_of_fusion_is_a_method_and_the_papers_choice_is_marked(copied
         "(z-score, per metric)",
         "(learned)",
     }
-    weights = strict_json((tmp_path / "run" / "fusion" / "weights.json").read_text(encoding="utf-8"))
+    weights = strict_json(
+        (tmp_path / "run" / "fusion" / "weights.json").read_text(encoding="utf-8")
+    )
     chosen = weights["search/popularity/reweight"]["paper"]
     assert chosen.keys() == {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10)}
     assert chosen["ndcg@10"] == weights["search/popularity/reweight"]["alpha"]
@@ -247,8 +319,19 @@ def test_every_seed_ranks_the_same_sample_of_queries(tiny: Tiny) -> None:
 WORDS_ALONE = ("signals=[]", "fuse.signals=[]")
 
 
-def test_more_epochs_go_on_from_another_run_and_change_with_what_is_in_it(tiny: Tiny, tmp_path: Path) -> None:
-    on = ["run", tiny.recipe, "--run-dir", tmp_path / "on", "--until", "train", "--if-exists", "resume"]
+def test_more_epochs_go_on_from_another_run_and_change_with_what_is_in_it(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    on = [
+        "run",
+        tiny.recipe,
+        "--run-dir",
+        tmp_path / "on",
+        "--until",
+        "train",
+        "--if-exists",
+        "resume",
+    ]
     for setting in (*WORDS_ALONE, "train.epochs=13", f"train.resume_from={tiny.run}"):
         on += ["--set", setting]
     result = command(*on)
@@ -269,7 +352,9 @@ def test_more_epochs_go_on_from_another_run_and_change_with_what_is_in_it(tiny: 
         (["train.resume_from=nowhere"], "nothing to start from"),
     ],
 )
-def test_a_start_that_cannot_be_is_refused(tiny: Tiny, tmp_path: Path, settings: list[str], says: str) -> None:
+def test_a_start_that_cannot_be_is_refused(
+    tiny: Tiny, tmp_path: Path, settings: list[str], says: str
+) -> None:
     on = ["run", tiny.recipe, "--run-dir", tmp_path / "on", "--until", "train"]
     for setting in (*WORDS_ALONE, f"train.resume_from={tiny.run}", *settings):
         on += ["--set", setting]

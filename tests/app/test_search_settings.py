@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundrec.app.experiment import Experiment
 from groundrec.app.recommender import Recommender
+from groundrec.app.stages.artefacts import Experiment
 from groundrec.core.errors import SearchError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.track import Metrics
 from groundrec.core.types import NO_ITEM
-from groundrec.rank.below import Guide, guide_totals
 from groundrec.rank.recommend import load_slates
+from groundrec.rank.search.masks import Guide, guide_totals
 from tests.app.conftest import Tiny, slate_bytes, title
 from tests.commands import Result, command
 
@@ -27,7 +27,12 @@ Resume = Callable[..., Result]
 def test_every_mode_finds_the_same_slates(tiny: Tiny, copied: Resume, tmp_path: Path) -> None:
     expected = load_slates(tiny.run / "slates" / "test")
     for mode in ("exact", "beam"):
-        settings = [f"recommend.mode={mode}", "recommend.beams=30", "recommend.width=3", "recommend.batch_size=5"]
+        settings = [
+            f"recommend.mode={mode}",
+            "recommend.beams=30",
+            "recommend.width=3",
+            "recommend.batch_size=5",
+        ]
         done = copied("--until", "recommend", *(a for s in settings for a in ("--set", s)))
         assert done.code == 0, done.err
         found = load_slates(tmp_path / "run" / "slates" / "test")
@@ -36,7 +41,11 @@ def test_every_mode_finds_the_same_slates(tiny: Tiny, copied: Resume, tmp_path: 
         work = read_json(tmp_path / "run" / "slates" / "test" / "manifest.json")["result"]
         assert work["unproved"] == 0
         assert work["tokens"] > work["passes"] > 0
-        told = [m for m in Metrics.read(tmp_path / "run" / "metrics.jsonl") if m["stage"] == "slates/test"]
+        told = [
+            m
+            for m in Metrics.read(tmp_path / "run" / "metrics.jsonl")
+            if m["stage"] == "slates/test"
+        ]
         assert told[-1].items() >= work.items()
         assert ("100.0% proved" in done.err) == (mode == "exact")
 
@@ -47,15 +56,21 @@ def test_allow_and_deny_lists(tiny: Tiny) -> None:
     every = recommender.recommend(history, k=30)
     allowed = recommender.recommend(history, k=30, allow=some, deny=[title(9)])
     assert {r.title for r in allowed} == {title(3), title(4)}
-    assert {r.title for r in recommender.recommend(history, k=30, deny=some)} == {r.title for r in every} - set(some)
-    as_command = command("recommend", tiny.run, *history, "--allow", title(3), "--allow", "f4", "--json")
+    assert {r.title for r in recommender.recommend(history, k=30, deny=some)} == {
+        r.title for r in every
+    } - set(some)
+    as_command = command(
+        "recommend", tiny.run, *history, "--allow", title(3), "--allow", "f4", "--json"
+    )
     assert [r["title"] for r in json.loads(as_command.out)] == [r.title for r in allowed]
     refused = command("recommend", tiny.run, *history, "--allow", title(1))
     assert refused.code == 2
     assert "no item is left" in refused.err
 
 
-def test_lists_of_a_recipe_hold_for_every_method(tiny: Tiny, copied: Resume, tmp_path: Path) -> None:
+def test_lists_of_a_recipe_hold_for_every_method(
+    tiny: Tiny, copied: Resume, tmp_path: Path
+) -> None:
     allow, deny = tmp_path / "allow.txt", tmp_path / "deny.txt"
     allow.write_text("\n".join(title(i) for i in range(12)) + "\n\n")
     deny.write_text("f3\n" + title(4))
@@ -63,8 +78,14 @@ def test_lists_of_a_recipe_hold_for_every_method(tiny: Tiny, copied: Resume, tmp
     done = copied(*(a for s in settings for a in ("--set", s)))
     assert done.code == 0, done.err
     run = tmp_path / "run"
-    names = Experiment(Recipe.model_validate(read_json(run / "config.json")), Run(run)).dataset.catalogue.titles
-    may = {i for i, name in enumerate(names) if name in {title(i) for i in range(12)} - {title(3), title(4)}}
+    names = Experiment(
+        Recipe.model_validate(read_json(run / "config.json")), Run(run)
+    ).dataset.catalogue.titles
+    may = {
+        i
+        for i, name in enumerate(names)
+        if name in {title(i) for i in range(12)} - {title(3), title(4)}
+    }
     for folder in ("slates/test", "slates/valid", "fusion/co-occurrence"):
         items = load_slates(run / folder).items
         assert set(np.unique(items)) - {NO_ITEM} <= may
@@ -80,7 +101,9 @@ def test_lists_of_a_recipe_hold_for_every_method(tiny: Tiny, copied: Resume, tmp
     assert "recommend.deny is no file" in refused.err
 
 
-def test_a_query_to_which_no_item_is_left_gets_an_empty_slate(tiny: Tiny, copied: Resume, tmp_path: Path) -> None:
+def test_a_query_to_which_no_item_is_left_gets_an_empty_slate(
+    tiny: Tiny, copied: Resume, tmp_path: Path
+) -> None:
     x = Experiment(Recipe.model_validate(read_json(tiny.run / "config.json")), Run(tiny.run))
     seen = x.queries("test").history[0]
     allow = tmp_path / "allow.txt"
@@ -96,7 +119,9 @@ def test_an_item_is_explained(tiny: Tiny) -> None:
     recommender = Recommender.load(tiny.run)
     history = [title(i) for i in range(4, 12)]
     first, *_, last = recommender.recommend(history, k=22)
-    told = json.loads(command("explain-item", tiny.run, first.title, *history, "--beams", 2, "--json").out)
+    told = json.loads(
+        command("explain-item", tiny.run, first.title, *history, "--beams", 2, "--json").out
+    )
     assert "".join(told["pieces"]) == first.title + "\n"
     assert told["steps"][-1]["total"] == pytest.approx(first.score, abs=1e-4)
     assert told["place"] == 1
@@ -118,10 +143,15 @@ def test_an_assistant_takes_part_with_the_weight_chosen_on_validation(
     copied: Resume, tmp_path: Path, mass: str
 ) -> None:
     settings = ["mode=exact", "assistant=co-occurrence", f"assistant_mass={mass}", "k=10"]
-    done = copied("--until", "recommend", *(a for s in settings for a in ("--set", f"recommend.{s}")))
+    done = copied(
+        "--until", "recommend", *(a for s in settings for a in ("--set", f"recommend.{s}"))
+    )
     assert done.code == 0, done.err
     run = tmp_path / "run"
-    curve, alpha = read_json(run / "assistant" / "curve.json"), read_json(run / "assistant" / "manifest.json")
+    curve, alpha = (
+        read_json(run / "assistant" / "curve.json"),
+        read_json(run / "assistant" / "manifest.json"),
+    )
     means = {point["alpha"]: point["mean"] for point in curve}
     assert means[alpha["result"]["alpha"]] == max(means.values())
 
@@ -131,11 +161,15 @@ def test_an_assistant_takes_part_with_the_weight_chosen_on_validation(
     lm = ranker.search.all(ranker.prompts(queries), mask)
     weight = alpha["result"]["alpha"]
     with np.errstate(invalid="ignore"):
-        truth = weight * lm + (1 - weight) * guide_totals(ranker.search.trie, Guide(signal, weight, mass), mask)
+        truth = weight * lm + (1 - weight) * guide_totals(
+            ranker.search.trie, Guide(signal, weight, mass), mask
+        )
     found = load_slates(run / "slates" / "test")
     for row, items, scores in zip(truth, found.items, found.scores, strict=True):
         assert (items != NO_ITEM).all()
-        np.testing.assert_allclose(scores, np.sort(np.nan_to_num(row, nan=-np.inf))[::-1][:10], atol=1e-3)
+        np.testing.assert_allclose(
+            scores, np.sort(np.nan_to_num(row, nan=-np.inf))[::-1][:10], atol=1e-3
+        )
         np.testing.assert_allclose(row[items], scores, atol=1e-3)
 
 
@@ -153,7 +187,11 @@ def test_both_groundings_are_methods_of_one_run_and_the_search_is_not_done_again
     settings = ["train.learn=answer", "train.epochs=25"]
     assert copied(*(x for s in settings for x in ("--set", s)), "--until", "recommend").code == 0
     before = slate_bytes(tmp_path / "run")
-    settings += ["recommend.methods=['search', 'ground']", "ground.texts=2", "ground.max_new_tokens=20"]
+    settings += [
+        "recommend.methods=['search', 'ground']",
+        "ground.texts=2",
+        "ground.max_new_tokens=20",
+    ]
     result = copied(*(x for s in settings for x in ("--set", s)))
     assert result.code == 0, result.err
     after = slate_bytes(tmp_path / "run")
@@ -161,8 +199,15 @@ def test_both_groundings_are_methods_of_one_run_and_the_search_is_not_done_again
         n: b for n, b in before.items() if n.startswith("slates/")
     }
     assert "▪ slates/test: skipped" in result.err
-    methods = json.loads((tmp_path / "run" / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
-    assert methods.keys() >= {"language model", "grounded", "LM + co-occurrence", "grounded + co-occurrence"}
+    methods = json.loads((tmp_path / "run" / "eval" / "test.json").read_text(encoding="utf-8"))[
+        "methods"
+    ]
+    assert methods.keys() >= {
+        "language model",
+        "grounded",
+        "LM + co-occurrence",
+        "grounded + co-occurrence",
+    }
     assert methods["grounded"]["metrics"]["hr@1"]["mean"] > 0.4
     assert methods["grounded + co-occurrence"]["metrics"]["hr@1"]["mean"] > 0.9
     assert len(list((tmp_path / "run" / "embeddings").glob("*.npy"))) == 1

@@ -1,4 +1,6 @@
-"""What every registered base model must obey, a stranger's too: found through the registry, never listed here."""
+"""What every registered base model must obey, a stranger's too: found through the registry, never
+listed here.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ from groundrec.models.language import LanguageModel, scratch
 
 SMALL = {"hidden": 32, "layers": 2, "heads": 2, "vocabulary": 300, "dropout": 0.0}
 FETCHED = {"smollm2-135m"}
-"""Those that need a connection. A name on a hub means a folder in the end, and tests of the hubs have their own."""
+"""Those that need a connection. A name on a hub means a folder in the end, and tests of the hubs
+have their own.
+"""
 
 
 def slow_if_fetched(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow) if name in FETCHED else name
 
 
-@pytest.fixture(scope="module", params=map(slow_if_fetched, sorted(set(names("base_models")) - set(HUBS))))
+@pytest.fixture(
+    scope="module", params=map(slow_if_fetched, sorted(set(names("base_models")) - set(HUBS)))
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     folder = tmp_path_factory.mktemp("models")
     section = Model.model_validate({"base_model": request.param, "scratch": SMALL})

@@ -1,4 +1,6 @@
-"""What every registered grounding must obey, a stranger's too: found through the registry, never listed here."""
+"""What every registered grounding must obey, a stranger's too: found through the registry, never
+listed here.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def lm() -> LanguageModel:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("name", names("groundings"))
-def test_a_registered_grounding_keeps_the_rule(name: str, rule: Any, lm: LanguageModel, tmp_path: Path) -> None:
+def test_a_registered_grounding_keeps_the_rule(
+    name: str, rule: Any, lm: LanguageModel, tmp_path: Path
+) -> None:
     rule(Grounding(resolve("groundings", name), lm, tmp_path))
 
 
@@ -40,10 +44,18 @@ class Careless(Recommender):
 class Placed(Recommender):
     def slates(self, queries: Queries, k: int, *lists: Any) -> Slates:
         found = super().slates(queries, k, *lists)
-        return Slates(found.query_ids, found.items, found.scores - np.arange(len(queries), dtype=np.float32)[:, None])
+        return Slates(
+            found.query_ids,
+            found.items,
+            found.scores - np.arange(len(queries), dtype=np.float32)[:, None],
+        )
 
 
-BAD = {"by falling finite scores": Rising, "Nothing seen and nothing denied": Careless, "alone, in a batch": Placed}
+BAD = {
+    "by falling finite scores": Rising,
+    "Nothing seen and nothing denied": Careless,
+    "alone, in a batch": Placed,
+}
 
 
 @pytest.mark.parametrize(("words", "kind"), BAD.items(), ids=list(BAD))

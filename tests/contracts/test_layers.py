@@ -16,140 +16,50 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
-    "core": [
-        "errors",
-        "alive",
-        "stop",
-        "types",
-        "config",
-        "config_learn",
-        "config_rank",
-        "config_track",
-        "recipe",
-        "glossary",
-        "registry",
-        "track",
-        "processes",
-        "runs",
-    ],
-    "data": [
-        "files",
-        "literals",
-        "lines",
-        "tables",
-        "download",
-        "fetch",
-        "sources",
-        "java",
-        "engines",
-        "movielens",
-        "recbole",
-        "reviews",
-        "arrays",
-        "digests",
-        "events",
-        "coded",
-        "clean",
-        "windows",
-        "dataset",
-        "moments",
-        "d3",
-        "bigrec",
-        "prepare",
-        "formats",
-        "exports",
-        "card",
-        "rejoin",
-        "imports",
-        "instructions",
-    ],
-    "text": ["prompts", "tokens", "trie"],
-    "models": ["attention", "language", "packaged", "hubs", "sequential"],
-    "train": [
-        "batch",
-        "packing",
-        "precision",
-        "rows",
-        "start",
-        "stopping",
-        "adapters",
-        "judging",
-        "finite",
-        "trainer",
-        "gradients",
-        "finetune",
-        "objectives",
-        "fit_sequential",
-    ],
-    "rank": [
-        "tree",
-        "fuse",
-        "below",
-        "paths",
-        "branches",
-        "beam",
-        "exact",
-        "every",
-        "memory",
-        "search",
-        "explain",
-        "batches",
-        "signals",
-        "networks",
-        "external",
-        "recommend",
-        "ground",
-        "index",
-        "write",
-        "grounded",
-        "cluster",
-    ],
-    "evaluate": ["metrics", "compare", "charts", "report", "outputs"],
-    "contracts": ["rules", "shop", "sources", "metrics", "signals", "base_models", "groundings"],
-    "app": [
-        "boards",
-        "tracking",
-        "domains",
-        "checks",
-        "debug",
-        "card",
-        "datasets",
-        "outputs",
-        "models",
-        "original",
-        "experiment",
-        "judge",
-        "continued",
-        "tokenize",
-        "assist",
-        "fusing",
-        "results",
-        "stages",
-        "recommender",
-        "explain",
-        "jobs",
-        "pipeline",
-        "watch",
-        "queue",
-        "supervise",
-        "background",
-        "compare",
-        "listing",
-        "runs",
-        "agreement",
-        "typeset",
-        "beside",
-        "examples",
-        "words",
-        "vscode",
-        "mirrors",
-        "doctor",
-        "cli",
-    ],
+    "core": """
+        errors alive stop types config config_learn config_rank config_track recipe glossary
+        registry track processes runs
+    """,
+    "data": """
+        raw.files raw.literals raw.lines raw.tables raw.download raw.fetch
+        sources.table java engines sources.movielens sources.recbole sources.reviews
+        arrays digests events
+        protocols.coded protocols.clean protocols.windows dataset
+        protocols.by_time protocols.d3 protocols.bigrec prepare
+        exchange.write_d3 exchange.write_others card
+        exchange.rejoin exchange.read_d3 exchange.read_bigrec
+    """,
+    "text": "prompts tokens trie",
+    "signals": "counts sequential objectives fit networks external",
+    "models": "attention language packaged hubs",
+    "train": """
+        batch packing precision rows start stopping adapters judging finite trainer gradients
+        finetune
+    """,
+    "rank": """
+        search.tree_reader fuse search.masks search.scoring search.branches search.beam
+        search.exact search.exhaustive search.memory search.search search.explain batches
+        recommend ground.nearest ground.faiss_index ground.generate ground.bigrec cluster
+    """,
+    "evaluate": "metrics compare charts report outputs",
+    "contracts": "rules shop sources metrics signals base_models groundings",
+    "app": """
+        boards commands.track stages.domains stages.checks commands.debug commands.card
+        commands.datasets commands.score_files commands.models commands.published_flags
+        stages.artefacts stages.validation_ndcg stages.resume_from commands.tokenize
+        stages.choose_alpha stages.fusion stages.results stages.stages recommender
+        commands.explain_item jobs.job pipeline jobs.state jobs.queue jobs.supervise
+        jobs.background stages.comparison commands.runs_tables commands.runs stages.agreement
+        commands.typeset commands.compare commands.explain_data commands.explain commands.vscode
+        commands.mirrors commands.doctor commands.main
+    """,
 }
 """Rooms and their modules: each may import what comes before it."""
 
-ORDER = [f"groundrec.{room}.{module}" for room, modules in ROOMS.items() for module in modules]
+ORDER = [f"groundrec.{room}.{name}" for room, names in ROOMS.items() for name in names.split()]
+FOLDERS = sorted({f"{Path(*name.split('.')[1:-1])}" for name in ORDER} | set(ROOMS))
+"""Rooms, and the folders inside them."""
+
 HEAVY = {"torch", "transformers", "pyarrow", "duckdb", "ibis"}
 LOADED = f"import sys; print(*sorted({HEAVY} & sys.modules.keys()))"
 
@@ -159,23 +69,35 @@ def file_of(module: str) -> Path:
 
 
 def imported(module: str) -> Iterator[str]:
-    """Yield what a module imports of groundrec; imports inside functions are left out in `app` only."""
+    """Yield what a module imports of groundrec; imports inside functions are left out in `app`
+    only.
+    """
     tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)] if ".app." in module else []
+    functions = (
+        [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)] if ".app." in module else []
+    )
     late = {id(n) for function in functions for n in ast.walk(function)}
     for node in ast.walk(tree):
         if id(node) in late:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "groundrec")
-        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "groundrec"):
+            yield from (
+                alias.name for alias in node.names if alias.name.split(".")[0] == "groundrec"
+            )
+        elif isinstance(node, ast.ImportFrom) and (
+            node.level or (node.module or "").split(".")[0] == "groundrec"
+        ):
             assert node.level == 0, f"{module} line {node.lineno}: a relative import"
             yield from (_target(str(node.module), alias.name) for alias in node.names)
 
 
 def _target(module: str, name: str) -> str:
     inner = f"{module}.{name}"
-    return inner if file_of(inner).exists() or (SOURCE.parent / inner.replace(".", "/")).is_dir() else module
+    return (
+        inner
+        if file_of(inner).exists() or (SOURCE.parent / inner.replace(".", "/")).is_dir()
+        else module
+    )
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -184,8 +106,10 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_module_has_its_place() -> None:
     found = {p.relative_to(SOURCE).with_suffix("").as_posix() for p in SOURCE.rglob("*.py")}
-    rooms = {f"{room}/{module}" for room, modules in ROOMS.items() for module in modules}
-    assert found == rooms | {"__init__", "__main__"} | {f"{room}/__init__" for room in ROOMS}
+    modules = {name.removeprefix("groundrec.").replace(".", "/") for name in ORDER}
+    assert found == modules | {"__init__", "__main__"} | {
+        f"{folder}/__init__" for folder in FOLDERS
+    }
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -194,14 +118,17 @@ def test_a_module_imports_only_what_comes_before_it(module: str) -> None:
     assert set(imported(module)) <= before
 
 
-@pytest.mark.parametrize("room", [f"groundrec.{room}" for room in ROOMS])
+@pytest.mark.parametrize("room", FOLDERS)
 def test_the_doors_of_rooms_import_nothing(room: str) -> None:
-    tree = ast.parse((SOURCE.parent / room.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
+    tree = ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def test_the_door_of_the_house_loads_nothing_of_it_before_a_name_is_asked_for() -> None:
-    loaded = "import sys, groundrec; dir(groundrec); print(*(m for m in sys.modules if m.startswith('groundrec.')))"
+    loaded = (
+        "import sys, groundrec; dir(groundrec); print(*(m for m in sys.modules if"
+        " m.startswith('groundrec.')))"
+    )
     assert python(loaded).stdout == "\n"
     light = python(f"from groundrec import GroundrecError, Recipe, log_to, register\n{LOADED}")
     assert (light.returncode, light.stdout) == (0, "\n"), light
@@ -209,16 +136,20 @@ def test_the_door_of_the_house_loads_nothing_of_it_before_a_name_is_asked_for() 
 
 def test_the_door_of_the_house_offers_what_type_checkers_see_and_no_name_of_a_room() -> None:
     seen = ast.walk(ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8")))
-    typed = [a.name for n in seen if isinstance(n, ast.ImportFrom) and n.module in ORDER for a in n.names]
+    typed = [
+        a.name for n in seen if isinstance(n, ast.ImportFrom) and n.module in ORDER for a in n.names
+    ]
     assert sorted(typed) == sorted(groundrec.__all__) == sorted(groundrec._HOMES)
     assert set(groundrec.__all__) <= set(dir(groundrec))
-    assert set(groundrec.__all__).isdisjoint(ROOMS), "a room of that name, once imported, would take its place"
+    assert set(groundrec.__all__).isdisjoint(ROOMS), (
+        "a room of that name, once imported, would take its place"
+    )
     for name in groundrec.__all__:
         home = importlib.import_module(f"groundrec.{groundrec._HOMES[name]}")
         assert name in home.__all__
         assert getattr(groundrec, name) is getattr(home, name)
     with pytest.raises(AttributeError, match="no attribute 'recomend'"):
-        getattr(groundrec, "recomend")  # noqa: B009, a type checker knows that it is not there
+        getattr(groundrec, "recomend")  # noqa: B009
 
 
 def test_core_and_data_need_neither_torch_nor_transformers() -> None:
@@ -228,9 +159,14 @@ def test_core_and_data_need_neither_torch_nor_transformers() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", str(DEMO), "--dry-run"], ["settings"], ["list"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", str(DEMO), "--dry-run"], ["settings"], ["list"]]
+)
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
-    call = f"import sys; sys.argv = {['groundrec', *arguments]!r}\nfrom groundrec.app.cli import main\n"
+    call = (
+        f"import sys; sys.argv = {['groundrec', *arguments]!r}\nfrom groundrec.app.commands.main"
+        " import main\n"
+    )
     done = python(f"{call}try: main()\nexcept SystemExit as stop: assert not stop.code\n{LOADED}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "", done.stdout

@@ -27,7 +27,9 @@ BAD = {
     "without hits is 0": lambda hits, relevant, k: np.ones(len(hits)),
     "on its neighbours": lambda hits, relevant, k: found(hits, k) * found(hits, k).mean(),
     "past the cut-off": lambda hits, relevant, k: found(hits, hits.shape[1]),
-    "nearer the top": lambda hits, relevant, k: found(hits, k) * np.array([1, 0.2, *[0.5] * 4])[hits.argmax(axis=1)],
+    "nearer the top": lambda hits, relevant, k: (
+        found(hits, k) * np.array([1, 0.2, *[0.5] * 4])[hits.argmax(axis=1)]
+    ),
 }
 """A metric for each rule, which breaks it and none before it."""
 

@@ -1,4 +1,6 @@
-"""What the package says about itself is true: recipes, settings, names, help, version, generated pages."""
+"""What the package says about itself is true: recipes, settings, names, help, version, generated
+pages.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ import pytest
 import typer
 
 import groundrec
-from groundrec.app.checks import check_names
-from groundrec.app.cli import app
+from groundrec.app.commands.main import app
+from groundrec.app.stages.checks import check_names
 from groundrec.core.recipe import Recipe, as_toml, load_recipe, settings
 from groundrec.core.registry import BUILT_IN, resolve
 from tests.commands import command
@@ -31,7 +33,9 @@ ENTRIES = [(seam, name) for seam, table in BUILT_IN.items() for name in table]
 
 
 def parameters() -> list[Any]:
-    return [pytest.param(p, id=f"{name} {p.name}") for name, c in COMMANDS.items() for p in c.params]
+    return [
+        pytest.param(p, id=f"{name} {p.name}") for name, c in COMMANDS.items() for p in c.params
+    ]
 
 
 ENGINES = {
@@ -44,8 +48,12 @@ ENGINES = {
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_accelerate_makes_of_its_recipes_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they do needs GPUs. Here: what `accelerate launch` tells its processes, and the plugins they make of it."""
+def test_accelerate_makes_of_its_recipes_what_they_say(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they do needs GPUs. Here: what `accelerate launch` tells its processes, and the plugins
+    they make of it.
+    """
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
@@ -53,10 +61,17 @@ def test_accelerate_makes_of_its_recipes_what_they_say(name: str, monkeypatch: p
 
     file, wanted = str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"), ENGINES[name]
     config = load_config_from_file(file)
-    assert (config.distributed_type.value, config.num_processes) == (wanted["kind"], wanted["processes"])
+    assert (config.distributed_type.value, config.num_processes) == (
+        wanted["kind"],
+        wanted["processes"],
+    )
     parser = launch_command_parser()
-    assert set(config.fsdp_config) | set(config.deepspeed_config) <= {action.dest for action in parser._actions}
-    args = _validate_launch_command(parser.parse_args(["--config_file", file, "-m", "groundrec"]))[0]
+    assert set(config.fsdp_config) | set(config.deepspeed_config) <= {
+        action.dest for action in parser._actions
+    }
+    args = _validate_launch_command(parser.parse_args(["--config_file", file, "-m", "groundrec"]))[
+        0
+    ]
     args.deepspeed_fields_from_accelerate_config = ",".join(config.deepspeed_config)
     told = prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
     for key in told.keys() - os.environ.keys():
@@ -102,9 +117,15 @@ def test_a_setting_says_what_it_means(key: str, value: object, meaning: str) -> 
 
 def test_the_settings_command_lists_every_setting() -> None:
     rows = json.loads(command("settings", "--json").out)
-    assert [(r["setting"], r["meaning"]) for r in rows] == [(key, meaning) for key, _, meaning in SETTINGS]
+    assert [(r["setting"], r["meaning"]) for r in rows] == [
+        (key, meaning) for key, _, meaning in SETTINGS
+    ]
     table = command("settings", width=400).out
-    assert [key for key, *_ in SETTINGS if not re.search(rf"^\S* ?{re.escape(key)} ", table, re.MULTILINE)] == []
+    assert [
+        key
+        for key, *_ in SETTINGS
+        if not re.search(rf"^\S* ?{re.escape(key)} ", table, re.MULTILINE)
+    ] == []
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -113,7 +134,9 @@ def test_what_a_module_offers_is_there_and_what_others_import_is_offered(module:
     assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
     assert len(set(loaded.__all__)) == len(loaded.__all__)
     for other, names in imports_of(module).items():
-        assert names <= set(importlib.import_module(other).__all__), f"{module} takes private names of {other}"
+        assert names <= set(importlib.import_module(other).__all__), (
+            f"{module} takes private names of {other}"
+        )
 
 
 def imports_of(module: str) -> dict[str, set[str]]:
@@ -124,13 +147,19 @@ def imports_of(module: str) -> dict[str, set[str]]:
 
 
 def test_the_version_is_the_newest_in_the_changelog() -> None:
-    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    versions = re.findall(
+        r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert groundrec.__version__ == versions[0]
-    assert versions == sorted(versions, key=lambda v: [int(part) for part in v.split(".")], reverse=True)
+    assert versions == sorted(
+        versions, key=lambda v: [int(part) for part in v.split(".")], reverse=True
+    )
     assert command("version").out.strip() == groundrec.__version__
 
 
-@pytest.mark.parametrize(("seam", "name"), ENTRIES, ids=[f"{seam} {name}" for seam, name in ENTRIES])
+@pytest.mark.parametrize(
+    ("seam", "name"), ENTRIES, ids=[f"{seam} {name}" for seam, name in ENTRIES]
+)
 def test_a_registered_name_stands_for_something_callable(seam: str, name: str) -> None:
     assert callable(resolve(seam, name))
     assert name in json.loads(command("list", seam, "--json").out)[seam]
@@ -155,8 +184,14 @@ def test_commands_named_in_messages_exist() -> None:
     named = set()
     for module in ORDER:
         tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
-        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-        named |= {word for text in texts for word in re.findall(r"(?:^|`| )groundrec ([a-z]+)\b", text)}
+        texts = [
+            n.value
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        ]
+        named |= {
+            word for text in texts for word in re.findall(r"(?:^|`| )groundrec ([a-z]+)\b", text)
+        }
     assert named <= COMMANDS.keys() | {"turns"}
 
 

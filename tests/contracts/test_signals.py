@@ -1,4 +1,6 @@
-"""What every registered signal must obey, a stranger's too: found through the registry, never listed here."""
+"""What every registered signal must obey, a stranger's too: found through the registry, never
+listed here.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from groundrec.contracts.signals import RECIPE, RULES, Fitted, check_signal
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import names, resolve
 from groundrec.core.types import PreparedDataset, Queries, Scores
-from groundrec.rank.signals import CoOccurrence
+from groundrec.signals.counts import CoOccurrence
 
 GIVEN = {"external"}
-"""Signals that are read, not fitted: they know queries by their ids alone, and have tests of their own."""
+"""Signals that are read, not fitted: they know queries by their ids alone, and have tests of their
+own.
+"""
 BLIND = {"popularity", "recent-popularity"}
 FINDS_AMONG = {
     "item-knn": 2,
@@ -52,7 +56,9 @@ class Wider(CoOccurrence):
 class Clairvoyant(CoOccurrence):
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
         super().fit(dataset, folder)
-        self.counts = self.counts + np.bincount(dataset.test.targets.values, minlength=len(dataset.catalogue))
+        self.counts = self.counts + np.bincount(
+            dataset.test.targets.values, minlength=len(dataset.catalogue)
+        )
 
 
 class Forgetful(CoOccurrence):

@@ -45,7 +45,9 @@ def test_a_process_is_itself_until_it_ends(somebody: subprocess.Popen[str]) -> N
     assert not one.send(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("change", [{"started": 0.0}, {"boot": "the one before"}, {"pid": 2**22 + 1}])
+@pytest.mark.parametrize(
+    "change", [{"started": 0.0}, {"boot": "the one before"}, {"pid": 2**22 + 1}]
+)
 def test_who_has_the_pid_of_a_dead_process_gets_none_of_its_signals(
     somebody: subprocess.Popen[str], change: dict[str, object]
 ) -> None:
@@ -73,7 +75,9 @@ with alone_in(Path(sys.argv[1])):
 
 def test_a_directory_is_one_process_s_until_it_dies(tmp_path: Path) -> None:
     words = [sys.executable, "-c", HOLDS, str(tmp_path)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == "held\n"
         with pytest.raises(ArtifactError, match="another process is at work"), alone_in(tmp_path):
@@ -103,9 +107,12 @@ def test_a_run_that_is_open_is_opened_by_nobody_else_and_keeps_its_settings(tmp_
 
 
 @pytest.mark.parametrize(
-    ("error", "state"), [(Stopped, "stopped"), (KeyboardInterrupt, "stopped"), (ValueError, "failed")]
+    ("error", "state"),
+    [(Stopped, "stopped"), (KeyboardInterrupt, "stopped"), (ValueError, "failed")],
 )
-def test_how_a_run_ended_is_written_even_between_stages(tmp_path: Path, error: type[BaseException], state: str) -> None:
+def test_how_a_run_ended_is_written_even_between_stages(
+    tmp_path: Path, error: type[BaseException], state: str
+) -> None:
     from groundrec.core.processes import ALONE
 
     with pytest.raises(error), Run.shared(tmp_path / "run", Recipe(), None, "fail", ALONE):
@@ -113,7 +120,8 @@ def test_how_a_run_ended_is_written_even_between_stages(tmp_path: Path, error: t
     assert read_json(tmp_path / "run" / "status.json")["state"] == state
 
 
-# -- SIGTERM -----------------------------------------------------------------------------------------------------------
+# -- SIGTERM ---------------------------------------------------------------------------------------
+# --------------------
 
 
 def terminate() -> None:

@@ -41,12 +41,18 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
         tmp_path,
         top='extends = "middle.toml"\nsignals = ["popularity"]\n[fuse]\nsignals = []\n',
         middle='extends = "base.toml"\n[train]\nepochs = 9\n',
-        base='seed = 3\nsignals = ["popularity", "sasrec"]\n[train]\nepochs = 5\nlearning_rate = 1e-3\n',
+        base=(
+            'seed = 3\nsignals = ["popularity", "sasrec"]\n[train]\nepochs = 5\nlearning_rate ='
+            " 1e-3\n"
+        ),
     )
     recipe, origin = load_recipe(path, ["train.batch_size=4"])
     assert (recipe.seed, recipe.signals, recipe.train.epochs) == (3, ["popularity"], 9)
     assert (recipe.train.learning_rate, recipe.train.batch_size) == (1e-3, 4)
-    names = [origin[key] for key in ("seed", "signals", "train.epochs", "train.batch_size", "train.patience")]
+    names = [
+        origin[key]
+        for key in ("seed", "signals", "train.epochs", "train.batch_size", "train.patience")
+    ]
     assert names == ["base.toml", "top.toml", "middle.toml", "--set", "default"]
     assert Recipe.of({"train.batch_size": 4}, path) == recipe
 
@@ -66,14 +72,19 @@ def test_what_a_run_keeps_of_a_recipe_needs_no_other_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("recipes", "says"),
     [
-        ({"a": 'extends = "b.toml"', "b": 'extends = "a.toml"'}, "b.toml does not extend another recipe"),
+        (
+            {"a": 'extends = "b.toml"', "b": 'extends = "a.toml"'},
+            "b.toml does not extend another recipe",
+        ),
         ({"a": 'extends = "a.toml"'}, "does not lead back here"),
         ({"a": 'extends = ["b.toml"]', "b": ""}, "the path of one recipe"),
         ({"a": 'extends = "c.toml"', "b": ""}, "no such recipe"),
         ({"a": 'extends = "b.toml"', "b": "seeds = 3"}, "unknown setting"),
     ],
 )
-def test_what_cannot_be_extended_is_refused(tmp_path: Path, recipes: dict[str, str], says: str) -> None:
+def test_what_cannot_be_extended_is_refused(
+    tmp_path: Path, recipes: dict[str, str], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         load_recipe(write(tmp_path, **recipes))
 
@@ -86,8 +97,15 @@ def test_an_empty_recipe_is_all_defaults() -> None:
 
 
 def test_each_setting_knows_where_it_came_from(recipe_file: Path) -> None:
-    recipe, origin = load_recipe(recipe_file, ["train.epochs=7", "recommend.k=60", "recommend.beams=60"])
-    assert (recipe.seed, recipe.train.epochs, recipe.recommend.k, recipe.model.scratch.hidden) == (3, 7, 60, 64)
+    recipe, origin = load_recipe(
+        recipe_file, ["train.epochs=7", "recommend.k=60", "recommend.beams=60"]
+    )
+    assert (recipe.seed, recipe.train.epochs, recipe.recommend.k, recipe.model.scratch.hidden) == (
+        3,
+        7,
+        60,
+        64,
+    )
     given = {key: where for key, where in origin.items() if where != "default"}
     assert given == {
         "seed": "mine.toml",
@@ -161,7 +179,10 @@ def test_a_wrong_name_is_answered_with_the_right_one(override: str, meant: str) 
 def test_a_name_like_no_other_is_answered_with_all_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe(None, ["fuse.zzz=1"])
-    assert (caught.value.what, caught.value.accepted) == ("unknown setting", "signals, kinds, metric, grid, paper")
+    assert (caught.value.what, caught.value.accepted) == (
+        "unknown setting",
+        "signals, kinds, metric, grid, paper",
+    )
 
 
 def test_errors_say_what_value_accepted_and_next() -> None:

@@ -10,7 +10,17 @@ import pytest
 
 from groundrec.core import glossary
 from groundrec.core.errors import ConfigError
-from groundrec.core.glossary import FOLDER, ORIGINALS, WORDS, entries, file_of, find, flags, language, parts
+from groundrec.core.glossary import (
+    FOLDER,
+    ORIGINALS,
+    WORDS,
+    entries,
+    file_of,
+    find,
+    flags,
+    language,
+    parts,
+)
 from groundrec.core.recipe import Recipe, settings
 
 SETTINGS = [setting for setting, *_ in settings(Recipe())]
@@ -28,18 +38,28 @@ def lacking(setting: str) -> list[str]:
     words = parts(setting)
     lacks = [key for key in WORDS if not str(words.get(key, "")).strip()]
     return lacks + [
-        f"Chinese in {key}" for key in ("zh", "zh_cost") if key not in lacks and not CHINESE.search(words[key])
+        f"Chinese in {key}"
+        for key in ("zh", "zh_cost")
+        if key not in lacks and not CHINESE.search(words[key])
     ]
 
 
 def test_no_setting_is_without_words() -> None:
-    found = [f"{place(setting)} lacks {', '.join(lacks)}" for setting in SETTINGS if (lacks := lacking(setting))]
+    found = [
+        f"{place(setting)} lacks {', '.join(lacks)}"
+        for setting in SETTINGS
+        if (lacks := lacking(setting))
+    ]
     assert not found, "\n" + "\n".join(found)
 
 
-def test_a_setting_without_words_would_be_told_with_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_without_words_would_be_told_with_its_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(
-        glossary, "_read", lambda _: {"d3": {"st_year": {"cost": "None.", "zh": "year", "zh_cost": "无"}}}
+        glossary,
+        "_read",
+        lambda _: {"d3": {"st_year": {"cost": "None.", "zh": "year", "zh_cost": "无"}}},
     )
     glossary.parts.cache_clear()
     try:
@@ -55,7 +75,11 @@ def leaves(node: dict[str, Any], prefix: str) -> list[str]:
     """Return the settings that a file of words has words for."""
     if WORDS[0] in node and isinstance(node[WORDS[0]], str):
         return [prefix]
-    return [leaf for name, inner in node.items() for leaf in leaves(inner, f"{prefix}.{name}" if prefix else name)]
+    return [
+        leaf
+        for name, inner in node.items()
+        for leaf in leaves(inner, f"{prefix}.{name}" if prefix else name)
+    ]
 
 
 def test_no_words_are_left_of_a_setting_that_is_gone() -> None:
@@ -113,14 +137,17 @@ def test_a_setting_is_found_by_its_names(word: str, expected: list[str]) -> None
 
 
 ALPACA_LORA = (
-    "base_model data_path output_dir batch_size micro_batch_size num_epochs learning_rate cutoff_len val_set_size "
-    "lora_r lora_alpha lora_dropout lora_target_modules train_on_inputs add_eos_token group_by_length "
-    "resume_from_checkpoint prompt_template_name"
+    "base_model data_path output_dir batch_size micro_batch_size num_epochs learning_rate"
+    " cutoff_len val_set_size lora_r lora_alpha lora_dropout lora_target_modules train_on_inputs"
+    " add_eos_token group_by_length resume_from_checkpoint prompt_template_name"
 )
-BIGREC = "train_data_path val_data_path sample seed lora_weights test_data_path result_json_data num_beams input_dir"
+BIGREC = (
+    "train_data_path val_data_path sample seed lora_weights test_data_path result_json_data"
+    " num_beams input_dir"
+)
 D3 = (
-    "train_file eval_file info_file category logits_file K temperature guidance_scale length_penalty "
-    "st_year st_month ed_year ed_month"
+    "train_file eval_file info_file category logits_file K temperature guidance_scale"
+    " length_penalty st_year st_month ed_year ed_month"
 )
 
 
@@ -130,7 +157,8 @@ def test_every_flag_of_the_originals_that_decides_a_result_is_known(word: str) -
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("cuttof_len", "cutoff_len"), ("num_epoch", "num_epochs"), ("beam", "beams")]
+    ("word", "meant"),
+    [("cuttof_len", "cutoff_len"), ("num_epoch", "num_epochs"), ("beam", "beams")],
 )
 def test_a_misspelled_name_is_answered_with_the_nearest(word: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
@@ -138,8 +166,17 @@ def test_a_misspelled_name_is_answered_with_the_nearest(word: str, meant: str) -
 
 
 def test_the_locale_chooses_the_language_unless_told() -> None:
-    assert language(None, {}) == language(None, {"LANG": "C.UTF-8"}) == language(None, {"LC_ALL": "de_DE"}) == "en"
-    assert language(None, {"LANG": "zh_CN.UTF-8"}) == language(None, {"LC_ALL": "", "LANG": "zh_TW"}) == "zh"
+    assert (
+        language(None, {})
+        == language(None, {"LANG": "C.UTF-8"})
+        == language(None, {"LC_ALL": "de_DE"})
+        == "en"
+    )
+    assert (
+        language(None, {"LANG": "zh_CN.UTF-8"})
+        == language(None, {"LC_ALL": "", "LANG": "zh_TW"})
+        == "zh"
+    )
     assert language(None, {"LC_ALL": "en_US.UTF-8", "LANG": "zh_CN.UTF-8"}) == "en"
     assert language("zh", {"LC_ALL": "en_US.UTF-8"}) == "zh"
     with pytest.raises(ConfigError, match="no words in this language: fr"):

@@ -19,7 +19,13 @@ from groundrec.core.processes import ALONE, Processes, silently_alone
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 
-LAUNCHED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+LAUNCHED = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +35,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_processes(world: int, act: Callable[[Processes], Any]) -> list[Any]:
-    """Return what `act` gives, or the error it ends with, in each of `world` processes; here they are threads."""
+    """Return what `act` gives, or the error it ends with, in each of `world` processes; here they
+    are threads.
+    """
     results: list[Any] = [None] * world
 
     def run(rank: int) -> None:
@@ -47,7 +55,9 @@ def in_processes(world: int, act: Callable[[Processes], Any]) -> list[Any]:
 
 
 def test_what_a_launcher_says_is_understood() -> None:
-    assert Processes.of({}) == Processes.of({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "4"}) == ALONE
+    assert (
+        Processes.of({}) == Processes.of({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "4"}) == ALONE
+    )
     assert Processes.of(LAUNCHED) == Processes(3, 4, 1, 2)
     assert not Processes.of(LAUNCHED).is_main
     assert ALONE.is_main
@@ -87,7 +97,9 @@ def test_one_process_leaves_no_trace_of_meeting(tmp_path: Path) -> None:
 def left_by_killed_processes(folder: Path) -> None:
     folder.mkdir()
     for rank in range(3):
-        (folder / f"{rank}.json").write_text(json.dumps({"beat": 1, "word": "old"}), encoding="utf-8")
+        (folder / f"{rank}.json").write_text(
+            json.dumps({"beat": 1, "word": "old"}), encoding="utf-8"
+        )
 
 
 def test_all_learn_what_the_main_process_says_and_tidy_up(tmp_path: Path) -> None:
@@ -115,8 +127,9 @@ def test_a_process_that_lives_is_waited_for_and_one_that_died_is_not(
 ) -> None:
     monkeypatch.setattr(processes, "SILENCE", 60.0)
     code = (
-        "import sys, time; from pathlib import Path; from groundrec.core import processes; processes.BEAT = 0.05\n"
-        "with processes.Processes(1, 2).meet(Path(sys.argv[1])): time.sleep(600)"
+        "import sys, time; from pathlib import Path; from groundrec.core import processes;"
+        " processes.BEAT = 0.05\nwith processes.Processes(1, 2).meet(Path(sys.argv[1])):"
+        " time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "processes")])
     with Processes(0, 2).meet(tmp_path / "processes", "word") as (here, _):
@@ -130,7 +143,8 @@ def test_a_process_that_lives_is_waited_for_and_one_that_died_is_not(
     assert list(tmp_path.iterdir()) == []
 
 
-# -- stages ------------------------------------------------------------------------------------------------------------
+# -- stages ----------------------------------------------------------------------------------------
+# --------------------
 
 
 def stages(path: Path, act: Callable[[Run], Any], if_exists: Any = "resume") -> list[Any]:
@@ -180,7 +194,7 @@ def test_all_work_where_it_is_to_be_done_together(tmp_path: Path) -> None:
         folder = run.stage("stage", {"seed": seed}, work, together=True)
         return [p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.txt"))]
 
-    for seed in (0, 1):  # noqa: B007, the second time, what the first left is emptied before anyone begins
+    for seed in (0, 1):  # noqa: B007
         assert stages(tmp_path / "run", act) == [["0", "1", "2", "0", "1", "2", "0"]] * 3
 
 

@@ -10,7 +10,7 @@ import pytest
 from groundrec.core import registry
 from groundrec.core.errors import ConfigError
 from groundrec.core.registry import BUILT_IN, names, register, resolve
-from groundrec.rank.signals import Popularity
+from groundrec.signals.counts import Popularity
 
 
 @pytest.fixture
@@ -51,7 +51,10 @@ def test_a_stranger_is_imported_only_when_asked_for(strangers: list[EntryPoint])
 
 @pytest.mark.parametrize(
     ("seam", "name", "what"),
-    [("signals", "sasrek", "unknown signal (did you mean 'sasrec'?)"), ("base_models", "x", "unknown base model")],
+    [
+        ("signals", "sasrek", "unknown signal (did you mean 'sasrec'?)"),
+        ("base_models", "x", "unknown base model"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(
     strangers: list[EntryPoint], seam: str, name: str, what: str

@@ -1,4 +1,6 @@
-"""Run directories: what is finished, what is resumed, what is begun anew, and what survives a crash."""
+"""Run directories: what is finished, what is resumed, what is begun anew, and what survives a
+crash.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from tests.commands import keeping_the_log
 
 INPUTS = {"seed": 0, "train": {"epochs": 3, "method": "full"}}
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda v: st.lists(v) | st.dictionaries(st.text(), v),
 )
 
 
@@ -58,7 +61,8 @@ def lines(run: Run) -> list[str]:
     return (run.path / "stage" / "lines.txt").read_text(encoding="utf-8").split()
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path: Path) -> None:
@@ -72,7 +76,9 @@ def test_a_block_that_ends_well_replaces_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old", encoding="utf-8")
     with pytest.raises(error), atomic_write(path) as part:  # noqa: PT012
@@ -119,10 +125,13 @@ def test_a_digest_is_the_same_in_every_process_and_ignores_the_order_of_keys() -
 @given(json_values, json_values)
 @settings(max_examples=50, deadline=None)
 def test_digests_differ_where_values_do(a: Any, b: Any) -> None:
-    assert (digest(a) == digest(b)) == (json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True))
+    assert (digest(a) == digest(b)) == (
+        json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+    )
 
 
-# -- stages ------------------------------------------------------------------------------------------------------------
+# -- stages ----------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_a_finished_stage_is_skipped_with_its_reason(tmp_path: Path, said: list[str]) -> None:
@@ -134,7 +143,10 @@ def test_a_finished_stage_is_skipped_with_its_reason(tmp_path: Path, said: list[
     assert run.fingerprint("stage") == digest("stage", INPUTS)
     run.stage("stage", json.loads(json.dumps(INPUTS)), work)
     assert work.calls == 1
-    assert said[-1] == f"▪ stage: skipped, finished before with the same inputs ({digest('stage', INPUTS)})"
+    assert (
+        said[-1]
+        == f"▪ stage: skipped, finished before with the same inputs ({digest('stage', INPUTS)})"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,14 +169,20 @@ def test_other_inputs_redo_a_stage_from_nothing(
     assert run.fingerprint("stage") == digest("stage", inputs) != digest("stage", INPUTS)
 
 
-def test_a_failed_stage_is_no_output_and_is_resumed_with_what_it_left(tmp_path: Path, said: list[str]) -> None:
+def test_a_failed_stage_is_no_output_and_is_resumed_with_what_it_left(
+    tmp_path: Path, said: list[str]
+) -> None:
     run, work = Run(tmp_path), Worker(fails=True)
     with pytest.raises(ValueError, match="no luck"):
         run.stage("stage", INPUTS, work)
     with pytest.raises(ArtifactError, match="no finished stage"):
         run.fingerprint("stage")
     status = read_json(tmp_path / "status.json")
-    assert (status["stage"], status["state"], status["error"]) == ("stage", "failed", "ValueError: no luck")
+    assert (status["stage"], status["state"], status["error"]) == (
+        "stage",
+        "failed",
+        "ValueError: no luck",
+    )
     work.fails = False
     run.stage("stage", INPUTS, work)
     assert lines(run) == ["1", "2"]
@@ -184,7 +202,9 @@ def test_a_stage_begun_with_other_inputs_is_begun_anew(tmp_path: Path, said: lis
     assert "▸ stage: begun anew, because seed was 0 and is 7" in said
 
 
-def test_a_removal_cut_short_never_looks_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_cut_short_never_looks_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, work = Run(tmp_path), Worker()
     run.stage("stage", INPUTS, work)
 
@@ -216,8 +236,13 @@ def test_a_stage_can_be_required_to_be_made_from_some_inputs(tmp_path: Path) -> 
     run.stage("stage", INPUTS, Worker())
     run.require("stage", {"seed": 0})
     run.require("stage", INPUTS)
-    for other, reason in (({"seed": 1}, "seed was 0 and is 1"), ({"files": [1]}, r"files was None and is \[1\]")):
-        with pytest.raises(ArtifactError, match=f"this run's stage was made from other settings: {reason}"):
+    for other, reason in (
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"files": [1]}, r"files was None and is \[1\]"),
+    ):
+        with pytest.raises(
+            ArtifactError, match=f"this run's stage was made from other settings: {reason}"
+        ):
             run.require("stage", other)
 
 
@@ -234,7 +259,8 @@ def test_the_environment_names_what_a_result_depends_on() -> None:
     assert found["argv"] == sys.argv
 
 
-# -- directories -------------------------------------------------------------------------------------------------------
+# -- directories -----------------------------------------------------------------------------------
+# --------------------
 
 
 def opened(path: Path, if_exists: runs.IfExists = "fail", **values: Any) -> Run:
@@ -276,7 +302,9 @@ def without(sections: dict[str, Any], *names: str) -> dict[str, Any]:
 NEWER = ("data.sha256", "prepare.bad_rows", "prepare.d3.least_items", "prepare.max_history")
 
 
-@pytest.mark.parametrize("names", [[name] for name in NEWER] + [NEWER, ["prepare.d3", "data.columns"]])
+@pytest.mark.parametrize(
+    "names", [[name] for name in NEWER] + [NEWER, ["prepare.d3", "data.columns"]]
+)
 def test_a_run_older_than_a_setting_is_resumed_and_its_stages_are_skipped(
     tmp_path: Path, said: list[str], names: list[str]
 ) -> None:
@@ -292,17 +320,27 @@ def test_a_run_older_than_a_setting_is_resumed_and_its_stages_are_skipped(
     assert "skipped, finished before with the same inputs" in said[-1]
 
 
-def test_a_run_older_than_a_setting_that_is_now_given_is_refused_with_its_default(tmp_path: Path) -> None:
+def test_a_run_older_than_a_setting_that_is_now_given_is_refused_with_its_default(
+    tmp_path: Path,
+) -> None:
     whole = Recipe().model_dump(mode="json")
-    before = without({"data": whole["data"], "prepare": whole["prepare"]}, "prepare.d3.least_items", "prepare.bad_rows")
+    before = without(
+        {"data": whole["data"], "prepare": whole["prepare"]},
+        "prepare.d3.least_items",
+        "prepare.bad_rows",
+    )
     opened(tmp_path / "run").stage("dataset", before, Worker())
-    with pytest.raises(ArtifactError, match=r"another data set: prepare\.d3\.least_items was 10000 and is 7"):
+    with pytest.raises(
+        ArtifactError, match=r"another data set: prepare\.d3\.least_items was 10000 and is 7"
+    ):
         opened(tmp_path / "run", "resume", prepare={"d3": {"least_items": 7}})
     with pytest.raises(ArtifactError, match=r"prepare\.bad_rows was fail and is quarantine"):
         opened(tmp_path / "run", "resume", prepare={"bad_rows": "quarantine"})
 
 
-def test_a_stage_that_had_begun_before_a_setting_existed_is_resumed(tmp_path: Path, said: list[str]) -> None:
+def test_a_stage_that_had_begun_before_a_setting_existed_is_resumed(
+    tmp_path: Path, said: list[str]
+) -> None:
     run, work = Run(tmp_path), Worker(fails=True)
     now = {"train": Recipe().model_dump(mode="json")["train"]}
     with pytest.raises(ValueError, match="no luck"):

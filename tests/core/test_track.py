@@ -55,18 +55,26 @@ def test_the_log_goes_to_the_terminal_unless_quiet_and_to_the_newest_file_only(
         log_to(tmp_path / "new.txt", quiet=quiet)
         log.info("[bold]50%[/bold] of titles")
     assert (tmp_path / "old.txt").read_text(encoding="utf-8") == ""
-    assert (tmp_path / "new.txt").read_text(encoding="utf-8").endswith(" INFO [bold]50%[/bold] of titles\n")
+    assert (
+        (tmp_path / "new.txt")
+        .read_text(encoding="utf-8")
+        .endswith(" INFO [bold]50%[/bold] of titles\n")
+    )
     assert terminal.getvalue() == ("" if quiet else "[bold]50%[/bold] of titles\n")
 
 
-def test_progress_changes_nothing_and_is_silent_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_changes_nothing_and_is_silent_off_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
     assert list(progress(range(5), "working")) == [0, 1, 2, 3, 4]
     assert list(progress(iter("abc"), "working", total=3)) == ["a", "b", "c"]
     assert terminal.getvalue() == ""
 
 
-def test_progress_is_noted_for_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_noted_for_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, clock = tmp_path / "progress.json", iter(range(1000))
     monkeypatch.setattr(track.time, "monotonic", lambda: next(clock))
     progress_to(file)
@@ -89,7 +97,9 @@ def test_progress_is_noted_for_other_processes(tmp_path: Path, monkeypatch: pyte
     assert read_json(file)["what"] == "resumed"
 
 
-def test_progress_is_noted_about_once_a_second_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_noted_about_once_a_second_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "progress.json"
     monkeypatch.setattr(track.time, "monotonic", lambda: 5.0)
     progress_to(file)
@@ -101,7 +111,9 @@ def test_progress_is_noted_about_once_a_second_and_at_the_end(tmp_path: Path, mo
     assert read_json(file)["completed"] == 100
 
 
-def test_what_is_kept_in_a_run_is_shown_as_before(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_kept_in_a_run_is_shown_as_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Warnings also where nobody asked for log lines; and afterwards nothing is left behind."""
     code = f"""
 from pathlib import Path
@@ -115,4 +127,7 @@ assert not log.handlers
     subprocess.run([sys.executable, "-c", code], check=True)
     assert capfd.readouterr().err == "seen by all\n"
     lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ", 2)[2] for line in lines] == ["INFO seen by the file", "WARNING seen by all"]
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        "INFO seen by the file",
+        "WARNING seen by all",
+    ]

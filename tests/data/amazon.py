@@ -1,4 +1,5 @@
-"""Amazon reviews and metadata in the shape of 2018, made up, with everything odd that the real files hold.
+"""Amazon reviews and metadata in the shape of 2018, made up, with everything odd that the real
+files hold.
 
 Knows nothing about what is done with them.
 """
@@ -21,8 +22,35 @@ DAY = 86_400
 BLOCK = 50_000
 TEXTS = 500
 WORDS = (
-    *("the", "a", "of", "and", "light", "night", "garden", "tea", "music", "stone", "river", "small", "great", "blue"),
-    *("red", "history", "practical", "complete", "guide", "edition", "volume", "set", "pack", "wooden", "classic"),
+    *(
+        "the",
+        "a",
+        "of",
+        "and",
+        "light",
+        "night",
+        "garden",
+        "tea",
+        "music",
+        "stone",
+        "river",
+        "small",
+        "great",
+        "blue",
+    ),
+    *(
+        "red",
+        "history",
+        "practical",
+        "complete",
+        "guide",
+        "edition",
+        "volume",
+        "set",
+        "pack",
+        "wooden",
+        "classic",
+    ),
     *("story", "winter", "kitchen", "travel", "for", "with", "by", "in", "on"),
 )
 ODD_TITLES = (
@@ -60,7 +88,9 @@ ODD_TITLES = (
 
 @dataclass(frozen=True)
 class Shape:
-    """How much there is, and when: `recent` is the share of reviews in the last year, the rest falls before it."""
+    """How much there is, and when: `recent` is the share of reviews in the last year, the rest
+    falls before it.
+    """
 
     users: int = 400
     items: int = 120
@@ -82,7 +112,9 @@ def item_id(number: int) -> str:
 
 
 def write_amazon(folder: Path, category: str, shape: Shape, seed: int = 0) -> tuple[Path, Path]:
-    """Write `<category>_5.json` and `meta_<category>.json`, one JSON object a line; return their paths."""
+    """Write `<category>_5.json` and `meta_<category>.json`, one JSON object a line; return their
+    paths.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     reviews, metadata = folder / f"{category}_5.json", folder / f"meta_{category}.json"
@@ -96,7 +128,9 @@ def write_amazon(folder: Path, category: str, shape: Shape, seed: int = 0) -> tu
 
 
 def _metadata(shape: Shape, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Yield one row for most items, two for some, none for others, and some for items that nobody reviewed."""
+    """Yield one row for most items, two for some, none for others, and some for items that nobody
+    reviewed.
+    """
     odd = rng.random(shape.items) < shape.odd
     kinds = rng.integers(0, len(ODD_TITLES) + 6, shape.items)
     for number in rng.permutation(shape.items).tolist():
@@ -117,24 +151,41 @@ def _plain_title(rng: np.random.Generator) -> str:
 
 
 def _meta(number: int, title: str | None) -> dict[str, Any]:
-    row = {"category": ["Books"], "description": ["<p>Said &quot;so&quot;.</p>"], "brand": "", "also_buy": []}
-    return {**row, **({} if title is None else {"title": title}), "price": "$7.99", "asin": item_id(number)}
+    row = {
+        "category": ["Books"],
+        "description": ["<p>Said &quot;so&quot;.</p>"],
+        "brand": "",
+        "also_buy": [],
+    }
+    return {
+        **row,
+        **({} if title is None else {"title": title}),
+        "price": "$7.99",
+        "asin": item_id(number),
+    }
 
 
 def _reviews(shape: Shape, rng: np.random.Generator) -> Iterator[str]:
     texts = [json.dumps(_text(shape.text, rng)) for _ in range(TEXTS)]
     for start in range(0, shape.reviews, BLOCK):
         size = min(BLOCK, shape.reviews - start)
-        columns = (_skewed(shape.users, size, rng), _skewed(shape.items, size, rng), _days(shape, size, rng))
+        columns = (
+            _skewed(shape.users, size, rng),
+            _skewed(shape.items, size, rng),
+            _days(shape, size, rng),
+        )
         repeated = rng.random(size) < 0.02
         for column in columns[: 2 + int(rng.integers(2))]:
             column[1:][repeated[1:]] = column[:-1][repeated[1:]]
         ratings, chosen = rng.integers(1, 6, size), rng.integers(0, TEXTS, size)
-        for user, item, day, rating, text in zip(*(c.tolist() for c in (*columns, ratings, chosen)), strict=True):
+        for user, item, day, rating, text in zip(
+            *(c.tolist() for c in (*columns, ratings, chosen)), strict=True
+        ):
             yield (
-                f'{{"overall": {rating}.0, "verified": true, "reviewerID": "A{user * 7919:013d}", '
-                f'"asin": "{item_id(item)}", "style": {{"Format:": " Paperback"}}, "reviewerName": "Someone \\u00e9", '
-                f'"reviewText": {texts[text]}, "summary": "Five \\"stars\\"", "unixReviewTime": {day * DAY}}}\n'
+                f'{{"overall": {rating}.0, "verified": true, "reviewerID": "A{user * 7919:013d}",'
+                f' "asin": "{item_id(item)}", "style": {{"Format:": " Paperback"}}, "reviewerName":'
+                f' "Someone \\u00e9", "reviewText": {texts[text]}, "summary": "Five \\"stars\\"",'
+                f' "unixReviewTime": {day * DAY}}}\n'
             )
 
 

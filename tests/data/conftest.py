@@ -15,16 +15,24 @@ WriteShop = Callable[..., Data]
 
 @pytest.fixture
 def shop(tmp_path: Path) -> WriteShop:
-    """Return a function that writes events (and titles) as tables and returns the `data` section that reads them."""
+    """Return a function that writes events (and titles) as tables and returns the `data` section
+    that reads them.
+    """
 
-    def write(events: Iterable[Event], titles: dict[str, str] | None = None, name: str = "events.csv") -> Data:
+    def write(
+        events: Iterable[Event], titles: dict[str, str] | None = None, name: str = "events.csv"
+    ) -> Data:
         path = tmp_path / name
-        path.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events), encoding="utf-8")
+        path.write_text(
+            "user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events), encoding="utf-8"
+        )
         if titles is None:
             return Data(source="table", path=path)
         items = tmp_path / "items.csv"
         items.write_text(
-            "item,title\n" + "".join(f'{i},"{t}"\n' for i, t in titles.items()), encoding="utf-8", newline=""
+            "item,title\n" + "".join(f'{i},"{t}"\n' for i, t in titles.items()),
+            encoding="utf-8",
+            newline="",
         )
         return Data(source="table", path=path, items=items)
 

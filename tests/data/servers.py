@@ -1,4 +1,5 @@
-"""A web server on this machine that serves files as the real ones do: ranges, validators, and two hubs' protocols.
+"""A web server on this machine that serves files as the real ones do: ranges, validators, and two
+hubs' protocols.
 
 It can break off and send altered bytes, and keeps what it was asked. Knows nothing about who asks.
 """
@@ -18,7 +19,9 @@ from urllib.parse import unquote
 __all__ = ["COMMIT", "Asked", "Server", "serving"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OTHER_HUB_PATH = re.compile(r"/api/v1/(?:datasets|models)/(\w+/\w+)/repo\?Revision=([^&]+)&FilePath=(.+)")
+OTHER_HUB_PATH = re.compile(
+    r"/api/v1/(?:datasets|models)/(\w+/\w+)/repo\?Revision=([^&]+)&FilePath=(.+)"
+)
 HUB_PATH = re.compile(r"(?:/datasets)?/(\w+/\w+)/resolve/([^/]+)/(.+)")
 TREE_PATH = re.compile(r"/api/models/(\w+/\w+)/tree/.+")
 OTHER_TREE_PATH = re.compile(r"/api/v1/models/(\w+/\w+)/repo/files\?.+")
@@ -76,7 +79,11 @@ def _in_tree(name: str, content: bytes) -> dict[str, object]:
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": blob}
     if name.endswith((".safetensors", ".bin")):
-        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        entry["lfs"] = {
+            "oid": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+            "pointerSize": 130,
+        }
     return entry
 
 
@@ -93,7 +100,9 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         def _answer(self, *, send: bool) -> None:
             path = unquote(self.path)
             hub = HUB_PATH.fullmatch(path) or OTHER_HUB_PATH.fullmatch(path)
-            content = server.files.get(f"{hub[1]}/{hub[3]}" if hub else self.path, self._listing(path))
+            content = server.files.get(
+                f"{hub[1]}/{hub[3]}" if hub else self.path, self._listing(path)
+            )
             instead = server.answers_instead.pop(0) if server.answers_instead else None
             if content is None or instead:
                 self._note(0)
@@ -118,18 +127,29 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 self._send(content)
 
         def _listing(self, path: str) -> bytes | None:
-            """Return a hub's answer about the files of a model; None where it is asked for something else."""
+            """Return a hub's answer about the files of a model; None where it is asked for
+            something else.
+            """
             tree, other = TREE_PATH.fullmatch(path), OTHER_TREE_PATH.fullmatch(path)
             if not tree and not other:
                 return None
             prefix = f"{(tree or other)[1]}/"  # type: ignore[index]
             found = {
-                p.removeprefix(prefix): c for p, c in (server.files | server.lists).items() if p.startswith(prefix)
+                p.removeprefix(prefix): c
+                for p, c in (server.files | server.lists).items()
+                if p.startswith(prefix)
             }
             if tree:
-                return json.dumps([_in_tree(name, content) for name, content in found.items()]).encode()
+                return json.dumps(
+                    [_in_tree(name, content) for name, content in found.items()]
+                ).encode()
             files = [
-                {"Path": name, "Type": "blob", "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
+                {
+                    "Path": name,
+                    "Type": "blob",
+                    "Size": len(content),
+                    "Sha256": hashlib.sha256(content).hexdigest(),
+                }
                 for name, content in found.items()
             ]
             return json.dumps({"Code": 200, "Success": True, "Data": {"Files": files}}).encode()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Event, WriteShop
-from tests.shops import queries_of
 
 from groundrec.core.config import Prepare
 from groundrec.core.types import Catalogue
 from groundrec.data.card import event_count, filters, leakage, measure, popularity, title_words
 from groundrec.data.dataset import load
 from groundrec.data.prepare import prepare
+from tests.data.conftest import Event, WriteShop
+from tests.shops import queries_of
 
 CATALOGUE = Catalogue(("a", "b", "c", "d"), ("One film", "One film", "A much longer title", "x"))
 SPLITS = {
@@ -55,8 +55,19 @@ def test_words_are_between_blanks() -> None:
 
 
 def test_filters_say_what_was_taken_and_what_was_left() -> None:
-    rows = {"read": 100, "bad": 3, "bad_items": 7, "duplicate_events": 0, "outside_k_core": 40, "kept": 57}
-    assert filters(rows) == [("bad", 3, 97), ("duplicate_events", 0, 97), ("outside_k_core", 40, 57)]
+    rows = {
+        "read": 100,
+        "bad": 3,
+        "bad_items": 7,
+        "duplicate_events": 0,
+        "outside_k_core": 40,
+        "kept": 57,
+    }
+    assert filters(rows) == [
+        ("bad", 3, 97),
+        ("duplicate_events", 0, 97),
+        ("outside_k_core", 40, 57),
+    ]
     assert filters({}) == []
 
 

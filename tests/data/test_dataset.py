@@ -52,21 +52,31 @@ def test_what_was_saved_is_loaded(folder: Path) -> None:
     for name in SPLITS:
         part = loaded.split(name)
         assert as_rows(part) == as_rows(PLANTED[name])
-        assert (part.ids.dtype, part.times.dtype, part.history.values.dtype) == (np.int64, np.int64, np.int32)
+        assert (part.ids.dtype, part.times.dtype, part.history.values.dtype) == (
+            np.int64,
+            np.int64,
+            np.int32,
+        )
     assert sorted(p.name for p in folder.iterdir()) == sorted(
         ["dataset.json", "items.parquet", *(f"{s}.parquet" for s in SPLITS)]
     )
 
 
 ROWS = st.lists(
-    st.tuples(st.text("ab\u00e9, ", min_size=1), st.integers(0, 9), *[st.lists(st.integers(0, 2), max_size=4)] * 2),
+    st.tuples(
+        st.text("ab\u00e9, ", min_size=1),
+        st.integers(0, 9),
+        *[st.lists(st.integers(0, 2), max_size=4)] * 2,
+    ),
     max_size=9,
 )
 
 
 @settings(deadline=None, max_examples=30)
 @given(rows=ROWS, row_group=st.integers(1, 4))
-def test_row_groups_do_not_show(tmp_path_factory: pytest.TempPathFactory, rows: list, row_group: int) -> None:
+def test_row_groups_do_not_show(
+    tmp_path_factory: pytest.TempPathFactory, rows: list, row_group: int
+) -> None:
     folder = tmp_path_factory.mktemp("rows")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROW_GROUP", row_group)
@@ -77,7 +87,11 @@ def test_row_groups_do_not_show(tmp_path_factory: pytest.TempPathFactory, rows: 
 
 def test_types_on_disk(folder: Path) -> None:
     items = pq.read_schema(folder / "items.parquet")
-    assert [str(items.field(n).type) for n in ("item", "item_id", "title")] == ["int32", "string", "string"]
+    assert [str(items.field(n).type) for n in ("item", "item_id", "title")] == [
+        "int32",
+        "string",
+        "string",
+    ]
     train = pq.read_schema(folder / "train.parquet")
     assert train.names == ["query_id", "user", "time", "history", "targets"]
     assert [str(t) for t in train.types[:3]] == ["int64", "string", "int64"]
@@ -89,13 +103,21 @@ def test_the_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
     assert prints[0] == prints[1]
     other = {**PLANTED, "test": queries([("bo", 12, [1], [0])], 4)}
     assert save(CATALOGUE, other, {}, tmp_path / "2").fingerprint != prints[0]
-    moved = {**PLANTED, "train": queries([("ann", 5, [], [0]), ("ann", 9, [0, 2], [1]), ("bo", 6, [], [1])])}
+    moved = {
+        **PLANTED,
+        "train": queries([("ann", 5, [], [0]), ("ann", 9, [0, 2], [1]), ("bo", 6, [], [1])]),
+    }
     assert save(CATALOGUE, moved, {}, tmp_path / "3").fingerprint != prints[0]
 
 
 def test_describe_counts_each_split() -> None:
     train = describe(PLANTED)["train"]
-    assert (train["queries"], train["targets"], train["users"], train["history_max"]) == (3, 4, 2, 1)
+    assert (train["queries"], train["targets"], train["users"], train["history_max"]) == (
+        3,
+        4,
+        2,
+        1,
+    )
     assert (train["first"], train["last"]) == ("1970-01-01T00:00:05Z", "1970-01-01T00:00:09Z")
 
 
@@ -127,7 +149,9 @@ def test_a_missing_or_cut_file_is_refused(folder: Path, name: str) -> None:
         load(folder)
 
 
-def test_a_save_that_dies_leaves_the_older_data_set_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_dies_leaves_the_older_data_set_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = load(folder).fingerprint
 
     def full(queries: Queries, file: Path) -> None:
@@ -141,7 +165,9 @@ def test_a_save_that_dies_leaves_the_older_data_set_whole(folder: Path, monkeypa
     assert not list(folder.glob(".*"))
 
 
-def test_a_save_that_dies_at_the_end_leaves_no_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_dies_at_the_end_leaves_no_record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, value: object) -> None:
         raise OSError("disk full")
 

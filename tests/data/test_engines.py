@@ -1,4 +1,6 @@
-"""Spark beside DuckDB: the same data sets, counts, bad rows and refusals; and what is said where Spark cannot start."""
+"""Spark beside DuckDB: the same data sets, counts, bad rows and refusals; and what is said where
+Spark cannot start.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from amazon import Shape, write_amazon
 
 from groundrec.core.config import Data, Prepare
 from groundrec.core.errors import GroundrecError, MissingDependency
 from groundrec.data import engines
 from groundrec.data.dataset import Reader
 from groundrec.data.prepare import prepare
+from tests.data.amazon import Shape, write_amazon
 
 on_spark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::DeprecationWarning",
 )
 """For py4j, which leaves its sockets to be closed by the garbage collector."""
 
@@ -33,13 +37,17 @@ def both(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
     """Prepare on both engines, compare all that they made, and return the card."""
     cards = {}
     for engine in ("duckdb", "spark"):
-        cards[engine] = prepare(data, section.model_copy(update={"engine": engine}), 0, folder / engine)
+        cards[engine] = prepare(
+            data, section.model_copy(update={"engine": engine}), 0, folder / engine
+        )
         assert cards[engine]["settings"].pop("engine") == engine
     readers = [Reader(folder / engine) for engine in cards]
     assert readers[0].fingerprint == readers[1].fingerprint
     assert cards["duckdb"] == cards["spark"]
     assert _record(folder / "duckdb") == _record(folder / "spark")
-    assert {p.name for p in (folder / "duckdb").iterdir()} == {p.name for p in (folder / "spark").iterdir()}
+    assert {p.name for p in (folder / "duckdb").iterdir()} == {
+        p.name for p in (folder / "spark").iterdir()
+    }
     return cards["spark"]
 
 
@@ -63,8 +71,12 @@ def test_a_small_catalogue_walks_back_to_the_same_data_set(tmp_path: Path) -> No
 @on_spark
 @pytest.mark.usefixtures("two_threads")
 def test_more_than_ten_thousand_items_give_the_same_data_set(tmp_path: Path) -> None:
-    write_amazon(tmp_path, "Books", Shape(users=20_000, items=14_000, reviews=400_000, recent=0.9, text=20))
-    card = both(Data(source="amazon", path=tmp_path, category="Books"), Prepare(protocol="d3"), tmp_path)
+    write_amazon(
+        tmp_path, "Books", Shape(users=20_000, items=14_000, reviews=400_000, recent=0.9, text=20)
+    )
+    card = both(
+        Data(source="amazon", path=tmp_path, category="Books"), Prepare(protocol="d3"), tmp_path
+    )
     assert card["items"] > 10_000
     assert card["window"]["st_year"] == 2017
 
@@ -76,18 +88,30 @@ def test_more_than_ten_thousand_items_give_the_same_data_set(tmp_path: Path) -> 
 def test_other_protocols_give_the_same_data_set_and_bad_rows(tmp_path: Path, protocol: str) -> None:
     reviews, _ = write_amazon(tmp_path, "Toys", Shape(users=150, items=60, reviews=2_000))
     with reviews.open("a", encoding="utf-8") as file:
-        file.write('\nno JSON\n{"reviewerID": "", "asin": "B000000001", "overall": 1.0, "unixReviewTime": 1}\n')
-        file.write('{"reviewerID": "A", "asin": "B000000001", "overall": "x", "unixReviewTime": -1}\n')
+        file.write(
+            '\nno JSON\n{"reviewerID": "", "asin": "B000000001", "overall": 1.0, "unixReviewTime":'
+            " 1}\n"
+        )
+        file.write(
+            '{"reviewerID": "A", "asin": "B000000001", "overall": "x", "unixReviewTime": -1}\n'
+        )
     section = Prepare(protocol=protocol, bad_rows="quarantine")
     card = both(Data(source="amazon", path=tmp_path, category="Toys"), section, tmp_path)
     assert card["rows"]["bad"] >= 3
-    one, other = (pq.read_table(tmp_path / name / "quarantine.parquet") for name in ("duckdb", "spark"))
+    one, other = (
+        pq.read_table(tmp_path / name / "quarantine.parquet") for name in ("duckdb", "spark")
+    )
     assert one.to_pylist() == other.to_pylist()
 
 
-def test_without_pyspark_the_command_that_installs_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyspark_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
-    with pytest.raises(MissingDependency, match=r"pip install 'groundrec\[spark\]'"), engines.spark(tmp_path / "out"):
+    with (
+        pytest.raises(MissingDependency, match=r"pip install 'groundrec\[spark\]'"),
+        engines.spark(tmp_path / "out"),
+    ):
         pass
     assert not (tmp_path / "out").exists()
 
@@ -100,7 +124,9 @@ def test_without_java_17_what_is_needed_is_said(
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     if version:
         (tmp_path / "bin").mkdir()
-        (tmp_path / "bin" / "java").write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        (tmp_path / "bin" / "java").write_text(
+            f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n"
+        )
         (tmp_path / "bin" / "java").chmod(0o755)
     with pytest.raises(GroundrecError, match=f"{found}\n.*Java 17 or later\n.*openjdk") as error:
         engines.check_spark()
@@ -109,4 +135,6 @@ def test_without_java_17_what_is_needed_is_said(
 
 def test_a_memory_limit_is_the_memory_of_the_driver(tmp_path: Path) -> None:
     limits = {"2GB": "2048m", "1.5GiB": "1536m", "1MB": "512m", "900MB": "900m"}
-    assert {limit: engines.settings(tmp_path, limit)["spark.driver.memory"] for limit in limits} == limits
+    assert {
+        limit: engines.settings(tmp_path, limit)["spark.driver.memory"] for limit in limits
+    } == limits

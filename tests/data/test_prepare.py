@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Event, WriteShop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +14,9 @@ from groundrec.core.config import Data, Prepare
 from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.types import PreparedDataset, Query
 from groundrec.data.dataset import SPLITS, load
-from groundrec.data.moments import Splitter, by_time, last_two, moments_of, windows
 from groundrec.data.prepare import prepare
+from groundrec.data.protocols.by_time import Splitter, by_time, last_two, moments_of, windows
+from tests.data.conftest import Event, WriteShop
 
 LOOSE = Prepare(k_core=0, valid_share=0.25, test_share=0.25)
 
@@ -34,7 +34,9 @@ def ids(dataset: PreparedDataset, items: np.ndarray) -> list[str]:
     return [dataset.catalogue.item_ids[i] for i in items]
 
 
-def test_two_events_in_one_second_are_one_moment(shop: WriteShop, regulars: list[Event], tmp_path: Path) -> None:
+def test_two_events_in_one_second_are_one_moment(
+    shop: WriteShop, regulars: list[Event], tmp_path: Path
+) -> None:
     dataset = prepared(shop([*regulars, (1, 7, 3001)]), LOOSE, tmp_path / "out")
     (moment,) = [q for q in queries(dataset) if q.user == "1" and q.time == 3001]
     assert ids(dataset, moment.history) == ["1", "2"]
@@ -44,13 +46,17 @@ def test_two_events_in_one_second_are_one_moment(shop: WriteShop, regulars: list
     assert ids(dataset, after.history) == ["1", "2", *by_digest]
 
 
-def test_the_seed_decides_the_order_inside_a_moment(shop: WriteShop, regulars: list[Event], tmp_path: Path) -> None:
+def test_the_seed_decides_the_order_inside_a_moment(
+    shop: WriteShop, regulars: list[Event], tmp_path: Path
+) -> None:
     data = shop([*regulars, *((1, item, 3001) for item in range(7, 20))])
     orders = [prepared(data, LOOSE, tmp_path / "out", seed).fingerprint for seed in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_global_time_cuts_at_one_time_for_everyone(shop: WriteShop, regulars: list[Event], tmp_path: Path) -> None:
+def test_global_time_cuts_at_one_time_for_everyone(
+    shop: WriteShop, regulars: list[Event], tmp_path: Path
+) -> None:
     dataset = prepared(shop(regulars), LOOSE, tmp_path / "out")
     assert dataset.train.times.max() < dataset.valid.times.min()
     assert dataset.valid.times.max() < dataset.test.times.min()
@@ -66,8 +72,12 @@ def test_query_ids_run_on_and_train_gives_the_users_sequences(
     assert [ids(dataset, row) for row in dataset.train.sequences()] == [["1", "2", "3"]] * 4
 
 
-def test_history_keeps_the_most_recent(shop: WriteShop, regulars: list[Event], tmp_path: Path) -> None:
-    dataset = prepared(shop(regulars), LOOSE.model_copy(update={"max_history": 2}), tmp_path / "out")
+def test_history_keeps_the_most_recent(
+    shop: WriteShop, regulars: list[Event], tmp_path: Path
+) -> None:
+    dataset = prepared(
+        shop(regulars), LOOSE.model_copy(update={"max_history": 2}), tmp_path / "out"
+    )
     last = next(q for q in dataset.test if q.user == "1" and q.time == 6001)
     assert ids(dataset, last.history) == ["4", "5"]
 
@@ -83,7 +93,9 @@ def test_a_user_who_starts_in_test_has_no_query_there_but_the_card_counts_it(
     assert card["leakage"]["test_queries_of_users_unseen_in_train"] > 0
 
 
-def test_items_are_numbered_as_numbers_or_else_as_text(shop: WriteShop, regulars: list[Event], tmp_path: Path) -> None:
+def test_items_are_numbered_as_numbers_or_else_as_text(
+    shop: WriteShop, regulars: list[Event], tmp_path: Path
+) -> None:
     numbers = prepared(shop([*regulars, (1, 10, 1)]), LOOSE, tmp_path / "a")
     assert numbers.catalogue.item_ids == ("1", "2", "3", "4", "5", "6", "10")
     texts = prepared(shop([*regulars, (1, "1b", 1), (1, 10, 2)]), LOOSE, tmp_path / "b")
@@ -111,15 +123,30 @@ def test_leave_one_out_takes_the_last_two_moments_and_warns(
         "early": ["2"],
     }
     assert {q.user for q in dataset.train} >= {"short"}
-    assert dataset.card["leakage"]["train_events_at_or_after_first_test_moment"] == pytest.approx(16 / 19)  # type: ignore[index]
+    assert dataset.card["leakage"]["train_events_at_or_after_first_test_moment"] == pytest.approx(
+        16 / 19
+    )  # type: ignore[index]
     assert "leave-one-out: for the average test moment, 16.8% of the training events" in caplog.text
 
 
-def test_duplicates_and_low_ratings_are_dropped_and_counted(tmp_path: Path, regulars: list[Event]) -> None:
+def test_duplicates_and_low_ratings_are_dropped_and_counted(
+    tmp_path: Path, regulars: list[Event]
+) -> None:
     path = tmp_path / "rated.csv"
-    rows = [(*event, 5) for event in regulars] + [(1, 1, 1001, 3), (1, 8, 1500, 2), (2, 8, 1500, "")]
-    path.write_text("user,item,time,rating\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
-    card = prepare(Data(source="table", path=path), LOOSE.model_copy(update={"min_rating": 4.0}), 0, tmp_path / "out")
+    rows = [(*event, 5) for event in regulars] + [
+        (1, 1, 1001, 3),
+        (1, 8, 1500, 2),
+        (2, 8, 1500, ""),
+    ]
+    path.write_text(
+        "user,item,time,rating\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+    )
+    card = prepare(
+        Data(source="table", path=path),
+        LOOSE.model_copy(update={"min_rating": 4.0}),
+        0,
+        tmp_path / "out",
+    )
     counts = {"duplicate_events": 1, "below_min_rating": 2, "outside_k_core": 0, "kept": 24}
     assert card["rows"] == {"read": 27, "bad": 0, "bad_items": 0, **counts}
 
@@ -128,7 +155,8 @@ def test_two_users_are_too_few(shop: WriteShop, regulars: list[Event], tmp_path:
     with pytest.raises(DataError, match="too few users are left after reading: 2 with 12 events"):
         prepare(shop(e for e in regulars if e[0] in (1, 2)), LOOSE, 0, tmp_path / "out")
     with pytest.raises(
-        DataError, match=r"after the 5-core: 0 with 0 events.*2 users, 6 items, 12 events[\s\S]*k_core=0"
+        DataError,
+        match=r"after the 5-core: 0 with 0 events.*2 users, 6 items, 12 events[\s\S]*k_core=0",
     ):
         prepare(shop(e for e in regulars if e[0] in (1, 2)), Prepare(), 0, tmp_path / "out")
 
@@ -137,7 +165,9 @@ def test_an_empty_split_is_refused_and_the_old_data_set_stays(
     shop: WriteShop, regulars: list[Event], tmp_path: Path
 ) -> None:
     before = prepared(shop(regulars), LOOSE, tmp_path / "out").fingerprint
-    with pytest.raises(DataError, match=r"the \w+ split is empty[\s\S]*at 1 different times[\s\S]*prepare\."):
+    with pytest.raises(
+        DataError, match=r"the \w+ split is empty[\s\S]*at 1 different times[\s\S]*prepare\."
+    ):
         prepare(shop((u, i, 7) for u, i, _ in regulars), LOOSE, 0, tmp_path / "out")
     assert load(tmp_path / "out").fingerprint == before
 
@@ -147,12 +177,18 @@ def test_shares_must_leave_something_to_train_on() -> None:
         Prepare(valid_share=0.5, test_share=0.5)
 
 
-def test_unknown_protocol_names_the_known(shop: WriteShop, regulars: list[Event], tmp_path: Path) -> None:
+def test_unknown_protocol_names_the_known(
+    shop: WriteShop, regulars: list[Event], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="did you mean 'global-time'"):
         prepare(shop(regulars), Prepare(protocol="global-tme"), 0, tmp_path / "out")
 
 
-EVENTS = st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 5), st.integers(0, 30)), min_size=1, max_size=60)
+EVENTS = st.lists(
+    st.tuples(st.sampled_from("abcde"), st.integers(0, 5), st.integers(0, 30)),
+    min_size=1,
+    max_size=60,
+)
 
 
 @given(events=EVENTS, splitter=st.sampled_from([by_time, last_two]), max_history=st.integers(1, 9))
@@ -166,7 +202,11 @@ def test_every_event_is_a_target_once_or_counted_and_every_history_is_the_past(
     splits, skipped = windows(moments, splitter(moments, LOOSE), users, max_history)
     queries = [query for part in splits.values() for query in part]
     targets = [(q.user, item, q.time) for q in queries for item in q.targets.tolist()]
-    assert len(targets) == len(set(targets)) == len(ordered) - sum(s["events"] for s in skipped.values())
+    assert (
+        len(targets)
+        == len(set(targets))
+        == len(ordered) - sum(s["events"] for s in skipped.values())
+    )
     assert set(targets) <= set(ordered)
     for q in queries:
         past = [item for user, item, time in ordered if user == q.user and time < q.time]
@@ -175,18 +215,24 @@ def test_every_event_is_a_target_once_or_counted_and_every_history_is_the_past(
 
 
 @given(events=EVENTS)
-def test_global_time_never_trains_on_what_happens_at_or_after_a_test_moment(events: list[tuple[str, int, int]]) -> None:
+def test_global_time_never_trains_on_what_happens_at_or_after_a_test_moment(
+    events: list[tuple[str, int, int]],
+) -> None:
     ordered = sorted(set(events), key=lambda e: (e[0], e[2]))
     _, number = np.unique([user for user, *_ in ordered], return_inverse=True)
     times = np.array([time for *_, time in ordered])
     moments = moments_of(number.astype(np.int32), times, np.zeros(len(ordered), np.int32))
     split = by_time(moments, LOOSE)
     for earlier, later in ((0, 1), (1, 2), (0, 2)):
-        assert moments.time[split == earlier].max(initial=-1) < moments.time[split == later].min(initial=99)
+        assert moments.time[split == earlier].max(initial=-1) < moments.time[split == later].min(
+            initial=99
+        )
     assert moments.sizes[split == 2].sum() >= round(0.25 * len(ordered)) - 1
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 99))
 def test_the_order_of_the_file_changes_nothing(
     shop: WriteShop, regulars: list[Event], tmp_path: Path, seed: int
@@ -197,4 +243,7 @@ def test_the_order_of_the_file_changes_nothing(
     mixed = random.Random(seed)
     mixed.shuffle(events)
     shuffled_titles = dict(mixed.sample(sorted(titles.items()), len(titles)))
-    assert prepared(shop(events, shuffled_titles), LOOSE, tmp_path / "again").fingerprint == straight.fingerprint
+    assert (
+        prepared(shop(events, shuffled_titles), LOOSE, tmp_path / "again").fingerprint
+        == straight.fingerprint
+    )

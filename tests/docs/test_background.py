@@ -1,4 +1,6 @@
-"""The page of runs in the background: its words are those of the script, and what such a session shows is true."""
+"""The page of runs in the background: its words are those of the script, and what such a session
+shows is true.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from groundrec.app.watch import State
+from groundrec.app.jobs.state import State
 from tests.app.conftest import write_shop
 from tests.commands import command
 
@@ -32,7 +34,9 @@ class Read:
 
     def __init__(self, page: str) -> None:
         blocks = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-        told = (part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:])
+        told = (
+            part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+        )
         self._told = [part.rstrip("\n").partition("\n")[::2] for part in told]
 
     def open(self) -> None: ...
@@ -56,7 +60,9 @@ def test_the_page_has_the_words_the_commands_and_the_recipe_of_the_script() -> N
 
 
 def test_a_page_of_another_session_would_be_found() -> None:
-    page = script.PAGE.read_text(encoding="utf-8").replace("groundrec runs stop", "groundrec runs rm")
+    page = script.PAGE.read_text(encoding="utf-8").replace(
+        "groundrec runs stop", "groundrec runs rm"
+    )
     with pytest.raises(AssertionError):
         list(script.session(Read(page)))
 
@@ -69,7 +75,8 @@ def test_the_commands_of_its_sentences_exist() -> None:
         assert command(*shlex.split(words), "--help").code == 0, words
 
 
-# -- a session of a tiny shop, in a real terminal ----------------------------------------------------------------------
+# -- a session of a tiny shop, in a real terminal
+# ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,11 @@ def next_listing(typed: list[Any], words: str) -> tuple[dict[str, str], Any]:
     """Return run → state as the first listing behind a command shows it, and what was typed for it."""
     found = after(after(typed, words)[1:], "groundrec runs")
     listing = next(one for one in found if one.command == "groundrec runs")
-    rows = [line.split()[:2] for line in listing.shown.splitlines()[1:] if not line.startswith("to go on")]
+    rows = [
+        line.split()[:2]
+        for line in listing.shown.splitlines()[1:]
+        if not line.startswith("to go on")
+    ]
     return dict(rows), listing
 
 
@@ -111,7 +122,10 @@ def test_three_runs_outlive_the_terminal_and_one_is_stopped_and_goes_on(typed: l
     shown, listing = next_listing(typed, "groundrec run ")
     assert shown == dict(zip(THREE, ("running", "running", "queued"), strict=True))
     assert {name: state.state for name, state in listing.states.items()} == shown
-    assert after(typed, "groundrec runs logs")[0].states["quick+seed=0"].state in ("running", "finished")
+    assert after(typed, "groundrec runs logs")[0].states["quick+seed=0"].state in (
+        "running",
+        "finished",
+    )
     stopped = after(typed, "groundrec runs stop")[0]
     assert stopped.shown.endswith("quick+seed=1: stopped")
     assert stopped.states["quick+seed=1"].exit["code"] == 143
@@ -134,9 +148,15 @@ def test_the_comparison_is_one_table_with_the_swept_setting(typed: list[Any]) ->
 def test_the_killed_are_told_from_the_living(typed: list[Any]) -> None:
     begun = after(typed, "groundrec run quick.toml --run-dir")
     alive = begun[1].states["fourth"]
-    without, lost = after(begun, f"kill -9 {alive.supervisor}"), after(begun, f"kill -9 {alive.pid}")
+    without, lost = (
+        after(begun, f"kill -9 {alive.supervisor}"),
+        after(begun, f"kill -9 {alive.pid}"),
+    )
     assert "state      running: its supervisor is gone" in without[1].shown
-    assert (without[1].states["fourth"].pid, without[1].states["fourth"].supervisor) == (alive.pid, None)
+    assert (without[1].states["fourth"].pid, without[1].states["fourth"].supervisor) == (
+        alive.pid,
+        None,
+    )
     assert next_listing(lost, "kill")[0]["fourth"] == "lost"
     again = after(lost, "groundrec runs show fourth")
     assert again[0].states["fourth"].pid not in (None, alive.pid)

@@ -32,7 +32,10 @@ def cells(page: Path) -> Iterator[tuple[str, str]]:
 
 def is_as_shown(printed: str, shown: str) -> bool:
     figure = r"-?\d+\.\d+"
-    near = (abs(float(a) - float(b)) <= NEAR for a, b in zip(*(re.findall(figure, t) for t in (printed, shown))))  # noqa: B905
+    near = (
+        abs(float(a) - float(b)) <= NEAR
+        for a, b in zip(*(re.findall(figure, t) for t in (printed, shown)))  # noqa: B905
+    )
     return re.sub(figure, "#", printed) == re.sub(figure, "#", shown) and all(near)
 
 
@@ -65,10 +68,15 @@ def test_another_output_would_be_found() -> None:
 @pytest.mark.parametrize("page", sorted(DOCS.glob("tutorial*.zh-CN.md")), ids=name_of)
 def test_a_translated_page_has_the_same_blocks_and_headings(page: Path) -> None:
     original = page.with_name(page.name.replace(".zh-CN", ""))
-    assert [(b.language, b.code) for b in blocks(page)] == [(b.language, b.code) for b in blocks(original)]
+    assert [(b.language, b.code) for b in blocks(page)] == [
+        (b.language, b.code) for b in blocks(original)
+    ]
     levels = [re.findall(r"^(#+) ", prose(p), re.MULTILINE) for p in (page, original)]
     assert levels[0] == levels[1]
 
 
 def test_the_tutorial_is_short() -> None:
-    assert sum(len(block.code) for block in blocks(DOCS / "tutorial.md") if block.language == "python") < 80
+    assert (
+        sum(len(block.code) for block in blocks(DOCS / "tutorial.md") if block.language == "python")
+        < 80
+    )

@@ -20,7 +20,9 @@ def queries_of(targets: list[list[int]], ids: list[int] | None = None) -> Querie
     count = len(targets)
     numbers = np.array(ids if ids is not None else range(count), np.int64)
     empty = Ragged.of([[]] * count)
-    return Queries(numbers, np.array(["u"] * count), np.zeros(count, np.int64), empty, Ragged.of(targets))
+    return Queries(
+        numbers, np.array(["u"] * count), np.zeros(count, np.int64), empty, Ragged.of(targets)
+    )
 
 
 def slates_of(items: list[list[int]], ids: list[int] | None = None) -> Slates:
@@ -50,7 +52,9 @@ def test_slates_are_matched_to_queries_by_id_not_by_row() -> None:
 @pytest.mark.parametrize("ids", [[1, 2, 4], [1, 2], [1, 2, 2]])
 def test_other_query_ids_are_refused(ids: list[int]) -> None:
     with pytest.raises(ArtifactError, match="query ids in common"):
-        per_query(slates_of([[1]] * len(ids), ids=ids), queries_of([[1], [1], [1]], ids=[1, 2, 3]), [1])
+        per_query(
+            slates_of([[1]] * len(ids), ids=ids), queries_of([[1], [1], [1]], ids=[1, 2, 3]), [1]
+        )
 
 
 def test_a_cutoff_past_the_slate_is_refused() -> None:
@@ -58,7 +62,9 @@ def test_a_cutoff_past_the_slate_is_refused() -> None:
         per_query(slates_of([[1, 2, 3]]), queries_of([[1]]), [3, 4])
 
 
-@pytest.mark.parametrize("name", ["ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "@10", "ndcg@ten", "ndcg@10@5", "gdcn@10"])
+@pytest.mark.parametrize(
+    "name", ["ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "@10", "ndcg@ten", "ndcg@10@5", "gdcn@10"]
+)
 def test_a_name_that_is_no_metric_is_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         measure(name)
@@ -76,8 +82,12 @@ def test_empty_and_foreign_places_are_never_hits() -> None:
 
 
 def test_no_queries_give_no_values() -> None:
-    nothing = Slates(np.empty(0, np.int64), np.empty((0, 5), np.int32), np.empty((0, 5), np.float32))
-    assert {name: len(values) for name, values in per_query(nothing, queries_of([]), [5]).items()} == {
+    nothing = Slates(
+        np.empty(0, np.int64), np.empty((0, 5), np.int32), np.empty((0, 5), np.float32)
+    )
+    assert {
+        name: len(values) for name, values in per_query(nothing, queries_of([]), [5]).items()
+    } == {
         "hr@5": 0,
         "ndcg@5": 0,
         "mrr@5": 0,
@@ -97,12 +107,21 @@ CASES = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(CASES, st.integers(1, 6))
 def test_agrees_with_ir_measures(cases: list[tuple[list[int], list[int]]], k: int) -> None:
-    slates, queries = slates_of([items for items, _ in cases]), queries_of([targets for _, targets in cases])
+    slates, queries = (
+        slates_of([items for items, _ in cases]),
+        queries_of([targets for _, targets in cases]),
+    )
     truth = {str(q): {str(item): 1 for item in targets} for q, (_, targets) in enumerate(cases)}
-    run = {str(q): {str(item): float(-place) for place, item in enumerate(items)} for q, (items, _) in enumerate(cases)}
+    run = {
+        str(q): {str(item): float(-place) for place, item in enumerate(items)}
+        for q, (items, _) in enumerate(cases)
+    }
     theirs = {"hr": Success @ k, "ndcg": nDCG @ k, "mrr": RR @ k}
     ours = per_query(slates, queries, [k])
-    expected = {(m.measure, m.query_id): m.value for m in ir_measures.iter_calc(list(theirs.values()), truth, run)}
+    expected = {
+        (m.measure, m.query_id): m.value
+        for m in ir_measures.iter_calc(list(theirs.values()), truth, run)
+    }
     for name, theirs_at_k in theirs.items():
         want = [expected[theirs_at_k, str(q)] for q in range(len(cases))]
         assert ours[f"{name}@{k}"] == pytest.approx(want), name

@@ -24,7 +24,13 @@ def slates_of(*rows: list[int]) -> Slates:
 def queries_of(*history: list[int]) -> Queries:
     count = len(history)
     nothing = Ragged.of([[0]] * count)
-    return Queries(np.arange(count), np.array(["u"] * count), np.zeros(count, np.int64), Ragged.of(history), nothing)
+    return Queries(
+        np.arange(count),
+        np.array(["u"] * count),
+        np.zeros(count, np.int64),
+        Ragged.of(history),
+        nothing,
+    )
 
 
 def test_coverage_counts_an_item_once_and_only_within_the_cutoff() -> None:
@@ -36,7 +42,9 @@ def test_coverage_counts_an_item_once_and_only_within_the_cutoff() -> None:
 def test_gini_is_0_when_every_item_is_shown_equally_and_rises_to_1() -> None:
     assert metrics.gini(slates_of([0, 1], [2, 3]), 4, k=2) == 0
     assert metrics.gini(slates_of([0], [0]), 4, k=1) == pytest.approx(3 / 4)
-    assert metrics.gini(slates_of([0, 1], [0, 2]), 4, k=2) == pytest.approx((-3 * 0 - 1 + 1 + 3 * 2) / (4 * 4))
+    assert metrics.gini(slates_of([0, 1], [0, 2]), 4, k=2) == pytest.approx(
+        (-3 * 0 - 1 + 1 + 3 * 2) / (4 * 4)
+    )
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=8))
@@ -55,7 +63,9 @@ def test_novelty_is_mean_self_information_with_add_one_smoothing() -> None:
 def test_popularity_lift_compares_lists_with_histories_query_by_query() -> None:
     slates, queries = slates_of([0, 1], [3, -1]), queries_of([2], [1, 2, 2, 2])
     recommended, before = ((8 + 4) / 2 + 1) / 2, (2 + 10 / 4) / 2
-    assert metrics.popularity_lift(slates, queries, POPULARITY, k=2) == pytest.approx(recommended / before - 1)
+    assert metrics.popularity_lift(slates, queries, POPULARITY, k=2) == pytest.approx(
+        recommended / before - 1
+    )
     assert metrics.popularity_lift(slates_of([2]), queries_of([2]), POPULARITY, k=1) == 0
 
 
@@ -65,7 +75,9 @@ def test_a_query_without_history_or_without_items_is_left_out_of_its_mean() -> N
 
 
 def test_repeat_rate_looks_only_at_the_querys_own_history() -> None:
-    assert metrics.repeat_rate(slates_of([0, 1], [0, -1]), queries_of([1], [1]), 4, k=2) == pytest.approx(1 / 3)
+    assert metrics.repeat_rate(
+        slates_of([0, 1], [0, -1]), queries_of([1], [1]), 4, k=2
+    ) == pytest.approx(1 / 3)
 
 
 def test_invalid_places_are_told_from_empty_ones() -> None:
@@ -75,7 +87,9 @@ def test_invalid_places_are_told_from_empty_ones() -> None:
     assert metrics.invalid_share(slates, 4, k=1) == pytest.approx(1 / 3)
 
 
-@given(st.lists(st.lists(st.integers(-2, 5), min_size=4, max_size=4), min_size=1), st.integers(1, 4))
+@given(
+    st.lists(st.lists(st.integers(-2, 5), min_size=4, max_size=4), min_size=1), st.integers(1, 4)
+)
 def test_every_place_is_valid_invalid_or_unfilled(rows: list[list[int]], k: int) -> None:
     slates = slates_of(*rows)
     valid = np.mean([[0 <= item < 4 for item in row[:k]] for row in rows])
@@ -85,8 +99,12 @@ def test_every_place_is_valid_invalid_or_unfilled(rows: list[list[int]], k: int)
 
 def test_exposure_is_even_for_recommendations_in_proportion_to_popularity() -> None:
     popularity = np.array([4, 4, 4])
-    assert metrics.exposure(slates_of([0], [1], [2]), popularity, k=1, bands=3) == pytest.approx([1 / 3] * 3)
-    assert metrics.exposure(slates_of([0, 2], [0, -1]), popularity, k=2, bands=3) == pytest.approx([2 / 3, 0, 1 / 3])
+    assert metrics.exposure(slates_of([0], [1], [2]), popularity, k=1, bands=3) == pytest.approx(
+        [1 / 3] * 3
+    )
+    assert metrics.exposure(slates_of([0, 2], [0, -1]), popularity, k=2, bands=3) == pytest.approx(
+        [2 / 3, 0, 1 / 3]
+    )
 
 
 def test_nothing_recommended_is_not_a_number_rather_than_a_good_one() -> None:

@@ -13,10 +13,14 @@ from groundrec.evaluate import compare as module
 from groundrec.evaluate.compare import compare, holm, intervals, paired_p, standard_error
 
 
-def correlated(rng: np.random.Generator, users: int = 40, each: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def correlated(
+    rng: np.random.Generator, users: int = 40, each: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
     """Values of mean 0 whose queries share a user's taste."""
     taste = rng.normal(size=users)
-    return np.repeat(taste, each) + 0.1 * rng.normal(size=users * each), np.repeat(np.arange(users), each)
+    return np.repeat(taste, each) + 0.1 * rng.normal(size=users * each), np.repeat(
+        np.arange(users), each
+    )
 
 
 def test_intervals_cover_the_true_mean_although_queries_of_a_user_are_correlated() -> None:
@@ -33,17 +37,23 @@ def test_an_interval_agrees_with_the_standard_error_of_clustered_data() -> None:
     values, users = correlated(np.random.default_rng(1), users=200)
     found = intervals({"x": values}, users, samples=4000)["x"]
     assert found.mean == pytest.approx(values.mean())
-    assert found.high - found.low == pytest.approx(2 * 1.96 * standard_error(values, users), rel=0.06)
+    assert found.high - found.low == pytest.approx(
+        2 * 1.96 * standard_error(values, users), rel=0.06
+    )
 
 
 def test_standard_error_is_the_textbook_one_for_one_query_per_user() -> None:
     values = np.array([1.0, 2.0, 4.0, 9.0])
     assert standard_error(values, np.arange(4)) == pytest.approx(values.std(ddof=1) / 2)
-    assert standard_error(np.repeat(values, 3), np.repeat(np.arange(4), 3)) == pytest.approx(values.std(ddof=1) / 2)
+    assert standard_error(np.repeat(values, 3), np.repeat(np.arange(4), 3)) == pytest.approx(
+        values.std(ddof=1) / 2
+    )
     assert math.isnan(standard_error(values, np.zeros(4)))
 
 
-def test_intervals_are_the_same_for_the_same_seed_and_in_any_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_are_the_same_for_the_same_seed_and_in_any_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values, users = correlated(np.random.default_rng(2))
     whole = intervals({"x": values}, users, seed=5)
     monkeypatch.setattr(module, "_CELLS", 1000)
@@ -99,7 +109,9 @@ def test_one_user_with_many_queries_proves_nothing() -> None:
     assert paired_p({"a": better * 0, "b": better}, "a", np.zeros(500)) == {"b": 1.0}
 
 
-def test_p_values_are_the_same_for_the_same_seed_and_in_any_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p_values_are_the_same_for_the_same_seed_and_in_any_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(5)
     base, users = correlated(rng, users=37)
     columns = {"a": base, "b": base + rng.normal(size=len(base))}

@@ -1,4 +1,6 @@
-"""Result files of the originals: hand-computed cases, titles that repeat, and files that are something else."""
+"""Result files of the originals: hand-computed cases, titles that repeat, and files that are
+something else.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.commands import command
 
 from groundrec.core.errors import DataError
 from groundrec.evaluate.outputs import Outputs, read_outputs, result_files
+from tests.commands import command
 
 ROWS = [
     {"output": '"Zelda"', "predict": ['"Zelda"\n', '"Mario"', "Tetris"]},
@@ -42,9 +44,15 @@ def test_metrics_by_title_are_those_of_the_first_place_that_names_it(results: Pa
 def test_at_worst_a_title_stands_for_all_its_items_the_one_meant_the_last(results: Path) -> None:
     outputs, bearers = read_outputs(results), Counter(TITLES)
     assert outputs.at_worst([3], bearers)["mrr@3"].tolist() == [1, 0, 0, 0]
-    wide = Outputs((("Mario", "Tetris", "a", "b", "c"), ("Mario", "Mario", "Doom", "d", "e")), ("Tetris", "Doom"))
+    wide = Outputs(
+        (("Mario", "Tetris", "a", "b", "c"), ("Mario", "Mario", "Doom", "d", "e")),
+        ("Tetris", "Doom"),
+    )
     assert wide.at_worst([5], bearers)["mrr@5"].tolist() == pytest.approx([1 / 4, 1 / 4])
-    assert wide.at_worst([5], Counter(set(TITLES)))["mrr@5"].tolist() == wide.by_title([5])["mrr@5"].tolist()
+    assert (
+        wide.at_worst([5], Counter(set(TITLES)))["mrr@5"].tolist()
+        == wide.by_title([5])["mrr@5"].tolist()
+    )
 
 
 def test_what_is_to_be_known_of_the_titles(results: Path) -> None:
@@ -75,7 +83,9 @@ def test_a_file_that_is_something_else_is_named(tmp_path: Path, text: str, value
         read_outputs(tmp_path / "other.json")
 
 
-def test_a_folder_is_read_with_all_below_it_and_an_empty_one_is_refused(results: Path, tmp_path: Path) -> None:
+def test_a_folder_is_read_with_all_below_it_and_an_empty_one_is_refused(
+    results: Path, tmp_path: Path
+) -> None:
     assert result_files(tmp_path / "book_result") == [results]
     assert result_files(results) == [results]
     (tmp_path / "empty").mkdir()
@@ -85,13 +95,17 @@ def test_a_folder_is_read_with_all_below_it_and_an_empty_one_is_refused(results:
 
 def test_the_command_scores_a_folder(results: Path, tmp_path: Path) -> None:
     titles = tmp_path / "id2name.txt"
-    titles.write_text("".join(f"{title}\t{i}\n" for i, title in enumerate(TITLES)), encoding="utf-8")
+    titles.write_text(
+        "".join(f"{title}\t{i}\n" for i, title in enumerate(TITLES)), encoding="utf-8"
+    )
     asked = ("evaluate", "--input_dir", tmp_path / "book_result")
     told = json.loads(command(*asked, "--catalogue", titles, "--json").out)[str(results)]
     assert told["metrics"]["by title"]["hr@3"]["mean"] == 0.75
     assert told["metrics"]["at worst"]["hr@3"]["mean"] == 0.25
     assert told["targets of several items"] == 0.25
-    assert told["metrics"]["by title"].keys() == {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 3)}
+    assert told["metrics"]["by title"].keys() == {
+        f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 3)
+    }
     plain = command(*asked, width=120)
     assert "0.7500" in plain.out
     assert "at worst" not in plain.out

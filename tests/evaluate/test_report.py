@@ -29,11 +29,20 @@ from groundrec.evaluate.report import (
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 NASTY = '<script>alert("x")</script> & Söhne $x_1$'
-BEYOND = {"coverage": 0.5, "gini": 0.25, "novelty": 7.0, "popularity_lift": -0.5, "repeat_rate": 0.0, "invalid": 0.03}
+BEYOND = {
+    "coverage": 0.5,
+    "gini": 0.25,
+    "novelty": 7.0,
+    "popularity_lift": -0.5,
+    "repeat_rate": 0.0,
+    "invalid": 0.03,
+}
 
 
 class Page(HTMLParser):
-    """Collects what a test asks of a page: unbalanced tags, ids, references, and the text of each tag."""
+    """Collects what a test asks of a page: unbalanced tags, ids, references, and the text of each
+    tag.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -64,20 +73,31 @@ class Page(HTMLParser):
     def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.references += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href")
+        ]
 
     def inside(self, tag: str) -> list[str]:
         return [text for name, text in self.text if name == tag and text]
 
 
 def method(name: str, kind: str, ndcg: float, comparison: Comparison | None = None) -> Method:
-    metrics = {f"{metric}@{k}": Interval(ndcg, ndcg - 0.01, ndcg + 0.01) for metric in ("hr", "ndcg") for k in (5, 10)}
+    metrics = {
+        f"{metric}@{k}": Interval(ndcg, ndcg - 0.01, ndcg + 0.01)
+        for metric in ("hr", "ndcg")
+        for k in (5, 10)
+    }
     slices = {"head": Interval(ndcg, ndcg - 0.02, ndcg + 0.02), "tail": Interval(0.0, 0.0, 0.0)}
     return Method(name, kind, metrics, BEYOND, slices, (0.7, 0.3), comparison)  # pyright: ignore[reportArgumentType]
 
 
 def report() -> Report:
-    curve = Curve("Loss", "epoch", (Series("train", (1, 2), (3.0, 2.0)), Series("validation", (1, 2), (3.1, 2.5))), 2)
+    curve = Curve(
+        "Loss",
+        "epoch",
+        (Series("train", (1, 2), (3.0, 2.0)), Series("validation", (1, 2), (3.1, 2.5))),
+        2,
+    )
     return Report(
         title=f"A run of {NASTY}",
         dataset="a small shop",
@@ -92,8 +112,19 @@ def report() -> Report:
         queries=1000,
         users=400,
         curves=(curve,),
-        fusion=(FusionCurve("co-occurrence", "NDCG@10", (0, 0.5, 1), (0.1, 0.2, 0.15), (0.01, 0.01, 0.01), 0.5),),
-        people=(Person("Person 7", ("Old", NASTY), {"popularity": (Pick("Miss"), Pick(NASTY, True))}, (NASTY,)),),
+        fusion=(
+            FusionCurve(
+                "co-occurrence", "NDCG@10", (0, 0.5, 1), (0.1, 0.2, 0.15), (0.01, 0.01, 0.01), 0.5
+            ),
+        ),
+        people=(
+            Person(
+                "Person 7",
+                ("Old", NASTY),
+                {"popularity": (Pick("Miss"), Pick(NASTY, True))},
+                (NASTY,),
+            ),
+        ),
         recipe="name = 'run'\n# <b>",
         environment=(("torch", "2.13"),),
         taken=(0.5, 0.5),
@@ -119,7 +150,9 @@ def test_the_page_refers_only_to_itself(tmp_path: Path) -> None:
     text = written(tmp_path, report())
     page = Page(text)
     assert page.references
-    assert all(reference.startswith("#") and reference[1:] in page.ids for reference in page.references)
+    assert all(
+        reference.startswith("#") and reference[1:] in page.ids for reference in page.references
+    )
     assert all(target[1:] in page.ids for target in re.findall(r"url\(([^)]*)\)", text))
     assert "http" not in text
     assert "@import" not in text
@@ -151,7 +184,11 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_pictures_take_their_colours_from_the_page(tmp_path: Path) -> None:
     drawings = re.findall(r"<svg.*?</svg>", written(tmp_path, report()), re.DOTALL)
     assert all("var(--ink)" in drawing for drawing in drawings)
-    assert not [colour for drawing in drawings for colour in re.findall(r"(?<!url\()#[0-9a-f]{6}\b", drawing)]
+    assert not [
+        colour
+        for drawing in drawings
+        for colour in re.findall(r"(?<!url\()#[0-9a-f]{6}\b", drawing)
+    ]
 
 
 def test_methods_are_ranked_and_the_best_of_a_column_is_bold(tmp_path: Path) -> None:
@@ -166,7 +203,8 @@ def test_differences_are_marked_only_where_significant(tmp_path: Path) -> None:
     assert "+25% (p &lt; 0.001) ▲" in text
     assert "−50% (p = 0.002) ▼" in text
     unsure = replace(
-        report(), methods=(report().methods[1], method("LM", "language", 0.21, Comparison(0.01, 0.2, 0.4)))
+        report(),
+        methods=(report().methods[1], method("LM", "language", 0.21, Comparison(0.01, 0.2, 0.4))),
     )
     assert "+5% (p = 0.400)</td>" in written(tmp_path, unsure)
 
@@ -175,18 +213,29 @@ def test_the_headline_says_how_far_and_how_sure() -> None:
     start = "On a small shop, LM + co-occurrence reaches NDCG@10 = 0.250"
     assert headline(report()) == f"{start}, 25% above co-occurrence (0.200), p < 0.001."
     unsure = method("LM", "language", 0.21, Comparison(0.01, 0.2, 0.4))
-    assert headline(replace(report(), methods=(report().methods[1], unsure))).endswith("chance alone could do that.")
+    assert headline(replace(report(), methods=(report().methods[1], unsure))).endswith(
+        "chance alone could do that."
+    )
     alone = replace(report(), methods=report().methods[:2])
-    assert headline(alone).endswith("co-occurrence reaches NDCG@10 = 0.200; no other method does better.")
+    assert headline(alone).endswith(
+        "co-occurrence reaches NDCG@10 = 0.200; no other method does better."
+    )
 
 
 def test_what_was_not_measured_leaves_no_section_and_no_number(tmp_path: Path) -> None:
     unknown = float("nan")
     methods = [
-        replace(m, metrics={"ndcg@10": Interval(m.metrics["ndcg@10"].mean, unknown, unknown)}, beyond={"gini": unknown})
+        replace(
+            m,
+            metrics={"ndcg@10": Interval(m.metrics["ndcg@10"].mean, unknown, unknown)},
+            beyond={"gini": unknown},
+        )
         for m in report().methods
     ]
-    text = written(tmp_path, replace(report(), methods=tuple(methods), curves=(), fusion=(), people=(), bootstrap=0))
+    text = written(
+        tmp_path,
+        replace(report(), methods=tuple(methods), curves=(), fusion=(), people=(), bootstrap=0),
+    )
     assert "nan" not in Page(text).inside("td")
     assert "nan" not in Page(text).inside("small")
     assert "bootstrap samples" not in text

@@ -1,4 +1,6 @@
-"""Base models that wandb keeps: `wandb:ENTITY/PROJECT/NAME:vN`, by a stand-in for its client, and by the real one."""
+"""Base models that wandb keeps: `wandb:ENTITY/PROJECT/NAME:vN`, by a stand-in for its client, and
+by the real one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Client(ModuleType):
         self.asked.append(name)
         if name != "us/shop/seen-model:v3":
             raise self.Error(f"{name} not found")
-        sizes = {file.name: SimpleNamespace(size=file.stat().st_size) for file in self.folder.iterdir()}
+        sizes = {
+            file.name: SimpleNamespace(size=file.stat().st_size) for file in self.folder.iterdir()
+        }
         return SimpleNamespace(manifest=SimpleNamespace(entries=sizes), get_entry=self._entry)
 
     def _entry(self, file: str) -> Any:
@@ -51,7 +55,9 @@ class Client(ModuleType):
 @pytest.fixture
 def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
     """Return a client whose artifact is a tiny model beside a file nobody needs."""
-    scratch(Model(scratch=Scratch(vocabulary=300, hidden=8, layers=1, heads=1)), ["one title"]).save(tmp_path / "kept")
+    scratch(
+        Model(scratch=Scratch(vocabulary=300, hidden=8, layers=1, heads=1)), ["one title"]
+    ).save(tmp_path / "kept")
     (tmp_path / "kept" / "optimizer.pt").write_bytes(b"not wanted")
     client = Client(tmp_path / "kept")
     monkeypatch.setitem(sys.modules, "wandb", client)
@@ -62,7 +68,11 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
 def test_an_artifact_is_fetched_once_and_is_a_model_to_begin_with(wandb: Client) -> None:
     lm = open_base(Model(base_model=NAME), (), seed=1)
     asked = list(wandb.asked)
-    assert (asked[0], "model.safetensors" in asked, "optimizer.pt" in asked) == ("us/shop/seen-model:v3", True, False)
+    assert (asked[0], "model.safetensors" in asked, "optimizer.pt" in asked) == (
+        "us/shop/seen-model:v3",
+        True,
+        False,
+    )
     start = start_of(Path(NAME))
     assert (start.kind, start.path) == ("model", Path(pinned()[0].path))
     kept = open_base(Model(base_model=str(wandb.folder)), (), seed=1).model.state_dict()
@@ -85,21 +95,26 @@ def test_an_artifact_that_cannot_be_had_is_an_error(wandb: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["wandb:us/shop/m", "wandb:us/shop/m:latest", "wandb:shop/m:v1", "wandb:us/shop/../m:v1"]
+    "name",
+    ["wandb:us/shop/m", "wandb:us/shop/m:latest", "wandb:shop/m:v1", "wandb:us/shop/../m:v1"],
 )
 def test_only_a_numbered_version_is_a_name(name: str) -> None:
     with pytest.raises(ConfigError, match="wandb:ENTITY/PROJECT/NAME:vN"):
         parse(name)
 
 
-def test_a_client_that_is_not_installed_is_named(wandb: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_is_not_installed_is_named(
+    wandb: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingDependency, match=r"groundrec\[wandb\]"):
         fetch(NAME)
 
 
 @pytest.mark.slow
-def test_the_real_client_without_a_login_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_client_without_a_login_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("wandb", reason="groundrec[wandb] is not installed")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

@@ -1,4 +1,6 @@
-"""Attention that leaves out what masks hide: the same numbers and gradients, and the model's own afterwards."""
+"""Attention that leaves out what masks hide: the same numbers and gradients, and the model's own
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def test_what_is_hidden_changes_nothing(
     def gradients(found: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return found, *torch.autograd.grad((found * towards).sum(), parts)
 
-    dense = scaled_dot_product_attention(*parts, attn_mask=mask, scale=0.7, enable_gqa=True).transpose(1, 2)
+    dense = scaled_dot_product_attention(
+        *parts, attn_mask=mask, scale=0.7, enable_gqa=True
+    ).transpose(1, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "RUN", run)
         found, _ = attention._attention(torch.nn.Module(), *parts, mask, scaling=0.7)

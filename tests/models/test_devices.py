@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groundrec.models.language import default_device
-from groundrec.rank.memory import free_bytes
+from groundrec.rank.search.memory import free_bytes
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(None, "cuda:0"), ("1", "cuda:1"), ("5", "cuda:1")])
@@ -16,7 +16,12 @@ def test_processes_of_one_machine_take_its_accelerators_in_turn(
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     if rank:
-        for name, value in {"RANK": rank, "WORLD_SIZE": "8", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "8"}.items():
+        for name, value in {
+            "RANK": rank,
+            "WORLD_SIZE": "8",
+            "LOCAL_RANK": rank,
+            "LOCAL_WORLD_SIZE": "8",
+        }.items():
             monkeypatch.setenv(name, value)
     assert default_device() == torch.device(expected)
 
@@ -26,7 +31,9 @@ def test_without_an_accelerator_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -
     assert default_device() == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("sharing", "expected"), [(1, 1200), (4, 1200), (5, 600), (8, 600), (9, 400)])
+@pytest.mark.parametrize(
+    ("sharing", "expected"), [(1, 1200), (4, 1200), (5, 600), (8, 600), (9, 400)]
+)
 def test_processes_divide_a_gpu_only_where_several_use_it(
     monkeypatch: pytest.MonkeyPatch, sharing: int, expected: int
 ) -> None:

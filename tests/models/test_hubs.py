@@ -1,4 +1,6 @@
-"""Base models by their names on a hub: pinned, checked, offline; against a server that speaks both protocols."""
+"""Base models by their names on a hub: pinned, checked, offline; against a server that speaks both
+protocols.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, bytes]) -> Iterator[Server]:
+def hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, bytes]
+) -> Iterator[Server]:
     """Yield a server that is both hubs, with one model beside files nobody needs, and empty caches."""
     from huggingface_hub import constants
 
@@ -43,8 +47,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, bytes]
     with serving() as started:
         monkeypatch.setenv("HF_ENDPOINT", started.address)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", started.address)
-        extra = {"pytorch_model.bin": b"pickled", "README.md": b"read me", "onnx/model.onnx": b"another form"}
-        started.files |= {f"owner/small/{name}": content for name, content in (small | extra).items()}
+        extra = {
+            "pytorch_model.bin": b"pickled",
+            "README.md": b"read me",
+            "onnx/model.onnx": b"another form",
+        }
+        started.files |= {
+            f"owner/small/{name}": content for name, content in (small | extra).items()
+        }
         yield started
 
 
@@ -79,7 +89,7 @@ def test_the_older_variable_for_modelscopes_mirror_is_heard(
     """Without a scheme it means https, which this server does not speak."""
     monkeypatch.delenv("MODELSCOPE_ENDPOINT")
     monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.address)
-    from groundrec.data.fetch import modelscope
+    from groundrec.data.raw.fetch import modelscope
 
     if address == "with":
         assert fetch(NAMES[1]).is_whole()
@@ -95,10 +105,14 @@ def test_a_named_revision_is_asked_for(hub: Server) -> None:
     assert any("Revision=v1.0" in a.path for a in hub.asked)
 
 
-def test_a_name_keeps_its_revision_until_the_newest_is_asked_for(hub: Server, small: dict[str, bytes]) -> None:
+def test_a_name_keeps_its_revision_until_the_newest_is_asked_for(
+    hub: Server, small: dict[str, bytes]
+) -> None:
     before = fetch(NAMES[0])
     hub.commit = "f" * 40
-    hub.files["owner/small/generation_config.json"] = changed = small["generation_config.json"] + b"\n"
+    hub.files["owner/small/generation_config.json"] = changed = (
+        small["generation_config.json"] + b"\n"
+    )
     assert fetch(NAMES[0]) == before
     after = fetch(NAMES[0], newest=True)
     assert (after.revision, after.contents != before.contents) == (hub.commit, True)
@@ -114,23 +128,33 @@ def test_a_file_that_is_lost_is_fetched_again_and_alone(hub: Server, name: str) 
     asked = len(hub.asked)
     assert list(model.faults()) == ["model.safetensors is missing"]
     assert fetch(name) == model
-    sent = [a.path for a in hub.asked[asked:] if a.method == "GET" and a.sent > 0 and "json" not in a.path]
+    sent = [
+        a.path
+        for a in hub.asked[asked:]
+        if a.method == "GET" and a.sent > 0 and "json" not in a.path
+    ]
     assert sent
     assert all("model.safetensors" in path or "/files" in path or "/tree/" in path for path in sent)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_broken_connection_is_tried_again(hub: Server, small: dict[str, bytes], name: str) -> None:
+def test_a_broken_connection_is_tried_again(
+    hub: Server, small: dict[str, bytes], name: str
+) -> None:
     hub.breaks_weights = [len(small["model.safetensors"]) // 2]
     assert list(fetch(name).faults()) == []
     asked = [a.range for a in hub.asked if "model.safetensors" in a.path and a.method == "GET"]
     assert len(asked) == 2
     # Hugging Face's client writes ten megabytes at a time: of so small a file it has kept nothing.
-    assert asked[1] == (None if name.startswith("hf") else f"bytes={len(small['model.safetensors']) // 2}-")
+    assert asked[1] == (
+        None if name.startswith("hf") else f"bytes={len(small['model.safetensors']) // 2}-"
+    )
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
-def test_other_bytes_than_the_hub_lists_are_refused(hub: Server, small: dict[str, bytes], file: str) -> None:
+def test_other_bytes_than_the_hub_lists_are_refused(
+    hub: Server, small: dict[str, bytes], file: str
+) -> None:
     good = small[file]
     hub.lists[f"owner/small/{file}"] = bytes([good[0] ^ 1]) + good[1:]
     with pytest.raises(DataError, match=rf"{file} of hf:owner/small has a wrong checksum"):
@@ -139,7 +163,9 @@ def test_other_bytes_than_the_hub_lists_are_refused(hub: Server, small: dict[str
     hub.lists.clear()
 
 
-def test_only_safetensors_are_loaded_unless_told(hub: Server, small: dict[str, bytes], tmp_path: Path) -> None:
+def test_only_safetensors_are_loaded_unless_told(
+    hub: Server, small: dict[str, bytes], tmp_path: Path
+) -> None:
     import torch
 
     plain = tmp_path / "plain"
@@ -196,7 +222,7 @@ def test_the_commands_get_list_and_check(hub: Server) -> None:
 
 
 def test_a_runs_training_depends_on_revision_and_contents(hub: Server) -> None:
-    from groundrec.app.stages import _base
+    from groundrec.app.stages.stages import _base
 
     before = _base(Model(base_model=NAMES[0]))
     assert before == [[NAMES[0], COMMIT, fetch(NAMES[0]).contents]]

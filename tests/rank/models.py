@@ -1,4 +1,6 @@
-"""Tiny random language models of several architectures, far from uniform, so that rankings are decided."""
+"""Tiny random language models of several architectures, far from uniform, so that rankings are
+decided.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ from transformers import (
 __all__ = ["END", "MODELS", "VOCABULARY", "WIDE"]
 
 VOCABULARY, END = 12, 1
-SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 WIDE = {**SHAPE, "intermediate_size": 32}
 
 
@@ -33,17 +40,23 @@ def _build(name: str) -> PreTrainedModel:
         case "llama":
             return LlamaForCausalLM(LlamaConfig(**WIDE, num_key_value_heads=2))
         case "gpt2":
-            return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64))
+            return GPT2LMHeadModel(
+                GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+            )
         case "qwen2":
             return Qwen2ForCausalLM(Qwen2Config(**WIDE, num_key_value_heads=1))
         case "qwen3":
             return Qwen3ForCausalLM(Qwen3Config(**WIDE, num_key_value_heads=1, head_dim=8))
         case "gemma3":  # a layer that sees five tokens, then one that sees all
             kinds = ["sliding_attention", "full_attention"]
-            shape = Gemma3TextConfig(**WIDE, num_key_value_heads=1, head_dim=8, sliding_window=5, layer_types=kinds)
+            shape = Gemma3TextConfig(
+                **WIDE, num_key_value_heads=1, head_dim=8, sliding_window=5, layer_types=kinds
+            )
             return Gemma3ForCausalLM(shape)
         case "mistral":  # every layer sees four tokens
-            return MistralForCausalLM(MistralConfig(**WIDE, num_key_value_heads=1, sliding_window=4))
+            return MistralForCausalLM(
+                MistralConfig(**WIDE, num_key_value_heads=1, sliding_window=4)
+            )
         case "phi":  # an output layer with a bias
             return PhiForCausalLM(PhiConfig(**WIDE))
     raise ValueError(name)
@@ -57,4 +70,6 @@ def _far_from_uniform(name: str) -> PreTrainedModel:
     return model.eval()
 
 
-MODELS = {n: _far_from_uniform(n) for n in ("llama", "gpt2", "qwen2", "qwen3", "gemma3", "mistral", "phi")}
+MODELS = {
+    n: _far_from_uniform(n) for n in ("llama", "gpt2", "qwen2", "qwen3", "gemma3", "mistral", "phi")
+}

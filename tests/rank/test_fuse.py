@@ -49,7 +49,10 @@ def order(row: np.ndarray) -> list[int]:
 @given(tables, arrays.arrays(np.bool_, (3, 5)))
 @settings(max_examples=200, deadline=None)
 def test_log_softmax_is_over_the_mask(scores: Scores, mask: np.ndarray) -> None:
-    expected = [plain_log_softmax(np.where(m, row, -np.inf).tolist()) for row, m in zip(scores, mask, strict=True)]
+    expected = [
+        plain_log_softmax(np.where(m, row, -np.inf).tolist())
+        for row, m in zip(scores, mask, strict=True)
+    ]
     np.testing.assert_allclose(log_softmax(scores, mask), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -78,9 +81,13 @@ def test_the_ends_of_alpha_are_the_orders_of_the_two(lm: Scores, cf: Scores) -> 
 
 @given(tables, arrays.arrays(np.float32, (3, 1), elements=st.integers(-9, 9)), st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
-def test_a_constant_added_to_a_row_changes_nothing(scores: Scores, shift: np.ndarray, alpha: float) -> None:
+def test_a_constant_added_to_a_row_changes_nothing(
+    scores: Scores, shift: np.ndarray, alpha: float
+) -> None:
     other = scores[:, ::-1].copy()
-    np.testing.assert_allclose(mix(scores + shift, other, alpha), mix(scores, other, alpha), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        mix(scores + shift, other, alpha), mix(scores, other, alpha), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
@@ -113,16 +120,23 @@ def test_dense_begins_with_the_slate_and_ranks_the_rest_below(scores: Scores, k:
 
 
 def test_an_empty_slate_knows_nothing() -> None:
-    slates = Slates(np.array([1]), np.full((1, 2), NO_ITEM, np.int32), np.full((1, 2), -np.inf, np.float32))
+    slates = Slates(
+        np.array([1]), np.full((1, 2), NO_ITEM, np.int32), np.full((1, 2), -np.inf, np.float32)
+    )
     assert len(np.unique(dense(slates, 4))) == 1
 
 
 def hits(targets: list[int]):
-    return lambda slates: np.array([float(t in row) for t, row in zip(targets, slates.items, strict=True)])
+    return lambda slates: np.array(
+        [float(t in row) for t, row in zip(targets, slates.items, strict=True)]
+    )
 
 
 def test_choose_alpha_finds_the_side_that_knows_and_tells_the_curve() -> None:
-    knows, misleads = np.eye(4, dtype=np.float32) * 5, np.roll(np.eye(4, dtype=np.float32) * 9, 1, axis=1)
+    knows, misleads = (
+        np.eye(4, dtype=np.float32) * 5,
+        np.roll(np.eye(4, dtype=np.float32) * 9, 1, axis=1),
+    )
     grid, measure = [0.0, 0.25, 0.5, 0.75, 1.0], hits([0, 1, 2, 0])
     alpha, curve = choose_alpha(knows, misleads, grid, measure, query_ids=np.arange(4), k=1)
     assert [point.alpha for point in curve] == grid
@@ -141,7 +155,12 @@ def test_choose_alpha_passes_slates_of_the_given_queries_without_excluded_items(
 
     lm = exclude(np.array([[3, 2, 1]], np.float32), Ragged.of([[0]]))
     alpha, _ = choose_alpha(
-        lm, np.zeros((1, 3), np.float32), [0.0, 0.4, 0.6, 1.0], measure, query_ids=np.array([9]), k=3
+        lm,
+        np.zeros((1, 3), np.float32),
+        [0.0, 0.4, 0.6, 1.0],
+        measure,
+        query_ids=np.array([9]),
+        k=3,
     )
     assert alpha == 0.4, "of two equally near ones, the smaller"
     assert all(slates.query_ids.tolist() == [9] for slates in seen)
@@ -156,7 +175,8 @@ def test_choose_alpha_refuses_an_empty_grid_and_no_queries() -> None:
         choose_alpha(one[:0], one[:0], [0.5], hits([]), query_ids=np.arange(0), k=1)
 
 
-# -- other kinds -------------------------------------------------------------------------------------------------------
+# -- other kinds -----------------------------------------------------------------------------------
+# --------------------
 
 
 def both(lm: Scores, cf: Scores, q: int) -> list[int]:
@@ -170,7 +190,9 @@ def unit(values: list[float]) -> list[float]:
 
 @given(tables, tables, st.sampled_from([0.0, 0.25, 1.0, 7.0, 99.0]))
 @settings(max_examples=300, deadline=None)
-def test_reweight_is_the_papers_formula_over_what_both_allow(lm: Scores, cf: Scores, gamma: float) -> None:
+def test_reweight_is_the_papers_formula_over_what_both_allow(
+    lm: Scores, cf: Scores, gamma: float
+) -> None:
     found = reweight(lm, cf, gamma)
     for q in range(3):
         items = both(lm, cf, q)
@@ -190,7 +212,9 @@ def test_no_gamma_is_the_model_alone_and_a_large_one_the_signal_behind_the_neare
 
 @given(tables, tables, st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
-def test_ranks_and_standard_scores_by_their_definitions(lm: Scores, cf: Scores, alpha: float) -> None:
+def test_ranks_and_standard_scores_by_their_definitions(
+    lm: Scores, cf: Scores, alpha: float
+) -> None:
     ranks, standard = reciprocal_ranks(lm, cf, alpha), z_scores(lm, cf, alpha)
     for q in range(3):
         items = both(lm, cf, q)
@@ -226,10 +250,15 @@ def test_learned_weights_are_those_the_targets_were_drawn_with() -> None:
     np.testing.assert_allclose(weighted_sum(scores, weights), expected, rtol=1e-4, atol=1e-4)
 
 
-def old_learn(scores: list[np.ndarray], targets: Ragged) -> tuple[np.ndarray, Callable[[np.ndarray], float]]:
+def old_learn(
+    scores: list[np.ndarray], targets: Ragged
+) -> tuple[np.ndarray, Callable[[np.ndarray], float]]:
     """Return the weights that a general minimiser finds, and what it minimises, query by query."""
     allowed = np.all([~np.isneginf(s) for s in scores], axis=0)
-    x = [[log_softmax(s[[q]], allowed[[q]])[0, allowed[q]].astype(float) for s in scores] for q in range(len(allowed))]
+    x = [
+        [log_softmax(s[[q]], allowed[[q]])[0, allowed[q]].astype(float) for s in scores]
+        for q in range(len(allowed))
+    ]
     picks = [np.isin(np.flatnonzero(allowed[q]), targets[q]) for q in range(len(allowed))]
 
     def loss(weights: np.ndarray) -> float:
@@ -240,15 +269,24 @@ def old_learn(scores: list[np.ndarray], targets: Ragged) -> tuple[np.ndarray, Ca
                 total -= (logits[pick] - logsumexp(logits)).mean()
         return float(total)
 
-    return minimize(loss, np.full(len(scores), 1 / len(scores)), method="BFGS", options={"gtol": 1e-7}).x, loss
+    return (
+        minimize(
+            loss, np.full(len(scores), 1 / len(scores)), method="BFGS", options={"gtol": 1e-7}
+        ).x,
+        loss,
+    )
 
 
 @given(
-    arrays.arrays(np.float32, (2, 4, 5), elements=st.one_of(st.integers(-6, 6).map(float), st.just(-math.inf))),
+    arrays.arrays(
+        np.float32, (2, 4, 5), elements=st.one_of(st.integers(-6, 6).map(float), st.just(-math.inf))
+    ),
     st.lists(st.sets(st.integers(0, 4), max_size=2).map(sorted), min_size=4, max_size=4),
 )
 @settings(max_examples=25, deadline=None)
-def test_no_other_weights_are_likelier_than_the_learned_ones(table: np.ndarray, wanted: list[list[int]]) -> None:
+def test_no_other_weights_are_likelier_than_the_learned_ones(
+    table: np.ndarray, wanted: list[list[int]]
+) -> None:
     targets, scores = Ragged.of(wanted), list(table)
     assume(any(np.isfinite(table[:, q, i]).all() for q, items in enumerate(wanted) for i in items))
     weights, (other, loss) = learn(scores, targets), old_learn(scores, targets)
@@ -300,4 +338,6 @@ def test_the_published_values_of_gamma() -> None:
 def test_without_queries_there_is_no_weight() -> None:
     nothing = np.zeros((0, 3), np.float32)
     with pytest.raises(SearchError, match="no validation queries"):
-        choose_alpha(nothing, nothing, [0.0], hits([]), query_ids=np.arange(0), k=1, combine=reweight)
+        choose_alpha(
+            nothing, nothing, [0.0], hits([]), query_ids=np.arange(0), k=1, combine=reweight
+        )

@@ -1,4 +1,6 @@
-"""Shards of slates: what is kept, what memory changes (how many queries at once) and what it never does (a slate)."""
+"""Shards of slates: what is kept, what memory changes (how many queries at once) and what it never
+does (a slate).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from groundrec.core.types import Queries, Ragged, Slates
 from groundrec.rank import batches
 from groundrec.rank import recommend as module
 from groundrec.rank.recommend import Recommender, Shards, Writer, load_slates, work_of
-from groundrec.rank.search import Search, Work
+from groundrec.rank.search.search import Search, Work
 from groundrec.text.trie import Trie
 from tests.commands import keeping_the_log
 from tests.rank.models import END, MODELS, VOCABULARY
@@ -29,7 +31,8 @@ MODEL, ITEMS, QUERIES = MODELS["llama"], 60, 23
 ERRORS = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "CPU": RuntimeError(
-        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nat 1"
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+        " bytes.\nat 1"
     ),
     "numpy": MemoryError("Unable to allocate 9.0 TiB"),
 }
@@ -62,7 +65,9 @@ def recommender(**section: Any) -> Recommender:
 
 def queries(count: int = QUERIES) -> Queries:
     rng = np.random.default_rng(6)
-    return Queries.of(Ragged.of(rng.integers(0, ITEMS, size) for size in rng.integers(1, 30, count)), 0)
+    return Queries.of(
+        Ragged.of(rng.integers(0, ITEMS, size) for size in rng.integers(1, 30, count)), 0
+    )
 
 
 def recommend(r: Recommender, some: Queries, folder: Path) -> Slates:
@@ -72,7 +77,9 @@ def recommend(r: Recommender, some: Queries, folder: Path) -> Slates:
 
 @contextmanager
 def little_memory(most: int, error: Exception) -> Iterator[list[int]]:
-    """Within the block, a pass over more than `most` tokens ends in `error`; yield the batch of each pass."""
+    """Within the block, a pass over more than `most` tokens ends in `error`; yield the batch of
+    each pass.
+    """
     batches: list[int] = []
 
     def allocate(_: torch.nn.Module, __: tuple[()], given: dict[str, Any]) -> None:
@@ -93,15 +100,21 @@ def same(a: Slates, b: Slates) -> None:
     np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
 
 
-def test_slates_are_those_of_one_query_at_a_time_in_the_order_of_the_queries(tmp_path: Path) -> None:
+def test_slates_are_those_of_one_query_at_a_time_in_the_order_of_the_queries(
+    tmp_path: Path,
+) -> None:
     found = recommend(recommender(), queries(), tmp_path)
     alone = [recommender().slates(queries().take(np.array([i])), 5) for i in range(QUERIES)]
     same(found, Slates.concatenate(alone))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{start:09d}.parquet" for start in (0, 10, 20)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{start:09d}.parquet" for start in (0, 10, 20)
+    ]
     same(load_slates(tmp_path), found)
 
 
-def test_shards_that_are_there_are_kept_and_their_work_is_remembered(tmp_path: Path, monkeypatch) -> None:
+def test_shards_that_are_there_are_kept_and_their_work_is_remembered(
+    tmp_path: Path, monkeypatch
+) -> None:
     whole = recommend(recommender(), queries(), tmp_path / "whole")
     work = work_of(tmp_path / "whole")
     assert work.tokens > QUERIES
@@ -113,7 +126,9 @@ def test_shards_that_are_there_are_kept_and_their_work_is_remembered(tmp_path: P
     assert Shards(tmp_path / "part", QUERIES, 10).missing() == [0]
     searched: list[int] = []
     slates = Recommender.slates
-    monkeypatch.setattr(Recommender, "slates", lambda r, q, k: searched.extend(q.ids) or slates(r, q, k))
+    monkeypatch.setattr(
+        Recommender, "slates", lambda r, q, k: searched.extend(q.ids) or slates(r, q, k)
+    )
     same(recommend(recommender(), queries(), tmp_path / "part"), whole)
     assert sorted(searched) == list(range(10))
     assert kept.items() <= {p.name: p.read_bytes() for p in (tmp_path / "part").iterdir()}.items()
@@ -123,7 +138,10 @@ def test_shards_that_are_there_are_kept_and_their_work_is_remembered(tmp_path: P
 
 def test_processes_divide_the_shards(tmp_path: Path) -> None:
     one = {p.name: p.read_bytes() for p in files(tmp_path / "one", [Processes()])}
-    three = {p.name: p.read_bytes() for p in files(tmp_path / "three", [Processes(r, 3) for r in (2, 1, 0)])}
+    three = {
+        p.name: p.read_bytes()
+        for p in files(tmp_path / "three", [Processes(r, 3) for r in (2, 1, 0)])
+    }
     assert one == three
 
 
@@ -137,7 +155,8 @@ def files(folder: Path, processes: list[Processes]) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize("mode", ["exact", "beam", "all"])
@@ -169,7 +188,10 @@ def test_out_of_memory_with_one_query_is_one_clear_error(tmp_path: Path, said: l
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, said: list[str]) -> None:
-    with pytest.raises(RuntimeError, match="must match"), little_memory(0, RuntimeError("sizes must match")):
+    with (
+        pytest.raises(RuntimeError, match="must match"),
+        little_memory(0, RuntimeError("sizes must match")),
+    ):
         recommend(recommender(), queries(), tmp_path)
     assert not [line for line in said if "out of memory" in line]
 
@@ -178,7 +200,9 @@ def predicted(said: list[str]) -> list[str]:
     return [line.strip() for line in said if "keys and values" in line]
 
 
-def test_what_keys_and_values_take_is_said_once_before_the_search(tmp_path: Path, said: list[str]) -> None:
+def test_what_keys_and_values_take_is_said_once_before_the_search(
+    tmp_path: Path, said: list[str]
+) -> None:
     with pytest.raises(RuntimeError, match="stop"), little_memory(0, RuntimeError("stop")):
         recommend(recommender(mode="exact", budget=16, width=4), queries(), tmp_path)
     longest = 1 + int(queries().history.lengths[:10].max())
@@ -190,11 +214,15 @@ def test_what_keys_and_values_take_is_said_once_before_the_search(tmp_path: Path
 
 
 @pytest.mark.parametrize("mode", ["exact", "beam", "all"])
-def test_a_limit_makes_batches_smaller_and_changes_no_slate(tmp_path: Path, said: list[str], mode: str) -> None:
+def test_a_limit_makes_batches_smaller_and_changes_no_slate(
+    tmp_path: Path, said: list[str], mode: str
+) -> None:
     expected = recommend(recommender(mode=mode), queries(), tmp_path / "expected")
     said.clear()
     with little_memory(10**9, MemoryError()) as passes:
-        found = recommend(recommender(mode=mode, memory_limit="100KB"), queries(), tmp_path / "found")
+        found = recommend(
+            recommender(mode=mode, memory_limit="100KB"), queries(), tmp_path / "found"
+        )
     same(found, expected)
     (line,) = predicted(said)
     most = int(line.split()[3])
@@ -202,7 +230,9 @@ def test_a_limit_makes_batches_smaller_and_changes_no_slate(tmp_path: Path, said
     assert most == max(passes) < 8
 
 
-def test_without_a_limit_half_of_what_is_free_is_taken(tmp_path: Path, said: list[str], monkeypatch) -> None:
+def test_without_a_limit_half_of_what_is_free_is_taken(
+    tmp_path: Path, said: list[str], monkeypatch
+) -> None:
     monkeypatch.setattr(batches, "free_bytes", lambda device, sharing: 200_000 // sharing)
     recommend(recommender(mode="beam"), queries(), tmp_path / "one")
     assert predicted(said)[0].endswith("; 8 at once would take more than 100 KB")
@@ -217,14 +247,20 @@ def test_a_limit_below_one_query_is_refused_before_the_search(tmp_path: Path) ->
     with pytest.raises(SearchError) as refused, little_memory(0, RuntimeError("searched")):
         recommend(recommender(mode="exact", memory_limit="1KB", budget=64), queries(), tmp_path)
     assert refused.value.what == "one query alone does not fit into memory"
-    assert str(refused.value.value).startswith("recommend.memory_limit is less than keys and values of 1 query × ")
+    assert str(refused.value.value).startswith(
+        "recommend.memory_limit is less than keys and values of 1 query × "
+    )
     assert refused.value.next_step == "--set recommend.budget=32"
 
 
 def test_work_is_counted_anew_for_each_shard(tmp_path: Path) -> None:
     work = {}
     for size in (1, 100):
-        recommend(recommender(shard_size=size, batch_size=100, mode="all"), queries(), tmp_path / str(size))
+        recommend(
+            recommender(shard_size=size, batch_size=100, mode="all"),
+            queries(),
+            tmp_path / str(size),
+        )
         work[size] = work_of(tmp_path / str(size))
     assert work[1].tokens == work[100].tokens
     assert work[1].passes > work[100].passes

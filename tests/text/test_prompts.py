@@ -100,7 +100,9 @@ def worded(tmp_path: Path, text: str = WORDED) -> str:
         ("Books", "random", "a {x}: {x},  {title} "),
     ],
 )
-def test_words_are_put_in_once_and_titles_stay(tmp_path: Path, domain: str, instruction: Choice, text: str) -> None:
+def test_words_are_put_in_once_and_titles_stay(
+    tmp_path: Path, domain: str, instruction: Choice, text: str
+) -> None:
     template = load_template(worded(tmp_path), domain, instruction)
     assert template.text(["{x}"]) == text
     assert len(template.heads) == (2 if instruction == "random" else 1)
@@ -115,16 +117,25 @@ def test_words_are_put_in_once_and_titles_stay(tmp_path: Path, domain: str, inst
         ('instructions = ["Go on."]', "do not fit"),
     ],
 )
-def test_a_placeholder_without_a_meaning_is_refused(tmp_path: Path, wrong: str, expected: str) -> None:
+def test_a_placeholder_without_a_meaning_is_refused(
+    tmp_path: Path, wrong: str, expected: str
+) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_template(worded(tmp_path, wrong))
 
 
 def test_a_recipe_chooses_words_and_instruction(tmp_path: Path) -> None:
-    settings = {"model.template": worded(tmp_path), "data.source": "amazon", "data.category": "Books"}
+    settings = {
+        "model.template": worded(tmp_path),
+        "data.source": "amazon",
+        "data.category": "Books",
+    }
     assert template_of(Recipe.of(settings)).head == "a {x}: "
     assert template_of(Recipe.of({**settings, "data.category": "Toys"})).head == "a thing: "
-    assert template_of(Recipe.of({**settings, "model.domain": "default", "model.instruction": 1})).head == "no thing: "
+    assert (
+        template_of(Recipe.of({**settings, "model.domain": "default", "model.instruction": 1})).head
+        == "no thing: "
+    )
     with pytest.raises(ConfigError, match=r"no words for this domain \(did you mean 'Books'"):
         template_of(Recipe.of({**settings, "model.domain": "Boks"}))
     with pytest.raises(ConfigError, match=r"no such instruction.*\n.*0 … 1, random"):
@@ -167,6 +178,7 @@ def test_a_template_that_is_wrong_is_refused(tmp_path: Path, content: bytes, exp
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(
-        ConfigError, match=r"did you mean 'bigrec'\?\): bigreck\n  accepted: bigrec, d3, list, or the path"
+        ConfigError,
+        match=r"did you mean 'bigrec'\?\): bigreck\n  accepted: bigrec, d3, list, or the path",
     ):
         load_template("bigreck")

@@ -1,6 +1,8 @@
-"""Prompts of the papers' structure, to the letter and to the token, beside functions that build them by hand.
+"""Prompts of the papers' structure, to the letter and to the token, beside functions that build
+them by hand.
 
-The words are made up; the blocks, quotes, blanks and line breaks are where both public codes have them.
+The words are made up; the blocks, quotes, blanks and line breaks are where both public codes have
+them.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ TITLES = (
 )
 histories = st.lists(st.integers(0, len(TITLES) - 1), max_size=8)
 KIND = [kind for kind in KINDS if kind not in ("ours", "unigram")]
-"""Tokenizers that, like those of language models, have no token that begins before a line break and ends behind it."""
+"""Tokenizers that, like those of language models, have no token that begins before a line break and
+ends behind it.
+"""
 
 tokenizer_of = cache(lambda kind: KINDS[kind]())
 
@@ -82,26 +86,42 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[call-overload]
 
 
-def bigrec_row(tokenizer: PreTrainedTokenizerBase, things: str, titles: list[str], answer: str, inputs: bool):
-    """Build a row as a script would: prompt and answer tokenised as one text, what is not learned counted off."""
+def bigrec_row(
+    tokenizer: PreTrainedTokenizerBase, things: str, titles: list[str], answer: str, inputs: bool
+):
+    """Build a row as a script would: prompt and answer tokenised as one text, what is not learned
+    counted off.
+    """
     liked = ", ".join(f'"{title}"' for title in titles)
-    task, told = f"Say one of the {things} that comes next.", f"These {things} came before:{liked}\n "
+    task, told = (
+        f"Say one of the {things} that comes next.",
+        f"These {things} came before:{liked}\n ",
+    )
     prompt = (
         "Above all a preamble, with a blank at its end. \n\n"
         f"### Instruction:\n{task}\n\n### Input:\n{told}\n\n### Response:\n"
     )
-    ids = [tokenizer.bos_token_id, *ids_of(tokenizer, f'{prompt}"{answer}"'), tokenizer.eos_token_id]
+    ids = [
+        tokenizer.bos_token_id,
+        *ids_of(tokenizer, f'{prompt}"{answer}"'),
+        tokenizer.eos_token_id,
+    ]
     unlearned = 1 + len(ids_of(tokenizer, prompt))
     return prompt, ids, ids if inputs else [IGNORED] * unlearned + ids[unlearned:]
 
 
-def d3_row(tokenizer: PreTrainedTokenizerBase, thing: str, number: int, titles: list[str], answer: str):
+def d3_row(
+    tokenizer: PreTrainedTokenizerBase, thing: str, number: int, titles: list[str], answer: str
+):
     """Build a row as a script would: three parts tokenised one by one and joined."""
     instruction = [
         f"First of all, name a {thing} after these {thing}s",
         f"Or else, for a lover of {thing}s, one {thing} more.",
     ]
-    first = f"Above all a preamble, with a blank at its end. \n\n### Instruction:\n{instruction[number]}\n"
+    first = (
+        "Above all a preamble, with a blank at its end. \n\n###"
+        f" Instruction:\n{instruction[number]}\n"
+    )
     used = ", ".join('"' + title + '"' for title in titles)
     second = f"### User Input: \nBefore came the {thing}s: {used}\n\n### Response: \n"
     prompt = [tokenizer.bos_token_id, *ids_of(tokenizer, first), *ids_of(tokenizer, second)]
@@ -118,7 +138,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("inputs", [False, True])
-@pytest.mark.parametrize(("domain", "things"), [("movie", "moving pictures"), ("game", "games of video")])
+@pytest.mark.parametrize(
+    ("domain", "things"), [("movie", "moving pictures"), ("game", "games of video")]
+)
 @pytest.mark.parametrize("kind", KIND)
 @given(history=histories, target=st.integers(0, len(TITLES) - 1))
 @settings(max_examples=25, deadline=None)
@@ -138,7 +160,9 @@ def test_the_structure_of_bigrec(
 @pytest.mark.parametrize("kind", ["GPT-2"])
 @given(history=histories, target=st.integers(0, len(TITLES) - 1))
 @settings(max_examples=25, deadline=None)
-def test_the_structure_of_d3(folder: Path, kind: str, number: int, history: list[int], target: int) -> None:
+def test_the_structure_of_d3(
+    folder: Path, kind: str, number: int, history: list[int], target: int
+) -> None:
     template = load_template(str(folder / "d3.toml"), "Books", number)
     encoder = Encoder(template, tokenizer_of(kind), TITLES, 1024)
     titles = [TITLES[item] for item in history]
@@ -151,13 +175,26 @@ def test_the_structure_of_d3(folder: Path, kind: str, number: int, history: list
 def test_an_instruction_at_random_is_drawn_for_each_example_and_stays(folder: Path) -> None:
     template = load_template(str(folder / "d3.toml"), "Books", "random")
     each = [
-        Encoder(load_template(str(folder / "d3.toml"), "Books", n), tokenizer_of("GPT-2"), TITLES, 256) for n in (0, 1)
+        Encoder(
+            load_template(str(folder / "d3.toml"), "Books", n), tokenizer_of("GPT-2"), TITLES, 256
+        )
+        for n in (0, 1)
     ]
     drawn = {}
     for seed in (0, 0, 1):
         encoder = Encoder(template, tokenizer_of("GPT-2"), TITLES, 256, seed)
-        rows = [encoder.example(np.array([a, b]), c, varied=True) for a in range(9) for b in range(9) for c in (1, 2)]
-        heads = [[e.example(np.array([a, b]), c) for e in each] for a in range(9) for b in range(9) for c in (1, 2)]
+        rows = [
+            encoder.example(np.array([a, b]), c, varied=True)
+            for a in range(9)
+            for b in range(9)
+            for c in (1, 2)
+        ]
+        heads = [
+            [e.example(np.array([a, b]), c) for e in each]
+            for a in range(9)
+            for b in range(9)
+            for c in (1, 2)
+        ]
         numbers = [
             [alone.input_ids.tolist() for alone in two].index(row.input_ids.tolist())
             for row, two in zip(rows, heads, strict=True)
@@ -171,7 +208,9 @@ def test_an_instruction_at_random_is_drawn_for_each_example_and_stays(folder: Pa
     assert drawn[0] != drawn[1]
 
 
-def test_the_longest_of_the_instructions_must_fit_and_each_prompt_has_its_own_room(folder: Path) -> None:
+def test_the_longest_of_the_instructions_must_fit_and_each_prompt_has_its_own_room(
+    folder: Path,
+) -> None:
     template = load_template(str(folder / "d3.toml"), "Books", "random")
     wide = Encoder(template, tokenizer_of("GPT-2"), TITLES, 1024)
     longest, history = int(wide.answers.lengths.max()), [3] * 30

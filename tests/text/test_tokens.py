@@ -1,4 +1,6 @@
-"""Histories and titles as tokens: exact words, whole instructions, honest labels, for every kind of tokenizer."""
+"""Histories and titles as tokens: exact words, whole instructions, honest labels, for every kind of
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,12 @@ BYTE_LEVEL = ("ours", "GPT-2")
 
 tokenizer_of = cache(lambda kind: KINDS[kind]())
 histories = st.lists(st.integers(0, len(TITLES) - 1), max_size=40)
-words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Zs")), min_size=1, max_size=8)
-catalogues = st.lists(st.lists(words, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=12)
+words = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Zs")), min_size=1, max_size=8
+)
+catalogues = st.lists(
+    st.lists(words, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=12
+)
 
 
 @pytest.fixture(params=KINDS)
@@ -40,7 +46,9 @@ def encoder(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase) 
     return Encoder(load_template(request.param), tokenizer, TITLES, 1024)
 
 
-def encoder_of(kind: str, template: str, titles: tuple[str, ...] = TITLES, cutoff_len: int = 1024) -> Encoder:
+def encoder_of(
+    kind: str, template: str, titles: tuple[str, ...] = TITLES, cutoff_len: int = 1024
+) -> Encoder:
     return Encoder(load_template(template), tokenizer_of(kind), titles, cutoff_len)
 
 
@@ -52,7 +60,8 @@ def end_of(encoder: Encoder) -> str:
     return str(encoder.tokenizer.eos_token) if encoder.template.end else ""
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_an_answer_decodes_to_its_very_text(encoder: Encoder) -> None:
@@ -82,7 +91,9 @@ def test_any_words_come_back_and_compile(kind: str, template: str, catalogue: li
 @pytest.mark.parametrize("template", template_names())
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unigram"])
 def test_a_title_never_smuggles_in_a_special_token(kind: str, template: str) -> None:
-    """A unigram model has its special tokens among its pieces: there the trie refuses what is not prefix-free."""
+    """A unigram model has its special tokens among its pieces: there the trie refuses what is not
+    prefix-free.
+    """
     encoder = encoder_of(kind, template)
     special = set(encoder.tokenizer.all_special_ids)
     inner = [ids[:-1] if encoder.template.end else ids for ids in encoder.answers]
@@ -90,7 +101,8 @@ def test_a_title_never_smuggles_in_a_special_token(kind: str, template: str) -> 
     assert not special & set(encoder.prompt(range(len(TITLES)))[1:])
 
 
-# -- prompts -----------------------------------------------------------------------------------------------------------
+# -- prompts ---------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_a_prompt_decodes_to_the_words_of_the_template(encoder: Encoder) -> None:
@@ -113,7 +125,9 @@ def test_a_prompt_keeps_the_instruction_and_the_newest_items(
     encoder = encoder_of(kind, template, cutoff_len=len(wide.prompt([])) + longest + spare)
     prompt = encoder.prompt(history)
     assert len(prompt) + longest <= encoder.cutoff_len
-    kept = [m for m in range(len(history) + 1) if wide.prompt(history[len(history) - m :]) == prompt]
+    kept = [
+        m for m in range(len(history) + 1) if wide.prompt(history[len(history) - m :]) == prompt
+    ]
     assert kept, "neither head, tail nor the newest items may be cut"
     assert encoder.trimmed == (kept[-1] < len(history))
 
@@ -131,7 +145,9 @@ def test_what_is_kept_is_as_much_as_fits(template: str) -> None:
 
 def test_prompts_that_lose_history_are_counted() -> None:
     wide = encoder_of("GPT-2", "bigrec")
-    encoder = encoder_of("GPT-2", "bigrec", cutoff_len=len(wide.prompt([0, 0])) + int(wide.answers.lengths.max()) + 2)
+    encoder = encoder_of(
+        "GPT-2", "bigrec", cutoff_len=len(wide.prompt([0, 0])) + int(wide.answers.lengths.max()) + 2
+    )
     for history in ([], [0], [0, 0], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7]):
         encoder.prompt(history)
     assert encoder.trimmed == 2
@@ -141,7 +157,9 @@ def test_a_cutoff_that_holds_no_answer_is_refused_and_the_named_one_is_not() -> 
     with pytest.raises(ConfigError, match="does not fit") as caught:
         encoder_of("GPT-2", "bigrec", cutoff_len=20)
     least = int(caught.value.next_step.rpartition("=")[2])
-    assert encoder_of("GPT-2", "bigrec", cutoff_len=least).prompt([0]) == encoder_of("GPT-2", "bigrec").prompt([])
+    assert encoder_of("GPT-2", "bigrec", cutoff_len=least).prompt([0]) == encoder_of(
+        "GPT-2", "bigrec"
+    ).prompt([])
     with pytest.raises(ConfigError):
         encoder_of("GPT-2", "bigrec", cutoff_len=least - 1)
 
@@ -155,7 +173,8 @@ def test_batches_and_singles_are_tokenised_alike(tokenizer: PreTrainedTokenizerB
         assert alone.prompt([0]) == together.prompt([item])
 
 
-# -- labels ------------------------------------------------------------------------------------------------------------
+# -- labels ----------------------------------------------------------------------------------------
+# --------------------
 
 
 @pytest.mark.parametrize("train_on_inputs", [False, True])
@@ -164,7 +183,10 @@ def test_labels_change_at_the_seam(encoder: Encoder, train_on_inputs: bool) -> N
     row = encoder.example(np.array([3, 4, 5]), target, train_on_inputs=train_on_inputs)
     answer = encoder.answers[target].tolist()
     assert row.input_ids.tolist() == [*prompt, *answer]
-    assert row.labels.tolist() == [*(prompt if train_on_inputs else [IGNORED] * len(prompt)), *answer]
+    assert row.labels.tolist() == [
+        *(prompt if train_on_inputs else [IGNORED] * len(prompt)),
+        *answer,
+    ]
 
 
 def test_a_row_asks_what_the_search_will_ask(encoder: Encoder) -> None:
@@ -190,26 +212,37 @@ def test_only_choices_are_learned_where_asked(encoder: Encoder) -> None:
     for target in range(len(TITLES)):
         row = masked.example(np.array([1]), target)
         labels, answer = row.labels[-len(masked.answers[target]) :], masked.answers[target]
-        assert labels.tolist() == [t if c else IGNORED for t, c in zip(answer, choices[target], strict=True)]
+        assert labels.tolist() == [
+            t if c else IGNORED for t, c in zip(answer, choices[target], strict=True)
+        ]
     assert masked.answers.values.tolist() == encoder.answers.values.tolist()
     assert 0 < choices.values.sum() < len(choices.values)
 
 
 def test_only_choices_are_learned_in_a_running_list() -> None:
     encoder = encoder_of("ours", "list")
-    learned = Ragged(np.arange(len(encoder.answers.values), dtype=np.int32) % 2, encoder.answers.offsets)
+    learned = Ragged(
+        np.arange(len(encoder.answers.values), dtype=np.int32) % 2, encoder.answers.offsets
+    )
     row = replace(encoder, learned=learned).running(np.array([4, 0, 9]))
-    expected = [t if c else IGNORED for i in (4, 0, 9) for t, c in zip(encoder.answers[i], learned[i], strict=True)]
+    expected = [
+        t if c else IGNORED
+        for i in (4, 0, 9)
+        for t, c in zip(encoder.answers[i], learned[i], strict=True)
+    ]
     assert row.labels.tolist() == [IGNORED, *expected]
     assert row.input_ids.tolist() == encoder.running(np.array([4, 0, 9])).input_ids.tolist()
 
 
-# -- cuts --------------------------------------------------------------------------------------------------------------
+# -- cuts ------------------------------------------------------------------------------------------
+# --------------------
 
 
 @given(histories.filter(len), st.integers(0, 60))
 @settings(max_examples=200, deadline=None)
-def test_cuts_part_a_sequence_into_the_longest_pieces_that_fit(items: list[int], spare: int) -> None:
+def test_cuts_part_a_sequence_into_the_longest_pieces_that_fit(
+    items: list[int], spare: int
+) -> None:
     wide = encoder_of("ours", "list")
     encoder = encoder_of("ours", "list", cutoff_len=1 + int(wide.answers.lengths.max()) + spare)
     cuts = encoder.cuts(np.array(items))
@@ -222,12 +255,17 @@ def test_cuts_part_a_sequence_into_the_longest_pieces_that_fit(items: list[int],
             assert len(encoder.running(np.array(items[a : b + 1])).input_ids) > encoder.cutoff_len
 
 
-# -- tokenizers --------------------------------------------------------------------------------------------------------
+# -- tokenizers ------------------------------------------------------------------------------------
+# --------------------
 
 
 def test_our_tokenizer_has_the_special_tokens_it_says() -> None:
     tokenizer = tokenizer_of("ours")
-    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (PAD, START, END)
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (
+        PAD,
+        START,
+        END,
+    )
     assert len(tokenizer) == 600
 
 

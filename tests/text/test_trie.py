@@ -15,14 +15,21 @@ END = 0
 titles = st.lists(st.lists(st.integers(1, 4), max_size=5), min_size=1, max_size=25)
 
 
-def compiled(rows: list[list[int]], priority: list[int] | None = None) -> tuple[Trie, list[tuple[int, ...]]]:
+def compiled(
+    rows: list[list[int]], priority: list[int] | None = None
+) -> tuple[Trie, list[tuple[int, ...]]]:
     sequences = [(*row, END) for row in rows]
-    return Trie.compile(Ragged.of(sequences), None if priority is None else np.array(priority)), sequences
+    return (
+        Trie.compile(Ragged.of(sequences), None if priority is None else np.array(priority)),
+        sequences,
+    )
 
 
 @given(titles)
 @settings(max_examples=300, deadline=None)
-def test_leaves_are_the_distinct_sequences_with_every_item_that_is_written_so(rows: list[list[int]]) -> None:
+def test_leaves_are_the_distinct_sequences_with_every_item_that_is_written_so(
+    rows: list[list[int]],
+) -> None:
     trie, sequences = compiled(rows)
     leaves = [n for n in range(len(trie)) if trie.child_counts[n] == 0]
     found = {tuple(trie.path(n)): set(trie.items(n).tolist()) for n in leaves}
@@ -34,15 +41,21 @@ def test_leaves_are_the_distinct_sequences_with_every_item_that_is_written_so(ro
 
 @given(titles)
 @settings(max_examples=300, deadline=None)
-def test_inner_nodes_are_where_sequences_part_and_hold_what_starts_so(rows: list[list[int]]) -> None:
+def test_inner_nodes_are_where_sequences_part_and_hold_what_starts_so(
+    rows: list[list[int]],
+) -> None:
     trie, sequences = compiled(rows)
     for node in range(len(trie)):
         path = tuple(trie.path(node))
         assert trie.depth[node] == len(path)
-        assert set(trie.items(node).tolist()) == {i for i, s in enumerate(sequences) if s[: len(path)] == path}
+        assert set(trie.items(node).tolist()) == {
+            i for i, s in enumerate(sequences) if s[: len(path)] == path
+        }
         children = trie.children[trie.child_start[node] : trie.child_start[node + 1]]
         assert all(trie.parent[c] == node for c in children)
-        continuations = {s[len(path)] for s in sequences if s[: len(path)] == path and len(s) > len(path)}
+        continuations = {
+            s[len(path)] for s in sequences if s[: len(path)] == path and len(s) > len(path)
+        }
         assert set(trie.first_tokens[children].tolist()) == continuations
         assert len(children) != 1 or node == ROOT
 
@@ -55,7 +68,10 @@ def test_items_with_one_title_come_by_priority_then_number() -> None:
 
 def test_a_title_that_begins_another_has_its_own_leaf() -> None:
     trie, _ = compiled([[1], [1, 2]])
-    assert [trie.path(n) for n in range(len(trie)) if trie.child_counts[n] == 0] == [[1, END], [1, 2, END]]
+    assert [trie.path(n) for n in range(len(trie)) if trie.child_counts[n] == 0] == [
+        [1, END],
+        [1, 2, END],
+    ]
 
 
 def test_unended_prefixes_and_empty_sequences_are_refused() -> None:
@@ -75,10 +91,15 @@ def test_saved_and_loaded_trees_are_equal(tmp_path) -> None:
 
 @given(titles)
 @settings(max_examples=300, deadline=None)
-def test_a_choice_is_where_the_catalogue_goes_on_in_more_than_one_way(rows: list[list[int]]) -> None:
+def test_a_choice_is_where_the_catalogue_goes_on_in_more_than_one_way(
+    rows: list[list[int]],
+) -> None:
     trie, sequences = compiled(rows)
     expected = [
-        [int(len({other[j] for other in sequences if other[:j] == s[:j]}) > 1) for j in range(len(s))]
+        [
+            int(len({other[j] for other in sequences if other[:j] == s[:j]}) > 1)
+            for j in range(len(s))
+        ]
         for s in sequences
     ]
     assert [row.tolist() for row in trie.choices(Ragged.of(sequences))] == expected

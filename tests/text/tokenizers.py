@@ -82,10 +82,16 @@ def like_gpt2(add_prefix_space: bool) -> PreTrainedTokenizerBase:
 
 
 def like_llama2() -> PreTrainedTokenizerBase:
-    """SentencePiece-like BPE: a blank is `▁`, one is put before every text, unknown characters become bytes."""
+    """SentencePiece-like BPE: a blank is `▁`, one is put before every text, unknown characters
+    become bytes.
+    """
     learner = Tokenizer(models.BPE(unk_token="<unk>"))
-    learner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    ascii_only = ["".join(c for c in text if " " <= c < "\x7f") for text in corpus()]  # a line break is a byte, too
+    learner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    ascii_only = [
+        "".join(c for c in text if " " <= c < "\x7f") for text in corpus()
+    ]  # a line break is a byte, too
     learner.train_from_iterator(
         ascii_only, trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, show_progress=False)
     )
@@ -96,7 +102,12 @@ def like_llama2() -> PreTrainedTokenizerBase:
     state["model"].update(byte_fallback=True, fuse_unk=True)
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     return wrapped(tokenizer)
 

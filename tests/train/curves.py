@@ -1,4 +1,6 @@
-"""The loss curve of a small training, however its batches are divided. A module to start: `python -m … FOLDER JSON`."""
+"""The loss curve of a small training, however its batches are divided. A module to start: `python
+-m … FOLDER JSON`.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,21 @@ from tests.shops import planted_shop
 __all__ = ["STILL", "curve"]
 
 STILL = config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.0)
-BASE = {"epochs": 2, "learning_rate": 5e-3, "warmup_steps": 2, "batch_size": 16, "cutoff_len": 400, "patience": 0}
+BASE = {
+    "epochs": 2,
+    "learning_rate": 5e-3,
+    "warmup_steps": 2,
+    "batch_size": 16,
+    "cutoff_len": 400,
+    "patience": 0,
+}
 
 
 def curve(
     folder: Path, template: str = "d3", dropout: float = 0.0, also: int = 0, **settings: Any
 ) -> list[tuple[str, float]]:
-    """Train, and return the loss of each step and of each validation, in order, with a sum of the weights.
+    """Train, and return the loss of each step and of each validation, in order, with a sum of the
+    weights.
 
     With `also`, a second domain of that many users takes part.
     """
@@ -50,7 +60,9 @@ def curve(
         section = config_learn.Train.model_validate({**BASE, **settings})
         model = config_learn.Model(scratch=STILL.model_copy(update={"dropout": dropout}))
         lm = open_base(model, shop.catalogue.titles, seed=3)
-        encoder = Encoder(load_template(template), lm.tokenizer, shop.catalogue.titles, section.cutoff_len)
+        encoder = Encoder(
+            load_template(template), lm.tokenizer, shop.catalogue.titles, section.cutoff_len
+        )
         metrics = folder / f"metrics-{os.environ.get('RANK', '0')}.jsonl"
         domains = [Domain(shop, encoder)]
         if also:
@@ -66,8 +78,12 @@ def curve(
     return [*found, ("weights", total)] if found else []
 
 
-def part_late(trainer: GroundedTrainer, own: Callable[[GroundedTrainer], None] = GroundedTrainer.part) -> None:
-    """Part while another process has still to answer, and nobody but gloo holds what it is to answer with."""
+def part_late(
+    trainer: GroundedTrainer, own: Callable[[GroundedTrainer], None] = GroundedTrainer.part
+) -> None:
+    """Part while another process has still to answer, and nobody but gloo holds what it is to
+    answer with.
+    """
     if trainer.args.world_size == 1:
         return
     is_last = torch.distributed.get_rank() == 1
@@ -82,6 +98,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     GroundedTrainer.part = part_late
     found = curve(Path(sys.argv[1]), **json.loads(sys.argv[2]))
-    if left := [name for path in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := path.read_text())]:
+    if left := [
+        name
+        for path in Path("/proc/self/task").glob("*/comm")
+        if "gloo" in (name := path.read_text())
+    ]:
         sys.exit(f"threads that end a process with SIGABRT are left: {left}")
-    (Path(sys.argv[1]) / f"curve-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found), encoding="utf-8")
+    (Path(sys.argv[1]) / f"curve-{os.environ.get('RANK', '0')}.json").write_text(
+        json.dumps(found), encoding="utf-8"
+    )

@@ -1,6 +1,8 @@
-"""A batch teaches the same however it is divided: into micro batches, among processes, into rows or trees.
+"""A batch teaches the same however it is divided: into micro batches, among processes, into rows or
+trees.
 
-Tolerance: every step's loss within 1e-4 of the curve's, which begins near 6; the same sums in another order.
+Tolerance: every step's loss within 1e-4 of the curve's, which begins near 6; the same sums in
+another order.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ DRAWN = [torch.from_numpy(np.random.default_rng(n).integers(3, 250, n)) for n in
 
 def assert_same(one: Curve, other: Curve) -> None:
     assert [key for key, _ in one] == [key for key, _ in other]
-    assert [value for _, value in one] == pytest.approx([value for _, value in other], rel=CLOSE, abs=CLOSE)
+    assert [value for _, value in one] == pytest.approx(
+        [value for _, value in other], rel=CLOSE, abs=CLOSE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +60,14 @@ def test_micro_batches_give_the_same_curve(whole: Curve, tmp_path: Path, micro: 
 
 
 def launched(folder: Path, **settings: object) -> Curve:
-    with started([*TORCHRUN, "-m", "tests.train.curves", str(folder), json.dumps(settings)]) as process:
+    with started(
+        [*TORCHRUN, "-m", "tests.train.curves", str(folder), json.dumps(settings)]
+    ) as process:
         text = output(process)
     assert process.returncode == 0, text
-    main, other = (json.loads((folder / f"curve-{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
+    main, other = (
+        json.loads((folder / f"curve-{rank}.json").read_text(encoding="utf-8")) for rank in range(2)
+    )
     assert other == [], "the main process alone writes metrics"
     return [(key, value) for key, value in main]
 
@@ -71,7 +79,9 @@ def launched(folder: Path, **settings: object) -> Curve:
     ids=["rows", "trees", "lists", "two domains", "two domains' trees"],
 )
 def test_two_processes_give_the_curve_of_one(tmp_path: Path, settings: dict[str, object]) -> None:
-    """Two each, twice: 16 = 2 × 4 × 2; the last batch is not full, and its share of one process may be empty."""
+    """Two each, twice: 16 = 2 × 4 × 2; the last batch is not full, and its share of one process may
+    be empty.
+    """
     found = launched(tmp_path / "two", **{**settings, "micro_batch_size": 2})
     assert_same(found, curve(tmp_path / "one", **{**settings, "micro_batch_size": 2}))  # type: ignore[arg-type]
 
@@ -79,7 +89,9 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path, settings: dict[str,
 def test_trees_give_the_curve_of_rows_where_a_batch_holds_the_same_examples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tree counts as one sequence of a batch, so only whole epochs hold the same: 65 rows, or 13 people's trees."""
+    """A tree counts as one sequence of a batch, so only whole epochs hold the same: 65 rows, or 13
+    people's trees.
+    """
     epochs = {"epochs": 8, "warmup_steps": 0}
     skipping = Mock(wraps=attention._attention)
     monkeypatch.setattr(attention, "_attention", skipping)
@@ -97,7 +109,14 @@ def test_trees_under_flex_attention_give_the_curve_of_those_under_sdpa(
     """Its kernel has no gradients on a processor: here a block mask becomes SDPA's."""
     seen: list[BlockMask] = []
 
-    def dense(_: object, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, **options: Any) -> Any:
+    def dense(
+        _: object,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: BlockMask,
+        **options: Any,
+    ) -> Any:
         seen.append(mask)
         one, i = torch.arange(len(q))[:, None, None, None], torch.arange(q.shape[2])
         visible = mask.mask_mod(one, torch.zeros_like(one), i[:, None], i)
@@ -115,7 +134,9 @@ def test_trees_under_flex_attention_give_the_curve_of_those_under_sdpa(
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_padded_on_either_side_has_the_loss_and_gradients_of_its_rows(side: str) -> None:
-    """Rows here are padded on the right and need no mask; with a mask and their places they may stand on either."""
+    """Rows here are padded on the right and need no mask; with a mask and their places they may
+    stand on either.
+    """
     lm = open_base(config_learn.Model(scratch=STILL), TITLES, seed=3)
     lm.model.double()
     learned = [row.where((row > 90) & (torch.arange(len(row)) > 0), IGNORED) for row in DRAWN]
@@ -126,17 +147,26 @@ def test_a_batch_padded_on_either_side_has_the_loss_and_gradients_of_its_rows(si
         some = (longest - len(row), 0) if side == "left" else (0, longest - len(row))
         return pad(row, some, value=value)
 
-    ids, labels = torch.stack([filled(r, 5) for r in DRAWN]), torch.stack([filled(r, IGNORED) for r in learned])
+    ids, labels = (
+        torch.stack([filled(r, 5) for r in DRAWN]),
+        torch.stack([filled(r, IGNORED) for r in learned]),
+    )
     mask = torch.stack([filled(torch.ones_like(row), 0) for row in DRAWN])
     places = (mask.cumsum(1) - 1).clamp(min=0)
     logits = lm.model(ids, attention_mask=mask, position_ids=places).logits
-    theirs = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+    theirs = cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+    )
     ours = summed_loss(lm.model, collate(rows))[0] / learned_tokens(collate(rows))
-    alone = sum(summed_loss(lm.model, collate([row]))[0] for row in rows) / learned_tokens(collate(rows))
+    alone = sum(summed_loss(lm.model, collate([row]))[0] for row in rows) / learned_tokens(
+        collate(rows)
+    )
     weights = list(lm.model.parameters())
     for loss in (theirs, alone):
         assert float(loss.detach()) == pytest.approx(float(ours.detach()), abs=1e-9)
-        for one, other in zip(*(torch.autograd.grad(x, weights, retain_graph=True) for x in (loss, ours)), strict=True):
+        for one, other in zip(
+            *(torch.autograd.grad(x, weights, retain_graph=True) for x in (loss, ours)), strict=True
+        ):
             torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
 
 
@@ -145,7 +175,11 @@ def test_gradient_checkpointing_gives_the_same_curve_and_computes_layers_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
 ) -> None:
     passes, forward = [], PhiMLP.forward
-    monkeypatch.setattr(PhiMLP, "forward", lambda *a, **b: passes.append(torch.is_grad_enabled()) or forward(*a, **b))
+    monkeypatch.setattr(
+        PhiMLP,
+        "forward",
+        lambda *a, **b: passes.append(torch.is_grad_enabled()) or forward(*a, **b),
+    )
     found = curve(tmp_path / "kept", dropout=0.1, **settings)  # type: ignore[arg-type]
     once = sum(passes)
     passes.clear()

@@ -1,4 +1,6 @@
-"""Several domains in one training: rows of each as by itself, drawn from each, and one model of all."""
+"""Several domains in one training: rows of each as by itself, drawn from each, and one model of
+all.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,18 @@ DOMAINS = {"movie": "Film", "game": "Game", "book": "The Book of"}
 TOKENIZER = train_tokenizer([f"{word} {i}" for word in DOMAINS.values() for i in range(12)], 400)
 
 
-def shop_of(domain: str, items: int = 8, users: int = 6, length: int = 4, seed: int = 0) -> PreparedDataset:
+def shop_of(
+    domain: str, items: int = 8, users: int = 6, length: int = 4, seed: int = 0
+) -> PreparedDataset:
     """Return a shop whose titles say what it sells."""
     shop = planted_shop(items, users, length, seed)
     titles = tuple(f"{DOMAINS[domain]} {i}" for i in range(items))
     return replace(shop, catalogue=Catalogue(shop.catalogue.item_ids, titles))
 
 
-def domain_of(name: str, template: str, dataset: PreparedDataset, tokenizer: object = TOKENIZER) -> Domain:
+def domain_of(
+    name: str, template: str, dataset: PreparedDataset, tokenizer: object = TOKENIZER
+) -> Domain:
     encoder = Encoder(load_template(template, name), tokenizer, dataset.catalogue.titles, 300)  # type: ignore[arg-type]
     return Domain(dataset, encoder, name)
 
@@ -77,18 +83,26 @@ def test_rows_are_those_of_each_domain_by_itself(
         for rows in (together, *each):
             rows.set_epoch(epoch)
         assert_equal(listed(together), [row for rows in each for row in listed(rows)])
-    valid = [row for domain in domains for row in listed(validation_rows([domain], limit or 99, seed))]
+    valid = [
+        row for domain in domains for row in listed(validation_rows([domain], limit or 99, seed))
+    ]
     assert_equal(listed(validation_rows(domains, limit or 99, seed)), valid)
     with pytest.raises(IndexError):
         together[len(together)]
 
 
 @pytest.mark.parametrize(("limit", "counts"), [(5, [5, 5]), (12, [12, 9]), (None, [18, 9])])
-def test_so_many_examples_are_drawn_from_each_in_its_own_words(limit: int | None, counts: list[int]) -> None:
+def test_so_many_examples_are_drawn_from_each_in_its_own_words(
+    limit: int | None, counts: list[int]
+) -> None:
     sizes = {"movie": 6, "game": 3}  # three training queries of each user have a history
-    domains = [domain_of(name, "bigrec", shop_of(name, users=users)) for name, users in sizes.items()]
+    domains = [
+        domain_of(name, "bigrec", shop_of(name, users=users)) for name, users in sizes.items()
+    ]
     section = config_learn.Train(max_examples=limit)
-    texts = [TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 7))]
+    texts = [
+        TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 7))
+    ]
     films, games = (
         [t for t in texts if f"### Instruction:\nHere are {things} a person" in t]
         for things in ("films", "video games")
@@ -97,8 +111,12 @@ def test_so_many_examples_are_drawn_from_each_in_its_own_words(limit: int | None
     assert texts == films + games
     assert all("Film" in text and "Game" not in text for text in films)
     assert all("Game" in text and "Film" not in text for text in games)
-    again = [TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 7))]
-    other = [TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 8))]
+    again = [
+        TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 7))
+    ]
+    other = [
+        TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 8))
+    ]
     assert texts == again
     assert (texts != other) == (limit is not None)
 
@@ -119,7 +137,11 @@ def test_a_domain_without_validation_queries_only_trains() -> None:
 
 
 def trained(
-    folder: Path, section: config_learn.Train, template: str = "list", size: config_learn.Model = TINY, users: int = 6
+    folder: Path,
+    section: config_learn.Train,
+    template: str = "list",
+    size: config_learn.Model = TINY,
+    users: int = 6,
 ) -> tuple[LanguageModel, list[Domain]]:
     """Return a model trained on two shops, and the domains."""
     shops = {"movie": shop_of("movie", 12, users, 5), "game": shop_of("game", 9, users, 5, seed=1)}
@@ -136,12 +158,17 @@ def test_one_model_learns_what_follows_in_both_shops(tmp_path: Path) -> None:
     section = QUICK.model_copy(update={"epochs": 60, "schedule": "linear"})
     lm, domains = trained(tmp_path, section, size=WIDER, users=16)
     for domain in domains:
-        assert share_right(lm, domain.dataset, domain.dataset.test, "list", section.cutoff_len) > 0.8, domain.name
+        assert (
+            share_right(lm, domain.dataset, domain.dataset.test, "list", section.cutoff_len) > 0.8
+        ), domain.name
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, *(pytest.param(s, marks=pytest.mark.slow) for s in ({"packing": "tree"}, {"average": 0.6}))],
+    [
+        {},
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ({"packing": "tree"}, {"average": 0.6})),
+    ],
     ids=str,
 )
 def test_a_stopped_training_ends_with_the_same_weights(
@@ -161,13 +188,18 @@ def choices_by_hand(answers: Ragged) -> list[list[bool]]:
     """Return for each token of each answer whether others that begin alike go on otherwise."""
     rows = [row.tolist() for row in answers]
     return [
-        [len({tuple(o[: i + 1]) for o in rows if o[:i] == row[:i] and len(o) > i}) > 1 for i in range(len(row))]
+        [
+            len({tuple(o[: i + 1]) for o in rows if o[:i] == row[:i] and len(o) > i}) > 1
+            for i in range(len(row))
+        ]
         for row in rows
     ]
 
 
 @pytest.mark.parametrize("packing", ["rows", "tree"])
-def test_choices_are_those_of_each_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str) -> None:
+def test_choices_are_those_of_each_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
     seen: list[Domain] = []
 
     def looked_at(domains: Sequence[Domain], *rest: object) -> Rows:

@@ -1,4 +1,6 @@
-"""Fine-tuning: what is learned, what is not, and that an interrupted training ends where an uninterrupted one does."""
+"""Fine-tuning: what is learned, what is not, and that an interrupted training ends where an
+uninterrupted one does.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from groundrec.core.errors import ConfigError, TrainingError
 from groundrec.core.track import Metrics, log
 from groundrec.core.types import PreparedDataset, Queries, Ragged
 from groundrec.models.language import LanguageModel, keep_merged, load, open_base
-from groundrec.rank.search import Search
+from groundrec.rank.search.search import Search
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder
 from groundrec.text.trie import Trie
@@ -33,10 +35,20 @@ from groundrec.train.rows import Domain, training_rows
 from groundrec.train.start import Start, last_whole_checkpoint
 from tests.shops import planted_shop
 
-TINY = config_learn.Model(scratch=config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1))
-WIDER = config_learn.Model(scratch=config_learn.Scratch(vocabulary=300, hidden=64, layers=2, heads=2, dropout=0.0))
+TINY = config_learn.Model(
+    scratch=config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1)
+)
+WIDER = config_learn.Model(
+    scratch=config_learn.Scratch(vocabulary=300, hidden=64, layers=2, heads=2, dropout=0.0)
+)
 QUICK = config_learn.Train(
-    epochs=4, learning_rate=5e-3, warmup_steps=2, batch_size=4, micro_batch_size=4, cutoff_len=96, patience=0
+    epochs=4,
+    learning_rate=5e-3,
+    warmup_steps=2,
+    batch_size=4,
+    micro_batch_size=4,
+    cutoff_len=96,
+    patience=0,
 )
 
 
@@ -54,21 +66,33 @@ def training(
     judge: Callable[[Any], float] | None = None,
 ) -> LanguageModel:
     lm = open_base(model, dataset.catalogue.titles, seed=3)
-    encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, section.cutoff_len)
+    encoder = Encoder(
+        load_template(template), lm.tokenizer, dataset.catalogue.titles, section.cutoff_len
+    )
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder / "m.jsonl", "model")
-    return finetune(lm, [Domain(dataset, encoder)], section, 3, folder / "checkpoints", metrics, start, judge)
+    return finetune(
+        lm, [Domain(dataset, encoder)], section, 3, folder / "checkpoints", metrics, start, judge
+    )
 
 
 def weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in lm.model.state_dict().items()}
 
 
-def share_right(lm: LanguageModel, shop: PreparedDataset, queries: Queries, template: str, cutoff_len: int) -> float:
+def share_right(
+    lm: LanguageModel, shop: PreparedDataset, queries: Queries, template: str, cutoff_len: int
+) -> float:
     """Return the share of queries whose target is ranked first among all items."""
     encoder = Encoder(load_template(template), lm.tokenizer, shop.catalogue.titles, cutoff_len)
-    scores = Search(lm.model, Trie.compile(encoder.answers)).all([encoder.prompt(row) for row in queries.history])
-    return float(np.mean([row.argmax() in targets for row, targets in zip(scores, queries.targets, strict=True)]))
+    scores = Search(lm.model, Trie.compile(encoder.answers)).all(
+        [encoder.prompt(row) for row in queries.history]
+    )
+    return float(
+        np.mean(
+            [row.argmax() in targets for row, targets in zip(scores, queries.targets, strict=True)]
+        )
+    )
 
 
 def test_a_running_list_learns_the_planted_next_item(tmp_path: Path) -> None:
@@ -91,7 +115,13 @@ end = true
 def test_a_template_of_ones_own_learns_the_planted_next_item(tmp_path: Path) -> None:
     shop = planted_shop()
     (tmp_path / "own.toml").write_text(OWN)
-    settings = {"epochs": 25, "learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "schedule": "linear"}
+    settings = {
+        "epochs": 25,
+        "learning_rate": 3e-3,
+        "batch_size": 8,
+        "micro_batch_size": 8,
+        "schedule": "linear",
+    }
     section = QUICK.model_copy(update=settings)
     lm = training(shop, tmp_path, section, str(tmp_path / "own.toml"), WIDER)
     assert share_right(lm, shop, shop.test, str(tmp_path / "own.toml"), section.cutoff_len) > 0.8
@@ -132,7 +162,9 @@ def test_the_last_epochs_are_averaged(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(module, "arguments", keep_all)
     mean = weights(training(planted_shop(), tmp_path, QUICK.model_copy(update={"average": 0.5})))
-    folders = sorted(tmp_path.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    folders = sorted(
+        tmp_path.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name.split("-")[1])
+    )
     assert len(folders) == 4
     last = [load_file(folder / "model.safetensors") for folder in folders[2:]]
     for name in last[0]:
@@ -140,7 +172,9 @@ def test_the_last_epochs_are_averaged(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not torch.equal(mean[name], last[1][name])
 
 
-def test_a_half_written_checkpoint_is_left_out_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_half_written_checkpoint_is_left_out_and_said_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (10, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-10" / "whole.json").write_text("{}")
@@ -161,7 +195,13 @@ def test_micro_batches_change_nothing_but_memory(tmp_path: Path) -> None:
         one = section.model_copy(update={"batch_size": 8, "micro_batch_size": micro})
         folder = tmp_path / str(micro)
         folder.mkdir()
-        found.append(weights(finetune(lm, [Domain(shop, encoder)], one, 3, folder, Metrics(folder / "m", "model"))))
+        found.append(
+            weights(
+                finetune(
+                    lm, [Domain(shop, encoder)], one, 3, folder, Metrics(folder / "m", "model")
+                )
+            )
+        )
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], atol=2e-3, rtol=0)
 
@@ -180,9 +220,16 @@ def test_lora_trains_adapters_and_is_loaded_with_its_base(tmp_path: Path) -> Non
     again = load(tmp_path / "tuned")
     ids = torch.tensor([[1, 5, 9, 7]])
     with torch.no_grad():
-        torch.testing.assert_close(again.model(ids).logits, tuned.model(ids).logits, atol=1e-4, rtol=1e-4)
-        assert not torch.allclose(again.model(ids).logits, load(tmp_path / "base").model(ids).logits)
-    assert all(torch.equal(value, load(tmp_path / "base").model.state_dict()[name]) for name, value in before.items())
+        torch.testing.assert_close(
+            again.model(ids).logits, tuned.model(ids).logits, atol=1e-4, rtol=1e-4
+        )
+        assert not torch.allclose(
+            again.model(ids).logits, load(tmp_path / "base").model(ids).logits
+        )
+    assert all(
+        torch.equal(value, load(tmp_path / "base").model.state_dict()[name])
+        for name, value in before.items()
+    )
 
 
 def test_adapters_on_adapters_keep_both(tmp_path: Path) -> None:
@@ -195,11 +242,15 @@ def test_adapters_on_adapters_keep_both(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}-base").exists() == (before != "base")
         encoder = Encoder(load_template("list"), lm.tokenizer, shop.catalogue.titles, 96)
         metrics = Metrics(tmp_path / "m", "model")
-        tuned = finetune(lm, [Domain(shop, encoder)], section, 3, tmp_path / f"{name}-checkpoints", metrics)
+        tuned = finetune(
+            lm, [Domain(shop, encoder)], section, 3, tmp_path / f"{name}-checkpoints", metrics
+        )
         tuned.save(tmp_path / name)
         with torch.no_grad():
             logits[name] = tuned.model(ids).logits
-            torch.testing.assert_close(load(tmp_path / name).model(ids).logits, logits[name], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                load(tmp_path / name).model(ids).logits, logits[name], atol=1e-4, rtol=1e-4
+            )
     assert not torch.allclose(logits["first"], logits["second"])
     assert not torch.allclose(logits["second"], logits["third"])
 
@@ -235,7 +286,11 @@ def test_learning_choices_leaves_out_forced_tokens() -> None:
     learned = row.labels[row.labels != IGNORED].tolist()
     node, expected = 0, []
     for place, token in enumerate(encoder.answers[2].tolist()):
-        options = {a[place] for a in encoder.answers if a[:place].tolist() == encoder.answers[2][:place].tolist()}
+        options = {
+            a[place]
+            for a in encoder.answers
+            if a[:place].tolist() == encoder.answers[2][:place].tolist()
+        }
         expected += [token] if len(options) > 1 else []
     assert node == 0
     assert learned == expected
@@ -257,7 +312,9 @@ def test_batches_are_explained_or_refused() -> None:
         (3, 4, 2, "batch_size=8"),
     ],
 )
-def test_the_next_step_makes_a_batch_divide(batch: int, micro: int, processes: int, mended: str) -> None:
+def test_the_next_step_makes_a_batch_divide(
+    batch: int, micro: int, processes: int, mended: str
+) -> None:
     with pytest.raises(ConfigError, match=f"train.{mended}") as refused:
         explain_batch(config_learn.Train(batch_size=batch, micro_batch_size=micro), processes)
     name, value = refused.value.next_step.split(",")[0].removeprefix("--set train.").split("=")
@@ -270,9 +327,18 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     empty = shop.train.take(np.array([], np.int64))
     with pytest.raises(TrainingError, match="no training examples"):
         training(replace(shop, train=empty), tmp_path)
-    for wanted in (["query"], ["q_proj", "query"]):  # a list that fits in part would train less than it says
-        with pytest.raises(ConfigError, match=r"none of the layers named by train\.lora_target_modules: query"):
-            training(shop, tmp_path, QUICK.model_copy(update={"method": "lora", "lora_target_modules": wanted}))
+    for wanted in (
+        ["query"],
+        ["q_proj", "query"],
+    ):  # a list that fits in part would train less than it says
+        with pytest.raises(
+            ConfigError, match=r"none of the layers named by train\.lora_target_modules: query"
+        ):
+            training(
+                shop,
+                tmp_path,
+                QUICK.model_copy(update={"method": "lora", "lora_target_modules": wanted}),
+            )
 
 
 @pytest.mark.parametrize(
@@ -307,7 +373,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoints_before(
 
 
 class Waits(TorchDispatchMode):
-    """Keeps what makes Python wait for a GPU: values that it reads, and shapes that depend on values."""
+    """Keeps what makes Python wait for a GPU: values that it reads, and shapes that depend on
+    values.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -318,14 +386,18 @@ class Waits(TorchDispatchMode):
         read = (
             func is aten._local_scalar_dense.default and args[0].dtype is not torch.int64
         )  # a loader's seeds are int64
-        masked = func is aten.index.Tensor and any(x is not None and x.dtype is torch.bool for x in args[1])
+        masked = func is aten.index.Tensor and any(
+            x is not None and x.dtype is torch.bool for x in args[1]
+        )
         if read or masked or name in ("nonzero", "masked_select", "unique"):
             self.found.append(name)
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("packing", ["row", "tree"])
-def test_no_batch_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str) -> None:
+def test_no_batch_waits_for_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
     """Between two logs, that is: from one to the next, in transformers' own loop too."""
     waits, looks = Waits(), []
 
@@ -352,7 +424,9 @@ def test_no_batch_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(own, "_run_epoch", watched(own._run_epoch))
     monkeypatch.setattr(own, "_maybe_log_save_evaluate", unwatched(own._maybe_log_save_evaluate))
     monkeypatch.setattr(trainer.Finite, "_look", unwatched(trainer.Finite._look))
-    section = QUICK.model_copy(update={"epochs": 1, "cutoff_len": 400, "packing": packing, "micro_batch_size": 2})
+    section = QUICK.model_copy(
+        update={"epochs": 1, "cutoff_len": 400, "packing": packing, "micro_batch_size": 2}
+    )
     training(planted_shop(), tmp_path, section, "d3")
     assert looks.count("_maybe_log_save_evaluate") > looks.count("_look") > 0
     assert not waits.found
@@ -393,7 +467,9 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_is_kept(
 
     with monkeypatch.context() as patched:
         patched.setattr(module.GroundedTrainer, at, full)
-        with pytest.raises(TrainingError, match=r"checkpoint-24 could not be written: .*No space left"):
+        with pytest.raises(
+            TrainingError, match=r"checkpoint-24 could not be written: .*No space left"
+        ):
             training(planted_shop(), tmp_path / "full")
     assert [p.name for p in (tmp_path / "full").glob("checkpoints/*")] == ["checkpoint-12"]
     resumed = weights(training(planted_shop(), tmp_path / "full"))

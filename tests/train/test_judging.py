@@ -1,4 +1,6 @@
-"""Which epoch is kept, and when there is no more waiting for a better one: alone, and after an interruption."""
+"""Which epoch is kept, and when there is no more waiting for a better one: alone, and after an
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,12 @@ def last_step(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("what", "step"), [("training_step", 4 * STEPS + 3), ("training_step", 3 * STEPS), ("_load_best_model", 5 * STEPS)]
+    ("what", "step"),
+    [
+        ("training_step", 4 * STEPS + 3),
+        ("training_step", 3 * STEPS),
+        ("_load_best_model", 5 * STEPS),
+    ],
 )
 def test_patience_that_was_interrupted_is_over_at_the_same_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
@@ -68,7 +75,9 @@ def test_patience_that_was_interrupted_is_over_at_the_same_epoch(
     resumed = weights(training(shop, tmp_path / "broken", PATIENT))
     assert last_step(tmp_path / "broken") == f"checkpoint-{5 * STEPS}"
     same(whole, resumed)
-    best = load_file(tmp_path / "whole" / "checkpoints" / f"checkpoint-{2 * STEPS}" / "model.safetensors")
+    best = load_file(
+        tmp_path / "whole" / "checkpoints" / f"checkpoint-{2 * STEPS}" / "model.safetensors"
+    )
     same({name: whole[name] for name in best}, best)
 
 
@@ -89,6 +98,9 @@ def test_the_epoch_that_the_judge_likes_best_is_kept(tmp_path: Path, method: str
     tuned.save(tmp_path / "kept")
     assert last_step(tmp_path) == f"checkpoint-{4 * STEPS}"
     file = "model.safetensors" if method == "full" else "adapter_model.safetensors"
-    same(load_file(tmp_path / "kept" / file), load_file(tmp_path / "checkpoints" / f"checkpoint-{2 * STEPS}" / file))
+    same(
+        load_file(tmp_path / "kept" / file),
+        load_file(tmp_path / "checkpoints" / f"checkpoint-{2 * STEPS}" / file),
+    )
     told = [row["ndcg@10"] for row in Metrics.read(tmp_path / "m.jsonl") if "ndcg@10" in row]
     assert told == pytest.approx([0.1, 0.5, 0.2, 0.3])

@@ -1,4 +1,6 @@
-"""A training killed with SIGKILL again and again ends with the very weights of one that was left alone."""
+"""A training killed with SIGKILL again and again ends with the very weights of one that was left
+alone.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def ended(command: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [LISTS, TREES], ids=["lists", "trees"])
-def test_killed_at_random_steps_it_ends_with_the_same_weights(tmp_path: Path, rows: dict[str, object]) -> None:
+def test_killed_at_random_steps_it_ends_with_the_same_weights(
+    tmp_path: Path, rows: dict[str, object]
+) -> None:
     start = [sys.executable, "-m", "tests.train.curves"]
     settings = json.dumps({**SETTINGS, **rows})
     ended([*start, str(tmp_path / "whole"), settings])
@@ -52,5 +56,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(tmp_path: Path, ro
             killed += 1
     assert killed == KILLS
     ended([*start, str(folder), settings])
-    whole, resumed = ((tmp_path / name / "weights-0.safetensors").read_bytes() for name in ("whole", "killed"))
+    whole, resumed = (
+        (tmp_path / name / "weights-0.safetensors").read_bytes() for name in ("whole", "killed")
+    )
     assert whole == resumed

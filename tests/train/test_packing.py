@@ -31,18 +31,33 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.text.trie import Trie
 from groundrec.train.packing import Block, Tree, anchored, tree_masks
-from groundrec.train.rows import Domain, Row, Rows, collate, learned_tokens, summed_loss, training_rows
+from groundrec.train.rows import (
+    Domain,
+    Row,
+    Rows,
+    collate,
+    learned_tokens,
+    summed_loss,
+    training_rows,
+)
 from tests.rank.models import MODELS
 from tests.shops import planted_shop, queries_of
 from tests.text.tokenizers import KINDS, TITLES
 
 TEMPLATES = ("list", "bigrec", "d3")
 TOKENIZER = KINDS["ours"]()
-WIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WIDE = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def shop(users: int = 5, length: int = 9) -> PreparedDataset:
-    """Return walks over titles of every kind, some moments with several items, at most six items of history."""
+    """Return walks over titles of every kind, some moments with several items, at most six items of
+    history.
+    """
     rng = np.random.default_rng(1)
     rows = []
     for user in range(users):
@@ -66,14 +81,20 @@ def model_of(name: str) -> PreTrainedModel:
     size = {"vocab_size": len(TOKENIZER), "eos_token_id": 2, "bos_token_id": 1}
     match name:
         case "llama":
-            model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**WIDE, **size, num_key_value_heads=2))
+            model: PreTrainedModel = LlamaForCausalLM(
+                LlamaConfig(**WIDE, **size, num_key_value_heads=2)
+            )
         case "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**WIDE, **size, num_key_value_heads=1, tie_word_embeddings=True))
+            model = Qwen2ForCausalLM(
+                Qwen2Config(**WIDE, **size, num_key_value_heads=1, tie_word_embeddings=True)
+            )
         case "mistral":  # every layer sees nine tokens
             shape = MistralConfig(**WIDE, **size, num_key_value_heads=2, sliding_window=9)
             model = MistralForCausalLM(shape)
         case _:
-            shape = GPT2Config(n_embd=16, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **size)
+            shape = GPT2Config(
+                n_embd=16, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **size
+            )
             model = GPT2LMHeadModel(shape)
     for path, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):  # transformers' own rounds to float32 inside
@@ -87,14 +108,20 @@ def as_rows(examples: list[Example]) -> Row:
     return collate([rows[i] for i in range(len(rows))])
 
 
-def mean_and_gradients(model: PreTrainedModel, batches: list[Row]) -> tuple[float, dict[str, torch.Tensor]]:
+def mean_and_gradients(
+    model: PreTrainedModel, batches: list[Row]
+) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss = sum(summed_loss(model, b)[0] for b in batches) / sum(learned_tokens(b) for b in batches)  # type: ignore[operator]
     loss.backward()  # type: ignore[union-attr]
-    return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
-def assert_same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]) -> None:
+def assert_same(
+    one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]
+) -> None:
     assert one[0] == pytest.approx(other[0], abs=1e-9)
     assert one[1].keys() == other[1].keys()
     assert one[1]
@@ -106,9 +133,14 @@ def assert_same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, 
 @pytest.mark.parametrize("train_on_inputs", [False, True], ids=["answers", "inputs too"])
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "mistral"])
-def test_a_tree_has_the_loss_and_gradients_of_its_rows(name: str, template: str, train_on_inputs: bool) -> None:
+def test_a_tree_has_the_loss_and_gradients_of_its_rows(
+    name: str, template: str, train_on_inputs: bool
+) -> None:
     encoder, model = encoder_of(template), model_of(name)
-    blocks = [b.examples(encoder, train_on_inputs=train_on_inputs) for b in anchored(shop().train, encoder, 6)]
+    blocks = [
+        b.examples(encoder, train_on_inputs=train_on_inputs)
+        for b in anchored(shop().train, encoder, 6)
+    ]
     trees = collate([Tree.of(examples).row() for examples in blocks])
     rows = [as_rows(examples) for examples in blocks]
     assert learned_tokens(trees) == sum(learned_tokens(r) for r in rows)
@@ -124,7 +156,9 @@ def test_choices_alone_are_learned_in_a_tree_too(template: str) -> None:
     encoder = replace(encoder, learned=Trie.compile(encoder.answers).choices(encoder.answers))
     blocks = [b.examples(encoder) for b in anchored(shop().train, encoder, 6)]
     trees = collate([Tree.of(examples).row() for examples in blocks])
-    assert_same(mean_and_gradients(model, [trees]), mean_and_gradients(model, [as_rows(e) for e in blocks]))
+    assert_same(
+        mean_and_gradients(model, [trees]), mean_and_gradients(model, [as_rows(e) for e in blocks])
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -132,7 +166,9 @@ def test_lora_and_eager_attention_give_the_gradients_of_the_rows() -> None:
     from peft import LoraConfig, get_peft_model
 
     encoder, model = encoder_of("d3"), model_of("llama")
-    lora = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")).double()
+    lora = get_peft_model(
+        model, LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    ).double()
     for parameter in lora.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -166,24 +202,39 @@ def test_padding_on_either_side_gives_the_same_loss() -> None:
     total = torch.tensor(0.0, dtype=torch.double)
     for e in examples:
         filled = width - len(e.input_ids)
-        ids, labels = (torch.from_numpy(np.pad(x, (filled, 0))).long() for x in (e.input_ids, e.labels))
+        ids, labels = (
+            torch.from_numpy(np.pad(x, (filled, 0))).long() for x in (e.input_ids, e.labels)
+        )
         seen = (torch.arange(width) >= filled).long()[None]
-        logits = model(ids[None], attention_mask=seen, position_ids=(seen.cumsum(1) - 1).clamp(min=0)).logits[0]
+        logits = model(
+            ids[None], attention_mask=seen, position_ids=(seen.cumsum(1) - 1).clamp(min=0)
+        ).logits[0]
         learned = (labels[1:] != IGNORED) & (torch.arange(1, width) > filled)
-        total = total + torch.nn.functional.cross_entropy(logits[:-1][learned], labels[1:][learned], reduction="sum")
-    assert float(total.detach()) / int(learned_tokens(as_rows(examples))) == pytest.approx(one_by_one[0], abs=1e-9)
+        total = total + torch.nn.functional.cross_entropy(
+            logits[:-1][learned], labels[1:][learned], reduction="sum"
+        )
+    assert float(total.detach()) / int(learned_tokens(as_rows(examples))) == pytest.approx(
+        one_by_one[0], abs=1e-9
+    )
 
 
 EXAMPLES = st.lists(
-    st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=7), min_size=1, max_size=8
+    st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=7),
+    min_size=1,
+    max_size=8,
 )
 
 
 @settings(max_examples=200, deadline=None)
 @given(EXAMPLES)
-def test_a_tree_holds_each_prefix_once_and_every_example_as_a_path(rows: list[list[tuple[int, bool]]]) -> None:
+def test_a_tree_holds_each_prefix_once_and_every_example_as_a_path(
+    rows: list[list[tuple[int, bool]]],
+) -> None:
     examples = [
-        Example(np.array([t for t, _ in r], np.int32), np.array([t if learn else IGNORED for t, learn in r], np.int32))
+        Example(
+            np.array([t for t, _ in r], np.int32),
+            np.array([t if learn else IGNORED for t, learn in r], np.int32),
+        )
         for r in rows
     ]
     tree = Tree.of(examples)
@@ -193,17 +244,24 @@ def test_a_tree_holds_each_prefix_once_and_every_example_as_a_path(rows: list[li
         sees = [j for j in range(i + 1) if i < tree.ends[j]]
         assert [int(tree.tokens[j]) for j in sees] == paths[i]
         assert len(paths[i]) == tree.depth[i] + 1
-    prefixes = {tuple(e.input_ids[: n + 1].tolist()) for e in examples for n in range(len(e.input_ids))}
+    prefixes = {
+        tuple(e.input_ids[: n + 1].tolist()) for e in examples for n in range(len(e.input_ids))
+    }
     assert sorted(map(tuple, paths)) == sorted(prefixes)
     learned = Counter(
-        tuple(e.input_ids[: n + 1].tolist()) for e in examples for n in range(1, len(e.labels)) if e.labels[n] >= 0
+        tuple(e.input_ids[: n + 1].tolist())
+        for e in examples
+        for n in range(1, len(e.labels))
+        if e.labels[n] >= 0
     )
     assert {tuple(p): int(w) for p, w in zip(paths, tree.weights, strict=True) if w} == learned
 
 
 def test_a_running_list_becomes_one_chain() -> None:
     encoder = encoder_of("list")
-    block = Block(np.array([3, 1, 4, 1], np.int32), np.array([1, 2, 3]), np.array([1, 4, 1], np.int32))
+    block = Block(
+        np.array([3, 1, 4, 1], np.int32), np.array([1, 2, 3]), np.array([1, 4, 1], np.int32)
+    )
     tree = Tree.of(block.examples(encoder))
     assert tree.tokens.tolist() == encoder.running(block.items).input_ids.tolist()
     assert tree.parents.tolist() == list(range(-1, len(tree.tokens) - 1))
@@ -211,10 +269,16 @@ def test_a_running_list_becomes_one_chain() -> None:
 
 @pytest.mark.parametrize("cutoff_len", [110, 150, 400])
 @pytest.mark.parametrize("most", [1, 4, 20])
-def test_blocks_hold_every_target_once_behind_its_own_latest_items(most: int, cutoff_len: int) -> None:
+def test_blocks_hold_every_target_once_behind_its_own_latest_items(
+    most: int, cutoff_len: int
+) -> None:
     queries, encoder = shop().train, encoder_of("d3", cutoff_len)
     blocks = list(anchored(queries, encoder, most))
-    found = [(b.items[:n].tolist(), int(t)) for b in blocks for n, t in zip(b.places, b.targets, strict=True)]
+    found = [
+        (b.items[:n].tolist(), int(t))
+        for b in blocks
+        for n, t in zip(b.places, b.targets, strict=True)
+    ]
     order = sorted(range(len(queries)), key=lambda i: (queries.users[i], queries.times[i]))
     wanted = [(i, int(t)) for i in order if len(queries.history[i]) for t in queries.targets[i]]
     assert [t for _, t in found] == [t for _, t in wanted]
@@ -239,7 +303,12 @@ def test_the_middle_of_a_block_has_the_data_sets_own_history() -> None:
 
 
 def test_a_history_that_does_not_go_on_begins_a_block() -> None:
-    rows = [("a", 1, [0, 1], [2]), ("a", 2, [1, 2], [3]), ("a", 3, [7, 8], [4]), ("b", 4, [8, 4], [5])]
+    rows = [
+        ("a", 1, [0, 1], [2]),
+        ("a", 2, [1, 2], [3]),
+        ("a", 3, [7, 8], [4]),
+        ("b", 4, [8, 4], [5]),
+    ]
     blocks = list(anchored(queries_of(rows), encoder_of("d3"), 20))
     assert [b.targets.tolist() for b in blocks] == [[2, 3], [4], [5]]
     assert [b.items[: b.places[-1]].tolist() for b in blocks] == [[1, 2], [8], [4]]
@@ -251,7 +320,8 @@ def test_a_limit_takes_whole_blocks_and_cuts_the_last(limit: int) -> None:
     section = config_learn.Train(packing="tree", tree_targets=6, max_examples=limit, learn="answer")
     rows = training_rows([Domain(dataset, encoder)], section, seed=2)
     answers = sum(
-        int((rows[i]["labels"] == TOKENIZER.eos_token_id).mul(rows[i]["weights"]).sum()) for i in range(len(rows))
+        int((rows[i]["labels"] == TOKENIZER.eos_token_id).mul(rows[i]["weights"]).sum())
+        for i in range(len(rows))
     )
     assert answers == limit
     assert len(rows) <= -(-limit // 4) + 1
@@ -274,7 +344,9 @@ def test_a_block_mask_sees_what_the_additive_mask_does(monkeypatch: pytest.Monke
             sees = mask.mask_mod(torch.arange(q)[:, None, None], 0, places[:, None], places)
             assert torch.equal(sees, additive[:, 0] == 0)
             blocks_seen = mask.to_dense()[:, 0].bool()
-            for a, b in ((a, b) for a in range(blocks_seen.shape[1]) for b in range(blocks_seen.shape[2])):
+            for a, b in (
+                (a, b) for a in range(blocks_seen.shape[1]) for b in range(blocks_seen.shape[2])
+            ):
                 part = sees[:, 128 * a : 128 * (a + 1), 128 * b : 128 * (b + 1)]
                 assert torch.equal(part.flatten(1).any(1), blocks_seen[:, a, b])
 
@@ -291,7 +363,9 @@ def test_compiled_flex_attention_gives_a_tree_the_loss_of_its_rows(name: str) ->
     with torch.no_grad(), attending(model, FLEX):
         found = float(summed_loss(model, trees)[0])
     with torch.no_grad():
-        assert found == pytest.approx(sum(float(summed_loss(model, row)[0]) for row in rows), rel=1e-5)
+        assert found == pytest.approx(
+            sum(float(summed_loss(model, row)[0]) for row in rows), rel=1e-5
+        )
 
 
 def test_what_trees_cannot_do_is_refused() -> None:

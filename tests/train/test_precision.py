@@ -1,4 +1,6 @@
-"""Numbers a model is trained in: what they are, what they change, and what a machine without CUDA refuses."""
+"""Numbers a model is trained in: what they are, what they change, and what a machine without CUDA
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Cuda:
         (False, "auto", "fp32"), (False, "bf16", ""), (False, "fp16", "fp16"),
     ],
 )  # fmt: skip
-def test_what_a_machine_computes_in(monkeypatch: pytest.MonkeyPatch, bf16: bool | None, asked: str, found: str) -> None:
+def test_what_a_machine_computes_in(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool | None, asked: str, found: str
+) -> None:
     Cuda(monkeypatch, bf16)
     section = config_learn.Train.model_validate({"precision": asked})
     if found:
@@ -59,9 +63,14 @@ def test_trained_weights_are_float32_and_frozen_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, base: torch.dtype
 ) -> None:
     held: list[torch.nn.Module] = []
-    monkeypatch.setattr(precision, "hold", lambda model, how: (hold(model, how), held.append(model)))
+    monkeypatch.setattr(
+        precision, "hold", lambda model, how: (hold(model, how), held.append(model))
+    )
     monkeypatch.setattr("groundrec.train.finetune.hold", precision.hold)
-    shop, section = planted_shop(), QUICK.model_copy(update={"method": method, "precision": "bf16", "epochs": 1})
+    shop, section = (
+        planted_shop(),
+        QUICK.model_copy(update={"method": method, "precision": "bf16", "epochs": 1}),
+    )
     tuned = training(shop, tmp_path, section)
     assert {p.dtype for p in held[0].parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for n, p in held[0].named_parameters() if "lora" not in n} == {base}
@@ -78,5 +87,7 @@ def test_a_model_kept_in_bfloat16_is_trained_and_saved_in_float32(tmp_path: Path
     LanguageModel(lm.model.to(torch.bfloat16), lm.tokenizer).save(tmp_path / "base")
     assert load(tmp_path / "base").model.dtype == torch.bfloat16
     model = config_learn.Model(base_model=str(tmp_path / "base"))
-    training(shop, tmp_path / "run", QUICK.model_copy(update={"epochs": 1}), model=model).save(tmp_path / "tuned")
+    training(shop, tmp_path / "run", QUICK.model_copy(update={"epochs": 1}), model=model).save(
+        tmp_path / "tuned"
+    )
     assert load(tmp_path / "tuned").model.dtype == torch.float32

@@ -26,15 +26,21 @@ SECTION = config_learn.Train(
 )  # fmt: skip
 
 
-def tuned(base: Path, folder: Path, bits: int | None, start: Start | None = None) -> tuple[LanguageModel, list[float]]:
+def tuned(
+    base: Path, folder: Path, bits: int | None, start: Start | None = None
+) -> tuple[LanguageModel, list[float]]:
     """Return the model trained in so few bits, or in all, and each epoch's validation loss."""
     shop, lm = planted_shop(), load(base)
     lm = in_bits(lm, bits, torch.float32) if bits else lm
     section = SECTION if bits else SECTION.model_copy(update={"method": "lora"})
-    encoder = Encoder(load_template("list"), lm.tokenizer, shop.catalogue.titles, section.cutoff_len)
+    encoder = Encoder(
+        load_template("list"), lm.tokenizer, shop.catalogue.titles, section.cutoff_len
+    )
     metrics = Metrics(folder / "m.jsonl", "model")
     found = finetune(lm, [Domain(shop, encoder)], section, 3, folder / "c", metrics, start)
-    return found, [row["eval_loss"] for row in Metrics.read(folder / "m.jsonl") if "eval_loss" in row]
+    return found, [
+        row["eval_loss"] for row in Metrics.read(folder / "m.jsonl") if "eval_loss" in row
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,9 @@ def test_adapters_beside_few_bits_learn_nearly_what_others_do(
     again = load(tmp_path / "saved")
     ids = torch.tensor([[1, 5, 9, 7]])
     with torch.no_grad():
-        torch.testing.assert_close(again.model(ids).logits, lm.model(ids).logits, atol=0.2, rtol=0.1)
+        torch.testing.assert_close(
+            again.model(ids).logits, lm.model(ids).logits, atol=0.2, rtol=0.1
+        )
     assert {p.dtype for p in again.model.parameters()} == {torch.float32}
     on = start_of(tmp_path / "saved")
     assert tuned(base, tmp_path / "on", bits, on)[1][0] < losses[0]

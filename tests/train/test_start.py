@@ -1,4 +1,6 @@
-"""Where a training starts: behind another's checkpoint as if it were its own, or with its weights alone."""
+"""Where a training starts: behind another's checkpoint as if it were its own, or with its weights
+alone.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,11 @@ def pickled(adapters: Path, folder: Path) -> Path:
 
 
 def rates(folder: Path) -> list[tuple[int, float]]:
-    return [(row["step"], row["learning_rate"]) for row in Metrics.read(folder / "m.jsonl") if "learning_rate" in row]
+    return [
+        (row["step"], row["learning_rate"])
+        for row in Metrics.read(folder / "m.jsonl")
+        if "learning_rate" in row
+    ]
 
 
 def test_one_more_epoch_behind_two_is_three(run: Path, tmp_path: Path) -> None:
@@ -60,14 +66,20 @@ def test_one_more_epoch_behind_two_is_three(run: Path, tmp_path: Path) -> None:
     last = [last_whole_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "on")]
     assert [path and path.name for path in last] == [f"checkpoint-{3 * STEPS}"] * 2
     same(*(load_file(path / "model.safetensors") for path in last if path))
-    assert [step for step, _ in rates(tmp_path / "on")] == [30], "the steps before are not trained again"
+    assert [step for step, _ in rates(tmp_path / "on")] == [30], (
+        "the steps before are not trained again"
+    )
 
 
-def test_the_best_of_both_is_kept_where_the_new_run_is_complete_without_the_old(run: Path, tmp_path: Path) -> None:
+def test_the_best_of_both_is_kept_where_the_new_run_is_complete_without_the_old(
+    run: Path, tmp_path: Path
+) -> None:
     source = shutil.copytree(run, tmp_path / "run")
     ruinous = CONSTANT.model_copy(update={"epochs": 3, "learning_rate": 10.0})
     found = weights(training(planted_shop(), tmp_path / "on", ruinous, start=start_of(source)))
-    state = read_json(tmp_path / "on" / "checkpoints" / f"checkpoint-{3 * STEPS}" / "trainer_state.json")
+    state = read_json(
+        tmp_path / "on" / "checkpoints" / f"checkpoint-{3 * STEPS}" / "trainer_state.json"
+    )
     best = Path(state["best_model_checkpoint"])
     assert best == tmp_path / "on" / "checkpoints" / f"checkpoint-{2 * STEPS}"
     saved = load_file(best / "model.safetensors")
@@ -75,13 +87,17 @@ def test_the_best_of_both_is_kept_where_the_new_run_is_complete_without_the_old(
 
 
 def test_a_changed_learning_rate_and_schedule_are_used(run: Path, tmp_path: Path) -> None:
-    changed = CONSTANT.model_copy(update={"epochs": 4, "learning_rate": 1e-4, "schedule": "linear", "warmup_steps": 0})
+    changed = CONSTANT.model_copy(
+        update={"epochs": 4, "learning_rate": 1e-4, "schedule": "linear", "warmup_steps": 0}
+    )
     training(planted_shop(), tmp_path, changed, start=start_of(run))
     share = {step: 1 - (step - 1) / (4 * STEPS) for step in (30, 40)}
     assert rates(tmp_path) == [(step, pytest.approx(1e-4 * share[step])) for step in (30, 40)]
 
 
-def test_the_checkpoint_itself_is_a_start_and_a_half_written_one_is_none(run: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_itself_is_a_start_and_a_half_written_one_is_none(
+    run: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     checkpoints = copy / "model" / "checkpoints"
     first, last = (checkpoints / f"checkpoint-{n * STEPS}" for n in (1, 2))
@@ -92,7 +108,9 @@ def test_the_checkpoint_itself_is_a_start_and_a_half_written_one_is_none(run: Pa
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["safetensors", "pickled"])
-def test_adapters_alone_are_where_training_begins(adapters: Path, tmp_path: Path, old: bool) -> None:
+def test_adapters_alone_are_where_training_begins(
+    adapters: Path, tmp_path: Path, old: bool
+) -> None:
     folder = pickled(adapters, tmp_path / "old") if old else adapters
     start, before = start_of(folder, "any"), load_file(adapters / "adapter_model.safetensors")
     assert start.kind == "adapters"
@@ -102,7 +120,9 @@ def test_adapters_alone_are_where_training_begins(adapters: Path, tmp_path: Path
     assert found.keys() == before.keys()
     for name, value in before.items():
         torch.testing.assert_close(found[name], value, atol=1e-8, rtol=0)
-    assert any(value.abs().max() > 1e-4 for name, value in before.items() if "lora_B" in name), "B begins at zero"
+    assert any(value.abs().max() > 1e-4 for name, value in before.items() if "lora_B" in name), (
+        "B begins at zero"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +133,9 @@ def test_adapters_alone_are_where_training_begins(adapters: Path, tmp_path: Path
         ("lora_target_modules", ["k_proj"], """train.lora_target_modules='["q_proj", "v_proj"]'"""),
     ],
 )
-def test_adapters_of_another_shape_are_refused(adapters: Path, setting: str, value: object, says: str) -> None:
+def test_adapters_of_another_shape_are_refused(
+    adapters: Path, setting: str, value: object, says: str
+) -> None:
     section = LORA.model_copy(update={setting: value})
     model = with_lora(open_base(TINY, planted_shop().catalogue.titles, seed=3).model, section)
     with pytest.raises(ConfigError) as refused:
@@ -121,7 +143,9 @@ def test_adapters_of_another_shape_are_refused(adapters: Path, setting: str, val
     assert says in refused.value.next_step
 
 
-def test_pickled_adapters_are_read_only_when_told_and_only_as_numbers(adapters: Path, tmp_path: Path) -> None:
+def test_pickled_adapters_are_read_only_when_told_and_only_as_numbers(
+    adapters: Path, tmp_path: Path
+) -> None:
     folder = pickled(adapters, tmp_path / "old")
     model = with_lora(open_base(TINY, planted_shop().catalogue.titles, seed=3).model, LORA)
     with pytest.raises(ConfigError, match="these adapters are pickled"):
@@ -146,7 +170,9 @@ def test_contents_tell_starts_apart_by_what_is_in_them(run: Path, tmp_path: Path
     assert start_of(run).contents() != start_of(copy).contents()
 
 
-def test_weights_alone_are_those_of_the_trained_model(run: Path, adapters: Path, tmp_path: Path) -> None:
+def test_weights_alone_are_those_of_the_trained_model(
+    run: Path, adapters: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=f"nothing to start from: {run / 'model'}"):
         weights_of(run)  # it has checkpoints, and has not finished
     copy = shutil.copytree(run, tmp_path / "run")

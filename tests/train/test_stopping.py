@@ -1,4 +1,6 @@
-"""A training that gets SIGTERM saves where it is and, resumed, ends with the weights of one that was left alone."""
+"""A training that gets SIGTERM saves where it is and, resumed, ends with the weights of one that
+was left alone.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +60,15 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     ids=str,
 )
 def test_a_stopped_training_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: list[int], saved: list[int], settings: dict[str, object]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stops: list[int],
+    saved: list[int],
+    settings: dict[str, object],
 ) -> None:
-    """`stops` count batches of each start, `saved` are the steps of the checkpoints that they leave."""
+    """`stops` count batches of each start, `saved` are the steps of the checkpoints that they
+    leave.
+    """
     shop, section = planted_shop(), QUICK.model_copy(update=settings)
     whole = weights(training(shop, tmp_path / "whole", section))
     for batches, step in zip(stops, saved, strict=True):
@@ -75,7 +83,9 @@ def test_a_stopped_training_ends_with_the_same_weights(
     same(last_weights(tmp_path / "whole"), last_weights(tmp_path / "stopped"))
 
 
-def test_a_wish_to_stop_that_comes_with_the_last_step_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wish_to_stop_that_comes_with_the_last_step_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = planted_shop()
     with monkeypatch.context() as patched, pytest.raises(Stopped), stoppable():  # noqa: PT012
         stop_behind(patched, 4 * STEPS)

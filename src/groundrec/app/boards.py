@@ -49,7 +49,9 @@ class Board(Protocol):
 
 
 def require(section: Track) -> None:
-    """Raise `MissingDependency` without the board's client, `ConfigError` for a setting that no board would show."""
+    """Raise `MissingDependency` without the board's client, `ConfigError` for a setting that no
+    board would show.
+    """
     package = section.board
     for name, boards in SHOWN_ON.items():
         if getattr(section, name) and package not in boards:
@@ -59,7 +61,11 @@ def require(section: Track) -> None:
                 accepted=f"track.board: {', '.join(boards)}",
                 next_step=f"--set track.board={boards[-1]}, or leave out track.{name}",
             )
-    if package in PACKAGES and section.mode != "disabled" and importlib.util.find_spec(package) is None:
+    if (
+        package in PACKAGES
+        and section.mode != "disabled"
+        and importlib.util.find_spec(package) is None
+    ):
         raise MissingDependency(package, package)
 
 
@@ -80,9 +86,12 @@ def shown(recipe: Recipe, run: Path) -> Iterator[None]:
             log.warning(f"  {section.board} is lost, and the run goes on without it: {error}")
 
     attempt(lambda: kept.append(_begin(recipe, run)))
-    metrics_to(lambda stage, values: attempt(lambda: [board.write(stage, values) for board in kept]))
+    metrics_to(
+        lambda stage, values: attempt(lambda: [board.write(stage, values) for board in kept])
+    )
     gradients_to(
-        lambda step, measure: attempt(lambda: [board.gradients(step, measure()) for board in kept]), section.watch
+        lambda step, measure: attempt(lambda: [board.gradients(step, measure()) for board in kept]),
+        section.watch,
     )
     try:
         yield
@@ -93,7 +102,10 @@ def shown(recipe: Recipe, run: Path) -> Iterator[None]:
 
 
 def _begin(recipe: Recipe, run: Path) -> Board:
-    boards: dict[str, Callable[[Recipe, Path], Board]] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
+    boards: dict[str, Callable[[Recipe, Path], Board]] = {
+        "tensorboard": _TensorBoard,
+        "trackio": _Trackio,
+    }
     return boards.get(recipe.track.board, _Wandb)(recipe, run)
 
 
@@ -169,12 +181,16 @@ class _TensorBoard:
         if methods:
             head, *rows = _table(methods)
             lines = [head, ["---"] * len(head), *rows]
-            self._writer.add_text("report", "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
+            self._writer.add_text(
+                "report", "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+            )
         self._writer.close()
 
 
 class _Trackio:
-    """The client measures the machine itself; what its own thread cannot write, it says itself, once."""
+    """The client measures the machine itself; what its own thread cannot write, it says itself,
+    once.
+    """
 
     def __init__(self, recipe: Recipe, run: Path) -> None:
         folder, self._lines = run.resolve() / "trackio", 0
@@ -207,7 +223,9 @@ class _Trackio:
 
 @contextlib.contextmanager
 def _trackio_in(folder: Path) -> Iterator[Any]:
-    """Yield a client that keeps all in `folder` and asks nobody; it reads its places when imported and when begun."""
+    """Yield a client that keeps all in `folder` and asks nobody; it reads its places when imported
+    and when begun.
+    """
     for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
         del sys.modules[name]  # that of another run, in another folder
     before = {name: os.environ.pop(name, None) for name in ("TRACKIO_DIR", *ELSEWHERE)}
@@ -236,13 +254,19 @@ def _step(values: dict[str, Any], otherwise: int) -> int:
 def _report(run: Path) -> dict[str, dict[str, float]]:
     """Return each method's means on test; nothing before the run is measured."""
     methods = (read_json(run / "eval" / "test.json") or {}).get("methods", {})
-    return {method: {name: value["mean"] for name, value in row["metrics"].items()} for method, row in methods.items()}
+    return {
+        method: {name: value["mean"] for name, value in row["metrics"].items()}
+        for method, row in methods.items()
+    }
 
 
 def _table(methods: dict[str, dict[str, float]]) -> list[list[Any]]:
     """Return the report as rows, the names of the columns first."""
     names = sorted({name for values in methods.values() for name in values})
-    return [["method", *names], *([method, *map(values.get, names)] for method, values in methods.items())]
+    return [
+        ["method", *names],
+        *([method, *map(values.get, names)] for method, values in methods.items()),
+    ]
 
 
 def _cell(value: Any) -> str:
@@ -250,11 +274,16 @@ def _cell(value: Any) -> str:
 
 
 def _load() -> dict[str, float]:
-    """Return how busy the machine is: percent of the CPUs since the last call, GiB of this process and of the GPU."""
+    """Return how busy the machine is: percent of the CPUs since the last call, GiB of this process
+    and of the GPU.
+    """
     import psutil
     import torch
 
-    busy = {"cpu_percent": psutil.cpu_percent(), "memory_gib": psutil.Process().memory_info().rss / 2**30}
+    busy = {
+        "cpu_percent": psutil.cpu_percent(),
+        "memory_gib": psutil.Process().memory_info().rss / 2**30,
+    }
     if torch.cuda.is_available():
         busy["gpu_memory_gib"] = torch.cuda.memory_reserved() / 2**30
     return busy

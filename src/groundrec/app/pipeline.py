@@ -1,4 +1,5 @@
-"""The stages of a recipe as methods, for notebooks and scripts; what they write is a run like any other.
+"""The stages of a recipe as methods, for notebooks and scripts; what they write is a run like any
+other.
 
 Knows nothing about what stages do, nor about several processes: those are started by a launcher.
 """
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundrec.app.boards import require, shown
-from groundrec.app.checks import check_names, check_paths
-from groundrec.app.experiment import Experiment, method_name, slates_at
-from groundrec.app.jobs import Job
+from groundrec.app.jobs.job import Job
 from groundrec.app.recommender import Recommender
+from groundrec.app.stages.artefacts import Experiment, method_name, slates_at
+from groundrec.app.stages.checks import check_names, check_paths
 from groundrec.core.processes import ALONE
 from groundrec.core.recipe import Recipe, as_toml
 from groundrec.core.runs import Run, read_json
@@ -20,20 +21,24 @@ from groundrec.core.track import kept_in
 from groundrec.core.types import PreparedDataset, Slates
 
 if TYPE_CHECKING:
-    from groundrec.rank.signals import Signal
+    from groundrec.signals.counts import Signal
 
 __all__ = ["Pipeline"]
 
 
 class Pipeline:
-    """A recipe in a run directory. Each method does all stages up to its own, skipping what is finished.
+    """A recipe in a run directory. Each method does all stages up to its own, skipping what is
+    finished.
 
-    So the last method alone does everything, and a cell of a notebook may be run again. A directory whose run has
-    other data is refused; after another change of settings, what depends on it is redone, and the log says why.
+    So the last method alone does everything, and a cell of a notebook may be run again. A directory
+    whose run has other data is refused; after another change of settings, what depends on it is
+    redone, and the log says why.
     """
 
     def __init__(self, recipe: Recipe, run_dir: str | Path | None = None) -> None:
-        """Check the names in `recipe`, and write nothing yet; `run_dir` is `runs/<name>` when left out."""
+        """Check the names in `recipe`, and write nothing yet; `run_dir` is `runs/<name>` when left
+        out.
+        """
         check_names(recipe)
         self.recipe = recipe
         self.path = Path(run_dir) if run_dir else Path("runs") / recipe.name
@@ -53,16 +58,21 @@ class Pipeline:
         return Recommender.load(self.path)
 
     def recommend(self) -> dict[str, Slates]:
-        """Return the slates of the test queries, by the name of what ranked: the language model, perhaps others."""
+        """Return the slates of the test queries, by the name of what ranked: the language model,
+        perhaps others.
+        """
         from groundrec.rank.recommend import load_slates
 
         self._until("recommend")
         methods = self.recipe.recommend.methods
-        return {method_name(method): load_slates(self.path / slates_at(method, "test")) for method in methods}
+        return {
+            method_name(method): load_slates(self.path / slates_at(method, "test"))
+            for method in methods
+        }
 
     def fuse(self) -> dict[str, Slates]:
         """Return the test slates of every fusion by its name, its weight chosen on validation."""
-        from groundrec.app.fusing import fusions, kept_slates
+        from groundrec.app.stages.fusion import fusions, kept_slates
 
         done = self._until("fuse")
         return {fusion.name: kept_slates(done, fusion) for fusion in fusions(done)}
@@ -70,7 +80,8 @@ class Pipeline:
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Return each method's mean metrics on test, the best method first.
 
-        Intervals, tests and the rest are in `eval/test.json` and `report.html` of the run directory.
+        Intervals, tests and the rest are in `eval/test.json` and `report.html` of the run
+        directory.
         """
         self._until("evaluate")
         methods = read_json(self.path / "eval" / "test.json")["methods"]
@@ -80,7 +91,7 @@ class Pipeline:
         }
 
     def _until(self, stage: str) -> Experiment:
-        from groundrec.app.stages import run_recipe
+        from groundrec.app.stages.stages import run_recipe
 
         check_paths(self.recipe)
         require(self.recipe.track)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundrec.app.experiment import Experiment, model_inputs
+from groundrec.app.stages.artefacts import Experiment, model_inputs
 from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.types import NO_ITEM, Queries, Ragged
 
 if TYPE_CHECKING:
-    from groundrec.rank.explain import Explanation
+    from groundrec.rank.search.explain import Explanation
 
 __all__ = ["Explained", "Recommendation", "Recommender"]
 
@@ -30,7 +30,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Explained:
-    """The path of one item: its tokens as text, and what `rank.explain` says of each."""
+    """The path of one item: its tokens as text, and what `rank.search.explain` says of each."""
 
     title: str
     pieces: list[str]
@@ -48,7 +48,8 @@ class Recommender:
 
     @classmethod
     def load(cls, run: str | Path) -> Recommender:
-        """Return the recommender of a run directory; raise `ArtifactError` unless its training has finished.
+        """Return the recommender of a run directory; raise `ArtifactError` unless its training has
+        finished.
 
         A run whose settings changed since its model was trained is refused too.
         """
@@ -75,28 +76,34 @@ class Recommender:
     ) -> list[Recommendation]:
         """Return the `k` best items after `history`, titles or item ids, oldest first.
 
-        Where `allow` is given, nothing else is recommended; nothing in `deny` ever is (out of stock, another category).
-        Raises `DataError` for a name that is not in the catalogue.
+        Where `allow` is given, nothing else is recommended; nothing in `deny` ever is (out of
+        stock, another category). Raises `DataError` for a name that is not in the catalogue.
         """
         allow_list, deny_list = self._listed(allow), self._listed(deny)
         slates = self._ranker.slates(self._query(history), k, allow_list, deny_list)
         return [
-            Recommendation(self._catalogue.item_ids[item], self._catalogue.titles[item], float(score))
+            Recommendation(
+                self._catalogue.item_ids[item], self._catalogue.titles[item], float(score)
+            )
             for item, score in zip(slates.items[0], slates.scores[0], strict=True)
             if item != NO_ITEM
         ]
 
-    def explain(self, history: Sequence[str], item: str, *, beams: Sequence[int] = (5, 10, 20, 50)) -> Explained:
+    def explain(
+        self, history: Sequence[str], item: str, *, beams: Sequence[int] = (5, 10, 20, 50)
+    ) -> Explained:
         """Return how `item` comes by its score after `history`, and where beam searches lose it.
 
-        Raises `DataError` for a name that is not in the catalogue, `SearchError` for an item that may not be
-        recommended, such as one of the history.
+        Raises `DataError` for a name that is not in the catalogue, `SearchError` for an item that
+        may not be recommended, such as one of the history.
         """
-        from groundrec.rank.explain import explain
+        from groundrec.rank.search.explain import explain
 
         ranker, query, number = self._ranker, self._query(history), self._items(item)[0]
         guide = ranker.assistant.guide(query) if ranker.assistant else None
-        found = explain(ranker.search, ranker.prompts(query)[0], number, ranker.mask(query), guide, beams=beams)
+        found = explain(
+            ranker.search, ranker.prompts(query)[0], number, ranker.mask(query), guide, beams=beams
+        )
         pieces = ranker.encoder.tokenizer.batch_decode([[step.token] for step in found.steps])
         return Explained(self._catalogue.titles[number], pieces, found)
 
@@ -104,4 +111,8 @@ class Recommender:
         return Queries.of(Ragged.of([[self._items(name)[0] for name in history]]), self._now)
 
     def _listed(self, names: Sequence[str] | None) -> Ragged | None:
-        return None if names is None else Ragged.of([[item for name in names for item in self._items(name)]])
+        return (
+            None
+            if names is None
+            else Ragged.of([[item for name in names for item in self._items(name)]])
+        )

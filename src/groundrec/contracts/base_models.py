@@ -24,7 +24,13 @@ from groundrec.text.trie import Trie
 
 __all__ = ["RULES", "TITLES", "Opened", "check_base_model", "parts_of"]
 
-TITLES = [*(f"Title {i}" for i in range(10)), "Amélie — “No. 5”", "  Title 3, again", "Title 3", "Title 3"]
+TITLES = [
+    *(f"Title {i}" for i in range(10)),
+    "Amélie — “No. 5”",
+    "  Title 3, again",
+    "Title 3",
+    "Title 3",
+]
 """Titles with odd letters, and three items of one title."""
 TEMPLATE = Template(item="{title}, ", answer="{title}\n")
 ROOM = 512
@@ -39,7 +45,9 @@ class Opened:
     folder: Path
 
     @classmethod
-    def of(cls, build: Callable[[Model, Iterable[str]], LanguageModel], section: Model, folder: Path) -> Opened:
+    def of(
+        cls, build: Callable[[Model, Iterable[str]], LanguageModel], section: Model, folder: Path
+    ) -> Opened:
         """Return what `build` gives, ready to answer."""
         answers = [TEMPLATE.answer_text(title) for title in TITLES]
 
@@ -53,13 +61,21 @@ class Opened:
 
 
 def parts_of(lm: LanguageModel, recipe: Recipe, folder: Path, **lists: Any) -> Parts:
-    """Return what groundings of the catalogue `TITLES` are built of; the later an item, the more popular."""
+    """Return what groundings of the catalogue `TITLES` are built of; the later an item, the more
+    popular.
+    """
     encoder, popularity = Encoder(TEMPLATE, lm.tokenizer, TITLES, ROOM), np.arange(len(TITLES))
-    return Parts(lm, encoder, Trie.compile(encoder.answers, popularity), recipe, popularity, folder, **lists)
+    return Parts(
+        lm, encoder, Trie.compile(encoder.answers, popularity), recipe, popularity, folder, **lists
+    )
 
 
-def check_base_model(build: Callable[[Model, Iterable[str]], LanguageModel], section: Model | None = None) -> None:
-    """Raise `AssertionError` at the first rule that a base model breaks, built with the recipe's section `[model]`."""
+def check_base_model(
+    build: Callable[[Model, Iterable[str]], LanguageModel], section: Model | None = None
+) -> None:
+    """Raise `AssertionError` at the first rule that a base model breaks, built with the recipe's
+    section `[model]`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         hold(Opened.of(build, section or Model(), Path(folder)), RULES)
 
@@ -67,7 +83,9 @@ def check_base_model(build: Callable[[Model, Iterable[str]], LanguageModel], sec
 def spells_every_title(case: Opened) -> None:
     """The tokenizer gives back every title letter by letter, and has a start or an end token."""
     tokenizer = case.lm.tokenizer
-    assert isinstance(tokenizer.bos_token_id, int) or isinstance(tokenizer.eos_token_id, int), "neither token"
+    assert isinstance(tokenizer.bos_token_id, int) or isinstance(tokenizer.eos_token_id, int), (
+        "neither token"
+    )
     for title in TITLES:
         ids = tokenizer(f"{title}\n", add_special_tokens=False)["input_ids"]
         again = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
@@ -77,7 +95,9 @@ def spells_every_title(case: Opened) -> None:
 def gives_logits_for_every_token(case: Opened) -> None:
     """The model gives finite logits for every token of its tokenizer."""
     logits = _logits(case.lm)
-    assert logits.shape[-1] >= len(case.lm.tokenizer), f"{logits.shape[-1]} logits, {len(case.lm.tokenizer)} tokens"
+    assert logits.shape[-1] >= len(case.lm.tokenizer), (
+        f"{logits.shape[-1]} logits, {len(case.lm.tokenizer)} tokens"
+    )
     assert logits.isfinite().all(), "not finite"
 
 
@@ -124,7 +144,9 @@ RULES = (
 
 
 def _ids(lm: LanguageModel) -> torch.Tensor:
-    return torch.tensor([lm.tokenizer(f"{TITLES[0]}\n{TITLES[10]}\n", add_special_tokens=False)["input_ids"]])
+    return torch.tensor(
+        [lm.tokenizer(f"{TITLES[0]}\n{TITLES[10]}\n", add_special_tokens=False)["input_ids"]]
+    )
 
 
 def _logits(lm: LanguageModel) -> torch.Tensor:

@@ -42,7 +42,9 @@ class Grounding:
         ground: dict[str, Any] | None = None,
         **lists: NDArray[np.integer],
     ) -> Ranker:
-        """Return the grounding with settings of these two sections, and with an allow-list or a deny-list."""
+        """Return the grounding with settings of these two sections, and with an allow-list or a
+        deny-list.
+        """
         recipe = Recipe.of(
             {
                 "recommend": {"k": K, **(recommend or {})},
@@ -72,10 +74,13 @@ def check_grounding(build: Callable[[Parts], Ranker]) -> None:
 def ranks_real_items(case: Grounding) -> None:
     """A slate holds items of the catalogue, each once, by falling finite scores; int32 and float32."""
     found = case.ranker().slates(_queries(), K)
-    assert (found.items.dtype, found.scores.dtype) == (np.int32, np.float32), (
-        f"{found.items.dtype} {found.scores.dtype}"
+    assert (found.items.dtype, found.scores.dtype) == (
+        np.int32,
+        np.float32,
+    ), f"{found.items.dtype} {found.scores.dtype}"
+    assert found.items.shape == found.scores.shape == (5, K), (
+        f"{found.items.shape} {found.scores.shape}"
     )
-    assert found.items.shape == found.scores.shape == (5, K), f"{found.items.shape} {found.scores.shape}"
     assert ((found.items >= 0) & (found.items < ITEMS)).all(), found.items
     assert all(len(set(row)) == K for row in found.items.tolist()), found.items
     assert np.isfinite(found.scores).all(), found.scores
@@ -88,7 +93,9 @@ def keeps_to_the_lists(case: Grounding) -> None:
     found = case.ranker(allow=allow, deny=deny).slates(_queries(), K)
     for query, row, scores in zip(_queries(), found.items, found.scores, strict=True):
         rest = set(allow.tolist()) - {8} - set(query.history.tolist())
-        assert set(row[: len(rest)].tolist()) == rest, f"{row} instead of {rest} after {query.history}"
+        assert set(row[: len(rest)].tolist()) == rest, (
+            f"{row} instead of {rest} after {query.history}"
+        )
         assert (row[len(rest) :] == NO_ITEM).all(), row
         assert np.isneginf(scores[len(rest) :]).all(), scores
     everyone = case.ranker({"exclude_seen": False}).slates(_queries(), ITEMS)
@@ -100,16 +107,22 @@ def keeps_a_title_together(case: Grounding) -> None:
     found = case.ranker({"exclude_seen": False}).slates(_queries(), ITEMS)
     for row, scores in zip(found.items.tolist(), found.scores, strict=True):
         places = [row.index(item) for item in SAME]
-        assert places == list(range(places[0], places[0] + len(SAME))), f"items {SAME} are at {places}"
+        assert places == list(range(places[0], places[0] + len(SAME))), (
+            f"items {SAME} are at {places}"
+        )
         assert len(set(scores[places])) == 1, scores[places]
 
 
 def ranks_a_batch_like_its_rows(case: Grounding) -> None:
-    """A query gets the same slate alone, in a batch, and in another order, whatever is random in it."""
+    """A query gets the same slate alone, in a batch, and in another order, whatever is random in
+    it.
+    """
     for decoding in ("beam", "sample"):
         ranker, some = case.ranker(ground={"decoding": decoding, "vote": "mean"}), _queries()
         together = ranker.slates(some, K)
-        alone = Slates.concatenate([ranker.slates(some.take(np.array([i])), K) for i in range(len(some))])
+        alone = Slates.concatenate(
+            [ranker.slates(some.take(np.array([i])), K) for i in range(len(some))]
+        )
         turned = ranker.slates(some.take(np.arange(len(some))[::-1]), K)
         for other in (alone, Slates(some.ids, turned.items[::-1], turned.scores[::-1])):
             np.testing.assert_array_equal(other.items, together.items)
@@ -117,7 +130,9 @@ def ranks_a_batch_like_its_rows(case: Grounding) -> None:
 
 
 def fills_shards(case: Grounding) -> None:
-    """Written in shards, slates are the same; a query with nothing left to recommend gets an empty one."""
+    """Written in shards, slates are the same; a query with nothing left to recommend gets an empty
+    one.
+    """
     some = _queries([0], list(range(ITEMS)), [4, 5], [7])
     ranker = case.ranker({"batch_size": 2, "shard_size": 3})
     folder = Path(tempfile.mkdtemp(dir=case.folder))
@@ -127,8 +142,16 @@ def fills_shards(case: Grounding) -> None:
     assert len(list(folder.iterdir())) == 2, sorted(folder.iterdir())
 
 
-RULES = (ranks_real_items, keeps_to_the_lists, keeps_a_title_together, ranks_a_batch_like_its_rows, fills_shards)
+RULES = (
+    ranks_real_items,
+    keeps_to_the_lists,
+    keeps_a_title_together,
+    ranks_a_batch_like_its_rows,
+    fills_shards,
+)
 
 
 def _queries(*rows: list[int]) -> Queries:
-    return Queries.of(Ragged.of(rows or [[0], [1, 2, 3], [4, 5, 6, 7, 8, 9, 4, 5, 6, 7], [3, 13], [2]]), 0)
+    return Queries.of(
+        Ragged.of(rows or [[0], [1, 2, 3], [4, 5, 6, 7, 8, 9, 4, 5, 6, 7], [3, 13], [2]]), 0
+    )

@@ -1,4 +1,5 @@
-"""Rules that every implementation of a seam is held to: functions that assert, whose docstring is the rule.
+"""Rules that every implementation of a seam is held to: functions that assert, whose docstring is
+the rule.
 
 Knows nothing about any seam.
 """

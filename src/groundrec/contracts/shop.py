@@ -1,4 +1,5 @@
-"""A small shop whose next item is planted: item i is always followed by item i + 1, and the last by the first.
+"""A small shop whose next item is planted: item i is always followed by item i + 1, and the last by
+the first.
 
 Knows nothing about what is held to it.
 """
@@ -23,8 +24,12 @@ def queries_of(rows: list[tuple[str, int, list[int], list[int]]], first_id: int 
     )
 
 
-def planted_shop(items: int = 12, users: int = 24, length: int = 6, seed: int = 0) -> PreparedDataset:
-    """Return a shop where each user walks `length` items for training, one for validation and one for test."""
+def planted_shop(
+    items: int = 12, users: int = 24, length: int = 6, seed: int = 0
+) -> PreparedDataset:
+    """Return a shop where each user walks `length` items for training, one for validation and one
+    for test.
+    """
     starts = np.random.default_rng(seed).permutation(np.arange(users) % items)
     walks = [((start + np.arange(length + 2)) % items).tolist() for start in starts]
     splits = {name: [] for name in ("train", "valid", "test")}
@@ -33,5 +38,9 @@ def planted_shop(items: int = 12, users: int = 24, length: int = 6, seed: int = 
             name = "train" if step < length else ("valid" if step == length else "test")
             splits[name].append((f"user {user}", 1000 * step + user, walk[:step], [item]))
     train, valid = queries_of(splits["train"]), queries_of(splits["valid"], 1000)
-    catalogue = Catalogue(tuple(f"id {i}" for i in range(items)), tuple(f"Title {i}" for i in range(items)))
-    return PreparedDataset(catalogue, train, valid, queries_of(splits["test"], 2000), fingerprint=f"shop {seed}")
+    catalogue = Catalogue(
+        tuple(f"id {i}" for i in range(items)), tuple(f"Title {i}" for i in range(items))
+    )
+    return PreparedDataset(
+        catalogue, train, valid, queries_of(splits["test"], 2000), fingerprint=f"shop {seed}"
+    )

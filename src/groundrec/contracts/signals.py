@@ -14,14 +14,23 @@ from groundrec.contracts.shop import planted_shop
 from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import PreparedDataset, Queries, Ragged
-from groundrec.rank.signals import Signal
+from groundrec.signals.counts import Signal
 
 __all__ = ["RECIPE", "RULES", "Fitted", "check_signal"]
 
 SHOP = planted_shop()
 ITEMS = len(SHOP.catalogue)
 RECIPE = Recipe.of(
-    {"sequential": {"hidden": 16, "layers": 1, "epochs": 30, "batch_size": 8, "learning_rate": 0.01, "dropout": 0}}
+    {
+        "sequential": {
+            "hidden": 16,
+            "layers": 1,
+            "epochs": 30,
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "dropout": 0,
+        }
+    }
 )
 FILES = {".npz", ".safetensors", ".json", ".parquet"}
 
@@ -41,7 +50,9 @@ class Fitted:
     """Whether the order of a history does not matter to it, as to popularity."""
 
     @classmethod
-    def of(cls, kind: type[Signal], folder: Path, recipe: Recipe, finds_among: int, *, is_blind: bool) -> Fitted:
+    def of(
+        cls, kind: type[Signal], folder: Path, recipe: Recipe, finds_among: int, *, is_blind: bool
+    ) -> Fitted:
         """Return a signal of that kind, fitted."""
         return cls(kind, fitted(kind, SHOP, recipe, folder), recipe, folder, finds_among, is_blind)
 
@@ -62,16 +73,22 @@ def check_signal(
 ) -> None:
     """Raise `AssertionError` at the first rule that a signal breaks.
 
-    Item i + 1 always follows item i in the shop that it is fitted on: `finds_among` says how well it has to see that.
+    Item i + 1 always follows item i in the shop that it is fitted on: `finds_among` says how well
+    it has to see that.
     """
     with tempfile.TemporaryDirectory() as folder:
         hold(Fitted.of(kind, Path(folder), recipe, finds_among, is_blind=is_blind), RULES)
 
 
 def scores_every_item(case: Fitted) -> None:
-    """Scores are finite float32, one per item, whatever the history: none, short, long, the same item again."""
+    """Scores are finite float32, one per item, whatever the history: none, short, long, the same
+    item again.
+    """
     scores = case.signal.scores(_asking([], [3], [1, 2, 1], list(range(ITEMS)) * 20))
-    assert (scores.shape, scores.dtype) == ((4, ITEMS), np.float32), f"{scores.dtype} {scores.shape}"
+    assert (scores.shape, scores.dtype) == (
+        (4, ITEMS),
+        np.float32,
+    ), f"{scores.dtype} {scores.shape}"
     assert np.isfinite(scores).all(), scores
     nobody = case.signal.scores(SHOP.test.take(np.arange(0))).shape
     assert nobody == (0, ITEMS), f"no queries: {nobody}"
@@ -82,7 +99,9 @@ def finds_what_is_planted(case: Fitted) -> None:
     for query, row in zip(SHOP.test, case.signal.scores(SHOP.test), strict=True):
         unseen = np.setdiff1d(np.arange(ITEMS), query.history)
         better = np.count_nonzero(row[unseen] > row[query.targets[0]])
-        assert better < case.finds_among, f"after {query.history}, {better} items are before {query.targets[0]}"
+        assert better < case.finds_among, (
+            f"after {query.history}, {better} items are before {query.targets[0]}"
+        )
 
 
 def does_not_see_the_future(case: Fitted) -> None:
@@ -95,8 +114,12 @@ def does_not_see_the_future(case: Fitted) -> None:
         targets=Ragged.of(rng.permutation(ITEMS)[:2] for _ in range(len(test))),
     )
     expected = case.signal.scores(test)
-    np.testing.assert_array_equal(case.again(dataclasses.replace(SHOP, test=shuffled)).scores(test), expected)
-    blind = dataclasses.replace(test, targets=shuffled.targets, ids=test.ids + 7, times=test.times + 1)
+    np.testing.assert_array_equal(
+        case.again(dataclasses.replace(SHOP, test=shuffled)).scores(test), expected
+    )
+    blind = dataclasses.replace(
+        test, targets=shuffled.targets, ids=test.ids + 7, times=test.times + 1
+    )
     np.testing.assert_array_equal(case.signal.scores(blind), expected)
 
 
@@ -126,7 +149,9 @@ def saves_no_pickles(case: Fitted) -> None:
 def scores_a_batch_like_its_rows(case: Fitted) -> None:
     """A query gets the same scores alone, in a batch and in another order."""
     queries = _asking([], [3], [1, 2, 1], list(range(ITEMS)) * 6, [5, 4])
-    singles = np.concatenate([case.signal.scores(queries.take(np.array([i]))) for i in range(len(queries))])
+    singles = np.concatenate(
+        [case.signal.scores(queries.take(np.array([i]))) for i in range(len(queries))]
+    )
     np.testing.assert_allclose(case.signal.scores(queries), singles, rtol=1e-4, atol=1e-5)
     turned = case.signal.scores(queries.take(np.arange(len(queries))[::-1]))
     np.testing.assert_allclose(turned[::-1], singles, rtol=1e-4, atol=1e-5)
@@ -140,7 +165,9 @@ def is_fitted_the_same_twice(case: Fitted) -> None:
 def minds_the_order(case: Fitted) -> None:
     """The order of a history matters, unless the signal says that it is blind to it."""
     forward, backward = case.signal.scores(_asking([2, 3, 4, 8], [8, 4, 3, 2]))
-    assert np.array_equal(forward, backward) == case.is_blind, "the same" if not case.is_blind else "not the same"
+    assert np.array_equal(forward, backward) == case.is_blind, (
+        "the same" if not case.is_blind else "not the same"
+    )
 
 
 RULES = (

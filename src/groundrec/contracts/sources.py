@@ -12,8 +12,8 @@ import pyarrow as pa
 from groundrec.contracts.rules import hold
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError
-from groundrec.data.files import engine
-from groundrec.data.sources import INTERACTIONS, ITEMS, MILLISECONDS, Source
+from groundrec.data.raw.files import engine
+from groundrec.data.sources.table import INTERACTIONS, ITEMS, MILLISECONDS, Source
 
 __all__ = ["RULES", "Readings", "check_source"]
 
@@ -32,24 +32,32 @@ class Readings:
         """Return both readings, by the engine that reads raw data."""
         with tempfile.TemporaryDirectory() as folder, engine(Path(folder)) as connection:
             raws = [kind(data).read(connection) for _ in range(2)]
-            first, second = [(raw.interactions.to_pyarrow(), raw.items.to_pyarrow()) for raw in raws]
+            first, second = [
+                (raw.interactions.to_pyarrow(), raw.items.to_pyarrow()) for raw in raws
+            ]
         return cls(kind, data, (first[0], second[0]), (first[1], second[1]))
 
 
 def check_source(kind: Callable[[Data], Source], data: Data) -> None:
-    """Raise `AssertionError` at the first rule that a source breaks on `data`, of which every row is good."""
+    """Raise `AssertionError` at the first rule that a source breaks on `data`, of which every row
+    is good.
+    """
     hold(Readings.of(kind, data), RULES)
 
 
 def has_the_columns(case: Readings) -> None:
-    """The two tables have the columns of `INTERACTIONS` and `ITEMS`, of these types and in this order."""
+    """The two tables have the columns of `INTERACTIONS` and `ITEMS`, of these types and in this
+    order.
+    """
     for table, columns in ((case.interactions[0], INTERACTIONS), (case.items[0], ITEMS)):
         found = {name: _name(table.schema.field(name).type) for name in table.column_names}
         assert list(found.items()) == list(columns.items()), f"{found} instead of {columns}"
 
 
 def names_every_row(case: Readings) -> None:
-    """User, item, time, row and file of good data are never null, and no two interactions have the same place."""
+    """User, item, time, row and file of good data are never null, and no two interactions have the
+    same place.
+    """
     events = case.interactions[0]
     assert len(events), "no interactions"
     for name in ("user", "item_id", "time", "row", "file"):
@@ -68,7 +76,11 @@ def keeps_time_in_seconds(case: Readings) -> None:
 def knows_a_title_for_each_item(case: Readings) -> None:
     """Every item that somebody took has a title."""
     items, events = case.items[0], case.interactions[0]
-    titled = {i for i, title in zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True) if title}
+    titled = {
+        i
+        for i, title in zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)
+        if title
+    }
     missing = set(events["item_id"].to_pylist()) - titled
     assert not missing, f"no title for {sorted(missing)[:5]}"
 
@@ -80,7 +92,9 @@ def reads_the_same_twice(case: Readings) -> None:
 
 
 def refuses_what_is_not_there(case: Readings) -> None:
-    """A path that does not exist is a `DataError` when the source is built, before anything is read."""
+    """A path that does not exist is a `DataError` when the source is built, before anything is
+    read.
+    """
     if not isinstance(case.data.path, Path):
         return
     nowhere = case.data.model_copy(update={"path": case.data.path.with_name("nothing-is-here")})

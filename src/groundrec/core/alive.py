@@ -1,7 +1,8 @@
 """Processes told apart for good, and directories in which one is at work alone.
 
-A process is its pid, its start and the boot it lives in: a pid alone is given again, after a reboot at the latest.
-The lock of a directory is the kernel's, which takes it from whoever dies. Knows nothing about runs.
+A process is its pid, its start and the boot it lives in: a pid alone is given again, after a reboot
+at the latest. The lock of a directory is the kernel's, which takes it from whoever dies. Knows
+nothing about runs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Identity:
 
     pid: int
     started: float
-    """When it began: clock ticks since the boot on Linux, which setting the clock does not change; else seconds."""
+    """When it began: clock ticks since the boot on Linux, which setting the clock does not change;
+    else seconds.
+    """
     boot: str
     host: str
 
@@ -57,15 +60,21 @@ class Identity:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether this is a process of another machine or container, which cannot be looked for from here."""
+        """Whether this is a process of another machine or container, which cannot be looked for
+        from here.
+        """
         return self.host != platform.node()
 
     def is_alive(self) -> bool:
-        """Return whether the process can be seen at work; one that has ended but was not yet buried is not."""
+        """Return whether the process can be seen at work; one that has ended but was not yet buried
+        is not.
+        """
         return self.boot == _boot() and _started(self.pid) == self.started
 
     def send(self, number: int) -> bool:
-        """Send a signal to the process, and to no other that has its pid by now; return whether it was alive."""
+        """Send a signal to the process, and to no other that has its pid by now; return whether it
+        was alive.
+        """
         try:
             process = psutil.Process(self.pid)  # remembers who this is, before it is compared
             if not self.is_alive():
@@ -82,7 +91,12 @@ def _started(pid: int) -> float | None:
         if sys.platform != "linux":
             process = psutil.Process(pid)
             return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
         return None if fields[0] in "ZX" else float(fields[19])
     except _GONE:
         return None
@@ -99,7 +113,9 @@ def _boot() -> str:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, name: str = LOCK) -> Iterator[None]:
-    """Hold the lock `name` of a run directory within the block; raise `ArtifactError` where another process does."""
+    """Hold the lock `name` of a run directory within the block; raise `ArtifactError` where another
+    process does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:
@@ -118,7 +134,9 @@ def alone_in(folder: Path, name: str = LOCK) -> Iterator[None]:
 
 
 def peak_bytes(*, children: bool = False) -> int:
-    """Return the most memory that this process, or one of its ended `children`, ever held; 0 where none can tell."""
+    """Return the most memory that this process, or one of its ended `children`, ever held; 0 where
+    none can tell.
+    """
     try:
         import resource
     except ImportError:

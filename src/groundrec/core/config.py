@@ -1,4 +1,5 @@
-"""The sections of a recipe that prepare data: every setting, typed, with its default and what it means.
+"""The sections of a recipe that prepare data: every setting, typed, with its default and what it
+means.
 
 A setting is documented where it is declared; `--help`, `--dry-run` and the manual print that text.
 """
@@ -35,45 +36,71 @@ class Data(Section):
     """Where the raw interactions come from."""
 
     source: str = Field(
-        default="movielens-100k", description="Name of a data source: `groundrec list sources` shows them."
+        default="movielens-100k",
+        description="Name of a data source: `groundrec list sources` shows them.",
     )
     path: Location | None = Field(
         default=None,
-        description="File or folder of the raw data, or a URL: `https://…`, `hf://datasets/OWNER/NAME/FILE`. Not needed for a named source that downloads itself.",
+        description=(
+            "File or folder of the raw data, or a URL: `https://…`,"
+            " `hf://datasets/OWNER/NAME/FILE`. Not needed for a named source that downloads itself."
+        ),
     )
     items: Location | None = Field(
         default=None,
-        description="File or URL of item titles, where they are not beside the interactions or among them.",
+        description=(
+            "File or URL of item titles, where they are not beside the interactions or among them."
+        ),
     )
     category: str | None = Field(
-        default=None, description="Which files of the folder `data.path` the `amazon` source reads, e.g. `Books`."
+        default=None,
+        description=(
+            "Which files of the folder `data.path` the `amazon` source reads, e.g. `Books`."
+        ),
     )
     dataset: Path | None = Field(
         default=None,
-        description="Folder of a finished data set (`groundrec prepare`, `groundrec import`), used as it is: no other setting of [data] or [prepare] may be given beside it.",
+        description=(
+            "Folder of a finished data set (`groundrec prepare`, `groundrec import`), used as it"
+            " is: no other setting of [data] or [prepare] may be given beside it."
+        ),
     )
     columns: dict[str, str] = Field(
         default={},
-        description='Your column names for the `table` source, e.g. {item = "asin"}; for `recbole` the title\'s, if not found by itself.',
+        description=(
+            'Your column names for the `table` source, e.g. {item = "asin"}; for `recbole` the'
+            " title's, if not found by itself."
+        ),
     )
     sha256: str | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$", description="Digest that the file at `data.path` must have."
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="Digest that the file at `data.path` must have.",
     )
     items_sha256: str | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$", description="Digest that the file at `data.items` must have."
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="Digest that the file at `data.items` must have.",
     )
 
 
 class D3(Section):
-    """The window of time of the protocol `d3`, under the names of the published script; times are UTC."""
+    """The window of time of the protocol `d3`, under the names of the published script; times are
+    UTC.
+    """
 
     st_year: int = Field(
         default=2017,
         ge=1996,
-        description="First year of the window. It is moved back, year by year down to 1996, while fewer than `least_items` items are left.",
+        description=(
+            "First year of the window. It is moved back, year by year down to 1996, while fewer"
+            " than `least_items` items are left."
+        ),
     )
     st_month: int = Field(default=10, ge=1, le=12, description="First month of the window.")
-    ed_year: int = Field(default=2018, ge=1996, description="Year in whose month `ed_month` the window ends.")
+    ed_year: int = Field(
+        default=2018, ge=1996, description="Year in whose month `ed_month` the window ends."
+    )
     ed_month: int = Field(
         default=11,
         ge=1,
@@ -81,7 +108,9 @@ class D3(Section):
         description="The window ends with the first second of this month, that second included.",
     )
     least_items: int = Field(
-        default=10_000, ge=1, description="Items that must be left, unless the window begins in 1996."
+        default=10_000,
+        ge=1,
+        description="Items that must be left, unless the window begins in 1996.",
     )
 
     def model_post_init(self, _: Any) -> None:
@@ -100,46 +129,80 @@ class Prepare(Section):
 
     protocol: str = Field(
         default="global-time",
-        description="`global-time` splits by one point in time for everyone (leaks nothing); `leave-one-out` keeps each user's last two moments and warns what that leaks; `d3` is the published preparation of Amazon reviews, `bigrec-movie` and `bigrec-game` are those of MovieLens-10M and of Amazon's video games.",
+        description=(
+            "`global-time` splits by one point in time for everyone (leaks nothing);"
+            " `leave-one-out` keeps each user's last two moments and warns what that leaks; `d3` is"
+            " the published preparation of Amazon reviews, `bigrec-movie` and `bigrec-game` are"
+            " those of MovieLens-10M and of Amazon's video games."
+        ),
     )
-    engine: str = Field(default="duckdb", description="What computes: `groundrec list engines` shows them.")
+    engine: str = Field(
+        default="duckdb", description="What computes: `groundrec list engines` shows them."
+    )
     memory_limit: str | None = Field(
         default=None,
         pattern=r"^\d+(\.\d+)?[KMGT]i?B$",
-        description="Most memory the engine takes before it goes on on disk, e.g. `2GB`; most of the machine's when unset.",
+        description=(
+            "Most memory the engine takes before it goes on on disk, e.g. `2GB`; most of the"
+            " machine's when unset."
+        ),
     )
     k_core: int = Field(
         default=5,
         ge=0,
-        description="Keep only users and items with at least this many interactions, repeated until stable; 0 keeps all.",
+        description=(
+            "Keep only users and items with at least this many interactions, repeated until stable;"
+            " 0 keeps all."
+        ),
     )
-    min_rating: float | None = Field(default=None, description="Drop interactions rated lower than this.")
+    min_rating: float | None = Field(
+        default=None, description="Drop interactions rated lower than this."
+    )
     valid_share: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of interactions, by time, used for validation (`global-time`)."
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Share of interactions, by time, used for validation (`global-time`).",
     )
     test_share: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of interactions, the latest, used for testing (`global-time`)."
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Share of interactions, the latest, used for testing (`global-time`).",
     )
     max_history: int | None = Field(
         default=None,
         ge=1,
-        description="Most recent items kept as a query's history; when unset 10 for `d3`, `bigrec-movie` and `bigrec-game`, and 200 for the others. With `bigrec-movie` a history has exactly so many.",
+        description=(
+            "Most recent items kept as a query's history; when unset 10 for `d3`, `bigrec-movie`"
+            " and `bigrec-game`, and 200 for the others. With `bigrec-movie` a history has exactly"
+            " so many."
+        ),
     )
     bad_rows: Literal["fail", "quarantine"] = Field(
         default="fail",
-        description="What to do with rows that cannot be used: stop at the first, or set them aside in `quarantine.parquet` and count them.",
+        description=(
+            "What to do with rows that cannot be used: stop at the first, or set them aside in"
+            " `quarantine.parquet` and count them."
+        ),
     )
     like_above: float = Field(
         default=LIKE_ABOVE,
-        description="A rating above this becomes 1, any other 0 (`bigrec-movie`); nothing is left out for its rating.",
+        description=(
+            "A rating above this becomes 1, any other 0 (`bigrec-movie`); nothing is left out for"
+            " its rating."
+        ),
     )
     d3: D3 = D3()
 
     def model_post_init(self, _: Any) -> None:
-        """Check that something is left to train on, and that likes are asked for where they are made."""
+        """Check that something is left to train on, and that likes are asked for where they are
+        made.
+        """
         if self.like_above != LIKE_ABOVE and self.protocol != "bigrec-movie":
             raise ConfigError(
-                "prepare.like_above makes likes of ratings, which only the protocol `bigrec-movie` does",
+                "prepare.like_above makes likes of ratings, which only the protocol `bigrec-movie`"
+                " does",
                 value=f"like_above = {self.like_above}, protocol = {self.protocol}",
                 accepted="prepare.min_rating for other protocols",
                 next_step="--set prepare.protocol=bigrec-movie, or leave it out",

@@ -1,4 +1,6 @@
-"""The errors a user can meet. Each says what failed, the value, what would be accepted, the next command."""
+"""The errors a user can meet. Each says what failed, the value, what would be accepted, the next
+command.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,13 @@ __all__ = [
 class GroundrecError(Exception):
     """Base of every error that is the user's to mend; the command line prints it and exits 2.
 
-    `what` failed, the `value` it failed on, what would have been `accepted`, and the `next_step` to take.
+    `what` failed, the `value` it failed on, what would have been `accepted`, and the `next_step` to
+    take.
     """
 
-    def __init__(self, what: str, *, value: object = None, accepted: str = "", next_step: str = "") -> None:
+    def __init__(
+        self, what: str, *, value: object = None, accepted: str = "", next_step: str = ""
+    ) -> None:
         self.what, self.value, self.accepted, self.next_step = what, value, accepted, next_step
         super().__init__(str(self))
 
@@ -65,7 +70,9 @@ class MissingDependency(GroundrecError):
     """An optional package is needed; the message names the command that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed", next_step=f"pip install 'groundrec[{extra}]'")
+        super().__init__(
+            f"{package} is not installed", next_step=f"pip install 'groundrec[{extra}]'"
+        )
 
 
 def closest(word: str, known: Iterable[str]) -> str:

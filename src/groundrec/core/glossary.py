@@ -1,7 +1,7 @@
 """What each setting is and costs, in English and Chinese, and what the originals call it.
 
-English meanings are declared with the settings; the rest is in `words/`, one TOML file for each section of a recipe.
-Knows nothing about anybody's data, nor about how this is shown.
+English meanings are declared with the settings; the rest is in `words/`, one TOML file for each
+section of a recipe. Knows nothing about anybody's data, nor about how this is shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ from typing import Any
 from groundrec.core.errors import ConfigError
 from groundrec.core.recipe import Recipe, settings
 
-__all__ = ["LANGUAGES", "WORDS", "Entry", "Flag", "entries", "file_of", "find", "flags", "language", "parts", "spoken"]
+__all__ = [
+    "LANGUAGES",
+    "WORDS",
+    "Entry",
+    "Flag",
+    "entries",
+    "file_of",
+    "find",
+    "flags",
+    "language",
+    "parts",
+    "spoken",
+]
 
 LANGUAGES = ("en", "zh")
 FOLDER = Path(__file__).parent / "words"
@@ -59,7 +71,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of the originals that no setting stands for, what to do instead, and the settings it has to do with."""
+    """A flag of the originals that no setting stands for, what to do instead, and the settings it
+    has to do with.
+    """
 
     name: str
     by: str
@@ -71,9 +85,14 @@ def language(asked: str | None = None, environment: Mapping[str, str] = os.envir
     """Return the language `asked` for, else the locale's where there are words in it, else English."""
     if asked is not None:
         if asked not in LANGUAGES:
-            raise ConfigError("no words in this language", value=asked, accepted=", ".join(LANGUAGES))
+            raise ConfigError(
+                "no words in this language", value=asked, accepted=", ".join(LANGUAGES)
+            )
         return asked
-    locale = next((environment[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environment.get(name)), "")
+    locale = next(
+        (environment[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environment.get(name)),
+        "",
+    )
     return "zh" if locale.lower().startswith("zh") else "en"
 
 
@@ -85,7 +104,9 @@ def file_of(setting: str) -> Path:
 
 @cache
 def parts(setting: str) -> dict[str, Any]:
-    """Return what the words' file says of a setting: `cost`, `zh`, `zh_cost` and perhaps `called`; {} where nothing."""
+    """Return what the words' file says of a setting: `cost`, `zh`, `zh_cost` and perhaps `called`;
+    {} where nothing.
+    """
     file, keys = file_of(setting), setting.split(".")
     node: Any = _read(file.stem) if file.is_file() else {}
     for key in keys[1:] or keys:
@@ -97,7 +118,10 @@ def entries(language: str) -> Iterator[Entry]:
     """Yield every setting, in the order they are declared."""
     schema = Recipe.model_json_schema()
     for setting, default, meaning in settings(Recipe()):
-        words, accepted = parts(setting), _accepted(_property(schema, setting), LANGUAGES.index(language))
+        words, accepted = (
+            parts(setting),
+            _accepted(_property(schema, setting), LANGUAGES.index(language)),
+        )
         cost, zh, zh_cost = (words.get(key, "") for key in WORDS)
         if language == "zh":
             meaning, cost = zh or meaning, zh_cost or cost
@@ -113,8 +137,8 @@ def flags(language: str) -> Iterator[Flag]:
 def find(word: str) -> tuple[list[str], list[str]]:
     """Return the settings, and the flags without a setting, that a word names.
 
-    It may be the whole name, its last part, its section, or an original's name for it; `--num-epochs` is
-    `num_epochs`. Raises `ConfigError` with what may have been meant.
+    It may be the whole name, its last part, its section, or an original's name for it;
+    `--num-epochs` is `num_epochs`. Raises `ConfigError` with what may have been meant.
     """
     known, without = _names(), [flag.name for flag in flags("en")]
     plain = word.lstrip("-").replace("-", "_")
@@ -124,11 +148,14 @@ def find(word: str) -> tuple[list[str], list[str]]:
     near = difflib.get_close_matches(exact, [*known, *without], n=3, cutoff=0.6)
     near += [s for s in known if "." in s and len(exact) > 2 and exact in s and s not in near][:5]
     raise ConfigError(
-        "no such setting" + (f" (did you mean {' or '.join(map(repr, near[:3]))}?)" if near else ""),
+        "no such setting"
+        + (f" (did you mean {' or '.join(map(repr, near[:3]))}?)" if near else ""),
         value=word,
-        accepted=", ".join(near)
-        if len(near) > 3
-        else "a setting, its last part, its section, or the originals' name for it",
+        accepted=(
+            ", ".join(near)
+            if len(near) > 3
+            else "a setting, its last part, its section, or the originals' name for it"
+        ),
         next_step="groundrec settings",
     )
 
@@ -140,7 +167,9 @@ def spoken(called: Mapping[str, str]) -> str:
 
 @cache
 def _names() -> dict[str, list[str]]:
-    """Return every word that names settings, and which. A setting comes before a section of the same name."""
+    """Return every word that names settings, and which. A setting comes before a section of the
+    same name.
+    """
     found: dict[str, list[str]] = {}
     sections: dict[str, list[str]] = {}
     for setting, *_ in settings(Recipe()):
@@ -176,6 +205,8 @@ def _accepted(node: dict[str, Any], word: int) -> str:
         return (", or ", "，或")[word].join(dict.fromkeys(found))
     if "enum" in node or "const" in node:
         return ", ".join(f"`{value}`" for value in node.get("enum") or [node["const"]])
-    kind = KINDS[node.get("format", node["type"]) if node.get("format") in KINDS else node["type"]][word]
+    kind = KINDS[node.get("format", node["type"]) if node.get("format") in KINDS else node["type"]][
+        word
+    ]
     bounds = [text[word].format(f"{node[name]:g}") for name, text in BOUNDS.items() if name in node]
     return (", ", "，")[word].join([kind, *bounds])

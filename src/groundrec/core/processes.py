@@ -1,9 +1,10 @@
 """Several processes at one run: which of them this is, and how they wait for each other.
 
-`torchrun` and `accelerate launch` start the same command several times and say so in the environment. The processes
-meet through small files in the run directory, so it must be one that all of them see. Each renews its file every few
-seconds; who waits for a process counts the looks at which that file had not changed, and gives up in the end. Knows
-nothing about stages, nor about the libraries that talk between processes by themselves.
+`torchrun` and `accelerate launch` start the same command several times and say so in the
+environment. The processes meet through small files in the run directory, so it must be one that all
+of them see. Each renews its file every few seconds; who waits for a process counts the looks at
+which that file had not changed, and gives up in the end. Knows nothing about stages, nor about the
+libraries that talk between processes by themselves.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that were started together; this one is number `rank` of `world`, `local_rank` on its machine."""
+    """The processes that were started together; this one is number `rank` of `world`, `local_rank`
+    on its machine.
+    """
 
     rank: int = MAIN
     world: int = 1
@@ -44,16 +47,23 @@ class Processes:
     folder: Path | None = None
     """Where they show signs of life; None until they met."""
     gives_up: bool = True
-    """Whether who waits for a process gives it up when it is silent; not where a debugger may stop it."""
+    """Whether who waits for a process gives it up when it is silent; not where a debugger may stop
+    it.
+    """
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Processes:
-        """Return the processes that a launcher has described in the environment; one where none has."""
+        """Return the processes that a launcher has described in the environment; one where none
+        has.
+        """
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return ALONE
         rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         return cls(
-            rank, world, int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", world))
+            rank,
+            world,
+            int(environment.get("LOCAL_RANK", rank)),
+            int(environment.get("LOCAL_WORLD_SIZE", world)),
         )
 
     @property
@@ -67,9 +77,11 @@ class Processes:
 
     @contextlib.contextmanager
     def meet(self, folder: Path, word: str = "") -> Iterator[tuple[Processes, str]]:
-        """Yield the processes when all are there, with the main one's `word`; show signs of life within the block.
+        """Yield the processes when all are there, with the main one's `word`; show signs of life
+        within the block.
 
-        `folder` is theirs alone, and need not be there. Raises `ProcessError` where one does not come.
+        `folder` is theirs alone, and need not be there. Raises `ProcessError` where one does not
+        come.
         """
         if self.world == 1:
             yield self, word
@@ -80,10 +92,15 @@ class Processes:
 
     @contextlib.contextmanager
     def _leading(self, folder: Path, word: str) -> Iterator[str]:
-        _remove(folder)  # before the first sign, and nobody else begins sooner: what comes now is new
+        _remove(
+            folder
+        )  # before the first sign, and nobody else begins sooner: what comes now is new
         folder.mkdir(parents=True)
         with self._showing_life(word):
-            self.wait(lambda: all(self._sign(rank) for rank in range(MAIN + 1, self.world)), "all processes to come")
+            self.wait(
+                lambda: all(self._sign(rank) for rank in range(MAIN + 1, self.world)),
+                "all processes to come",
+            )
             yield word
         _remove(folder)
 
@@ -96,7 +113,8 @@ class Processes:
             yield word
 
     def wait(self, done: Callable[[], bool], what: str, on: Iterable[int] | None = None) -> None:
-        """Return when `done()`; raise `ProcessError` when a process it depends `on` shows no more signs of life.
+        """Return when `done()`; raise `ProcessError` when a process it depends `on` shows no more
+        signs of life.
 
         `what` is waited for. `on` lists ranks; all others when left out.
         """
@@ -137,7 +155,9 @@ class Processes:
             part = file.with_suffix(".part")
             while not over.is_set():
                 with contextlib.suppress(OSError):  # a full disk may not be full at the next beat
-                    part.write_text(json.dumps({"beat": time.time_ns(), "word": word}), encoding="utf-8")
+                    part.write_text(
+                        json.dumps({"beat": time.time_ns(), "word": word}), encoding="utf-8"
+                    )
                     part.replace(file)
                 over.wait(BEAT)
 

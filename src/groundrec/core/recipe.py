@@ -1,6 +1,8 @@
-"""Recipes: one experiment's settings, where each value came from, and what is wrong with the ones that are not.
+"""Recipes: one experiment's settings, where each value came from, and what is wrong with the ones
+that are not.
 
-Knows every section's name; what a setting means is said where it is declared, in `core.config` and its two neighbours.
+Knows every section's name; what a setting means is said where it is declared, in `core.config` and
+its two neighbours.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from groundrec.core.config import Data, Prepare, Section
-from groundrec.core.config_learn import CoOccurrence, External, Model, Neighbours, Popularity, Sequential, Train
+from groundrec.core.config_learn import (
+    CoOccurrence,
+    External,
+    Model,
+    Neighbours,
+    Popularity,
+    Sequential,
+    Train,
+)
 from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError
@@ -34,9 +44,12 @@ class Recipe(Section):
     """One experiment: everything that decides its result."""
 
     name: str = Field(
-        default="run", description="Name of the run; its directory is `runs/<name>` unless told otherwise."
+        default="run",
+        description="Name of the run; its directory is `runs/<name>` unless told otherwise.",
     )
-    about: str = Field(default="", description="What the run does and how long it takes; shown before it begins.")
+    about: str = Field(
+        default="", description="What the run does and how long it takes; shown before it begins."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of every source of randomness.")
     data: Data = Data()
     prepare: Prepare = Prepare()
@@ -59,7 +72,8 @@ class Recipe(Section):
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], file: str | Path | None = None) -> Recipe:
-        """Return the recipe of settings by their names, such as `{"train.epochs": 3}`, over those of a TOML file.
+        """Return the recipe of settings by their names, such as `{"train.epochs": 3}`, over those
+        of a TOML file.
 
         Raises `ConfigError`, as the command line does, for an unknown name or a bad value.
         """
@@ -105,14 +119,26 @@ class Recipe(Section):
                 accepted=f"recommend.beams ≥ recommend.k = {self.recommend.k}",
                 next_step="--set recommend.beams=…",
             )
-        if "ground" in self.recommend.methods and self.train.method != "none" and self.train.learn != "answer":
+        if (
+            "ground" in self.recommend.methods
+            and self.train.method != "none"
+            and self.train.learn != "answer"
+        ):
             raise ConfigError(
-                "a model that learns only the tokens that choose among titles cannot write a title by itself",
-                value=f"train.learn = {self.train.learn}, recommend.methods = {', '.join(self.recommend.methods)}",
+                "a model that learns only the tokens that choose among titles cannot write a title"
+                " by itself",
+                value=(
+                    f"train.learn = {self.train.learn}, recommend.methods ="
+                    f" {', '.join(self.recommend.methods)}"
+                ),
                 accepted="train.learn = answer, or methods without `ground`",
                 next_step="--set train.learn=answer",
             )
-        if "ground" in self.recommend.methods and self.ground.weights == "base" and self.model.base_model == "scratch":
+        if (
+            "ground" in self.recommend.methods
+            and self.ground.weights == "base"
+            and self.model.base_model == "scratch"
+        ):
             raise ConfigError(
                 "the model `scratch` has random weights: what they embed means nothing",
                 value="ground.weights = base, model.base_model = scratch",
@@ -124,7 +150,10 @@ class Recipe(Section):
                 "recommend.workers are the actors of the engine ray",
                 value=f"workers = {self.recommend.workers}, engine = local",
                 accepted="engine = ray; several local processes are started by torchrun",
-                next_step="--set recommend.engine=ray, or torchrun --nproc_per_node 2 -m groundrec run RECIPE",
+                next_step=(
+                    "--set recommend.engine=ray, or torchrun --nproc_per_node 2 -m groundrec run"
+                    " RECIPE"
+                ),
             )
         if self.recommend.assistant not in (None, *self.signals):
             raise ConfigError(
@@ -143,9 +172,11 @@ class Recipe(Section):
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, str]]:
-    """Return the recipe of a TOML file with `a.b=value` overrides, and where each setting came from.
+    """Return the recipe of a TOML file with `a.b=value` overrides, and where each setting came
+    from.
 
-    The second value maps `section.setting` to `default`, the name of the file, or of one that it extends, or `--set`.
+    The second value maps `section.setting` to `default`, the name of the file, or of one that it
+    extends, or `--set`.
     """
     given, origin = _read(path) if path else ({}, {})
     for text in overrides:
@@ -164,7 +195,9 @@ def as_toml(recipe: Recipe) -> str:
 
 
 def whole_text(path: Path) -> bytes:
-    """Return a recipe that needs no other file: the bytes of one that extends none, else all settings of both."""
+    """Return a recipe that needs no other file: the bytes of one that extends none, else all
+    settings of both.
+    """
     if EXTENDS not in _read_toml(path):
         return path.read_bytes()
     given, _ = _read(path)
@@ -173,16 +206,26 @@ def whole_text(path: Path) -> bytes:
 
 def _toml(leaves: Mapping[str, Any]) -> str:
     # A JSON text without null is a TOML text, too.
-    return "".join(f"{_quoted(key)} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in leaves.items())
+    return "".join(
+        f"{_quoted(key)} = {json.dumps(value, ensure_ascii=False)}\n"
+        for key, value in leaves.items()
+    )
 
 
 def _quoted(key: str) -> str:
-    """Return a setting's name as a TOML key, in which only some letters stand without quotation marks."""
-    return ".".join(part if BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in key.split("."))
+    """Return a setting's name as a TOML key, in which only some letters stand without quotation
+    marks.
+    """
+    return ".".join(
+        part if BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False)
+        for part in key.split(".")
+    )
 
 
 def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield `(section.setting, value, description)` for every setting, in the order they are declared."""
+    """Yield `(section.setting, value, description)` for every setting, in the order they are
+    declared.
+    """
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
@@ -199,7 +242,9 @@ def _validated(given: dict[str, Any]) -> Recipe:
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings of a recipe and of what it extends, and the name of the file that each comes from."""
+    """Return the settings of a recipe and of what it extends, and the name of the file that each
+    comes from.
+    """
     given = _read_toml(path)
     base, line = given.pop(EXTENDS, None), (*above, path.resolve())
     origin = dict.fromkeys((key for key, _ in _leaves(given)), path.name)
@@ -230,7 +275,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is not valid TOML", value=error, accepted="lines like `k_core = 5` under a [section]"
+            f"{path} is not valid TOML",
+            value=error,
+            accepted="lines like `k_core = 5` under a [section]",
         ) from None
 
 
@@ -298,6 +345,8 @@ def _siblings(place: Sequence[str]) -> list[str]:
     for name in place:
         annotation = section.model_fields[name].annotation
         section = next(
-            a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+            a
+            for a in (annotation, *get_args(annotation))
+            if isinstance(a, type) and issubclass(a, BaseModel)
         )
     return list(section.model_fields)

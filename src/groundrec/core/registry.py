@@ -1,7 +1,7 @@
 """Names to implementations: `name → "module:attribute"`, imported on first use.
 
-Built-ins are literal dicts; another package adds its own through the entry-point group `groundrec.<seam>`, a script or
-a notebook through `register`, for itself alone.
+Built-ins are literal dicts; another package adds its own through the entry-point group
+`groundrec.<seam>`, a script or a notebook through `register`, for itself alone.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ __all__ = ["BUILT_IN", "names", "register", "resolve"]
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "sources": {
-        "amazon": "groundrec.data.reviews:Amazon",
-        "movielens": "groundrec.data.movielens:MovieLens",
-        "movielens-100k": "groundrec.data.movielens:MovieLens100K",
-        "recbole": "groundrec.data.recbole:RecBole",
-        "steam": "groundrec.data.reviews:Steam",
-        "table": "groundrec.data.sources:Table",
+        "amazon": "groundrec.data.sources.reviews:Amazon",
+        "movielens": "groundrec.data.sources.movielens:MovieLens",
+        "movielens-100k": "groundrec.data.sources.movielens:MovieLens100K",
+        "recbole": "groundrec.data.sources.recbole:RecBole",
+        "steam": "groundrec.data.sources.reviews:Steam",
+        "table": "groundrec.data.sources.table:Table",
     },
     "protocols": {
-        "bigrec-game": "groundrec.data.bigrec:game",
-        "bigrec-movie": "groundrec.data.bigrec:movie",
-        "d3": "groundrec.data.d3:d3",
-        "global-time": "groundrec.data.moments:global_time",
-        "leave-one-out": "groundrec.data.moments:leave_one_out",
+        "bigrec-game": "groundrec.data.protocols.bigrec:game",
+        "bigrec-movie": "groundrec.data.protocols.bigrec:movie",
+        "d3": "groundrec.data.protocols.d3:d3",
+        "global-time": "groundrec.data.protocols.by_time:global_time",
+        "leave-one-out": "groundrec.data.protocols.by_time:leave_one_out",
     },
     "engines": {
         "duckdb": "groundrec.data.engines:duckdb",
         "spark": "groundrec.data.engines:spark",
     },
     "imports": {
-        "bigrec": "groundrec.data.instructions:bigrec",
-        "d3": "groundrec.data.imports:d3",
-        "minionerec": "groundrec.data.imports:minionerec",
+        "bigrec": "groundrec.data.exchange.read_bigrec:bigrec",
+        "d3": "groundrec.data.exchange.read_d3:d3",
+        "minionerec": "groundrec.data.exchange.read_d3:minionerec",
     },
     "formats": {
-        "bigrec": "groundrec.data.exports:bigrec",
-        "d3": "groundrec.data.formats:d3",
-        "minionerec": "groundrec.data.exports:minionerec",
-        "recbole": "groundrec.data.exports:recbole",
+        "bigrec": "groundrec.data.exchange.write_others:bigrec",
+        "d3": "groundrec.data.exchange.write_d3:d3",
+        "minionerec": "groundrec.data.exchange.write_others:minionerec",
+        "recbole": "groundrec.data.exchange.write_others:recbole",
     },
     "base_models": {
         "scratch": "groundrec.models.language:scratch",
@@ -54,21 +54,21 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "smollm2-135m": "groundrec.models.packaged:smollm2",
     },
     "signals": {
-        "popularity": "groundrec.rank.signals:Popularity",
-        "recent-popularity": "groundrec.rank.signals:RecentPopularity",
-        "external": "groundrec.rank.external:External",
-        "item-knn": "groundrec.rank.signals:ItemKNN",
-        "co-occurrence": "groundrec.rank.signals:CoOccurrence",
-        "sasrec": "groundrec.rank.networks:SASRec",
-        "gru4rec": "groundrec.rank.networks:GRU4Rec",
-        "caser": "groundrec.rank.networks:Caser",
-        "sasrec-dros": "groundrec.rank.networks:SASRecDROS",
-        "gru4rec-dros": "groundrec.rank.networks:GRU4RecDROS",
-        "caser-dros": "groundrec.rank.networks:CaserDROS",
+        "popularity": "groundrec.signals.counts:Popularity",
+        "recent-popularity": "groundrec.signals.counts:RecentPopularity",
+        "external": "groundrec.signals.external:External",
+        "item-knn": "groundrec.signals.counts:ItemKNN",
+        "co-occurrence": "groundrec.signals.counts:CoOccurrence",
+        "sasrec": "groundrec.signals.networks:SASRec",
+        "gru4rec": "groundrec.signals.networks:GRU4Rec",
+        "caser": "groundrec.signals.networks:Caser",
+        "sasrec-dros": "groundrec.signals.networks:SASRecDROS",
+        "gru4rec-dros": "groundrec.signals.networks:GRU4RecDROS",
+        "caser-dros": "groundrec.signals.networks:CaserDROS",
     },
     "groundings": {
         "search": "groundrec.rank.recommend:constrained",
-        "ground": "groundrec.rank.grounded:grounded",
+        "ground": "groundrec.rank.ground.bigrec:grounded",
     },
     "metrics": {
         "hr": "groundrec.evaluate.metrics:hit_rate",
@@ -82,14 +82,17 @@ _registered: dict[str, dict[str, Any]] = {seam: {} for seam in BUILT_IN}
 
 
 def register(seam: str, name: str, implementation: Any) -> None:
-    """Let `name` stand for `implementation`, an object or "module:attribute", at `seam` in this process.
+    """Let `name` stand for `implementation`, an object or "module:attribute", at `seam` in this
+    process.
 
-    A second call with the same name replaces the first, so that a cell may be run again. Other processes do not see it:
-    a detached run, what a launcher starts and Ray's actors need an entry point. Raises `ConfigError` for an unknown
-    seam and for the name of a built-in.
+    A second call with the same name replaces the first, so that a cell may be run again. Other
+    processes do not see it: a detached run, what a launcher starts and Ray's actors need an entry
+    point. Raises `ConfigError` for an unknown seam and for the name of a built-in.
     """
     if seam not in BUILT_IN:
-        raise ConfigError(f"unknown seam{closest(seam, BUILT_IN)}", value=seam, accepted=", ".join(BUILT_IN))
+        raise ConfigError(
+            f"unknown seam{closest(seam, BUILT_IN)}", value=seam, accepted=", ".join(BUILT_IN)
+        )
     if name in BUILT_IN[seam]:
         raise ConfigError(
             f"{seam} has a built-in of that name",
@@ -111,7 +114,9 @@ def names(seam: str) -> list[str]:
 
 
 def resolve(seam: str, name: str) -> Any:
-    """Return the object registered as `name` at `seam`, or raise `ConfigError` with the names there are."""
+    """Return the object registered as `name` at `seam`, or raise `ConfigError` with the names there
+    are.
+    """
     table = BUILT_IN[seam] if name in BUILT_IN[seam] else _table(seam)
     if name not in table:
         raise ConfigError(

@@ -4,9 +4,10 @@
       recipe.toml · config.json · status.json · progress.json · log.txt · metrics.jsonl · job.json · run.lock
       <stage>/manifest.json     written last and atomically: without it the stage's output is not an output
 
-A stage is finished when its manifest holds the same inputs as today's. It is resumed when `inputs.json`, written
-before any work, holds them. Otherwise its directory is emptied first. Where several processes were started, the main
-one does all of this and the others follow. Knows nothing about what stages do.
+A stage is finished when its manifest holds the same inputs as today's. It is resumed when
+`inputs.json`, written before any work, holds them. Otherwise its directory is emptied first. Where
+several processes were started, the main one does all of this and the others follow. Knows nothing
+about what stages do.
 """
 
 from __future__ import annotations
@@ -34,7 +35,16 @@ from groundrec.core.recipe import Recipe, whole_text
 from groundrec.core.stop import Stopped
 from groundrec.core.track import log
 
-__all__ = ["IfExists", "Run", "atomic_write", "difference", "digest", "environment", "read_json", "write_json"]
+__all__ = [
+    "IfExists",
+    "Run",
+    "atomic_write",
+    "difference",
+    "digest",
+    "environment",
+    "read_json",
+    "write_json",
+]
 
 IfExists = Literal["resume", "new", "fail"]
 
@@ -55,7 +65,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_write(path) as part:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -82,9 +94,16 @@ class Run:
     @classmethod
     @contextlib.contextmanager
     def shared(
-        cls, path: Path, recipe: Recipe, recipe_file: Path | None, if_exists: IfExists, processes: Processes
+        cls,
+        path: Path,
+        recipe: Recipe,
+        recipe_file: Path | None,
+        if_exists: IfExists,
+        processes: Processes,
     ) -> Iterator[Run]:
-        """Yield the run that the main process opens, in every process; all show signs of life within the block."""
+        """Yield the run that the main process opens, in every process; all show signs of life
+        within the block.
+        """
         with contextlib.ExitStack() as stack:
             opened = ""
             if processes.is_main:
@@ -98,7 +117,10 @@ class Run:
             try:
                 yield run
             except BaseException as error:
-                if (read_json(run.path / "status.json") or {}).get("state") not in ("failed", "stopped"):
+                if (read_json(run.path / "status.json") or {}).get("state") not in (
+                    "failed",
+                    "stopped",
+                ):
                     run._ended("", error)
                 raise
 
@@ -111,7 +133,9 @@ class Run:
 
     @staticmethod
     def place(path: Path, recipe: Recipe, if_exists: IfExists) -> Path:
-        """Return where a run may be written; raise `ArtifactError` where it may not. Nothing is written."""
+        """Return where a run may be written; raise `ArtifactError` where it may not. Nothing is
+        written.
+        """
         if (path / "config.json").exists() or (path / "job.json").exists():
             if if_exists == "fail":
                 raise ArtifactError(
@@ -147,11 +171,13 @@ class Run:
         *,
         together: bool = False,
     ) -> Path:
-        """Run `work(directory)` unless it was done with the same inputs; say which, and why. Return the directory.
+        """Run `work(directory)` unless it was done with the same inputs; say which, and why. Return
+        the directory.
 
-        `inputs` must name everything that decides the output. `work` may find its own earlier partial output.
-        Whatever `work` returns goes into the manifest as `result`. Of several processes only the main one works, as if
-        alone, and the others return when it has finished; all work where it is to be done `together`.
+        `inputs` must name everything that decides the output. `work` may find its own earlier
+        partial output. Whatever `work` returns goes into the manifest as `result`. Of several
+        processes only the main one works, as if alone, and the others return when it has finished;
+        all work where it is to be done `together`.
         """
         folder = self.path / name
         inputs = json.loads(json.dumps(inputs, default=str))
@@ -160,7 +186,10 @@ class Run:
             return folder
         manifest = read_json(folder / "manifest.json")
         if manifest and _completed(manifest["inputs"], inputs) == inputs:
-            log.info(f"▪ {name}: skipped, finished before with the same inputs ({manifest['fingerprint']})")
+            log.info(
+                f"▪ {name}: skipped, finished before with the same inputs"
+                f" ({manifest['fingerprint']})"
+            )
             return folder
         self._begin(name, folder, inputs, manifest)
         started = time.time()
@@ -175,12 +204,21 @@ class Run:
         return folder
 
     def _follow(
-        self, name: str, folder: Path, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any] | None] | None
+        self,
+        name: str,
+        folder: Path,
+        inputs: dict[str, Any],
+        work: Callable[[Path], dict[str, Any] | None] | None,
     ) -> None:
-        """Return when the main process has finished a stage; take part in its `work` where there is some."""
+        """Return when the main process has finished a stage; take part in its `work` where there is
+        some.
+        """
 
         def finished() -> bool:
-            return _completed((read_json(folder / "manifest.json") or {}).get("inputs"), inputs) == inputs
+            return (
+                _completed((read_json(folder / "manifest.json") or {}).get("inputs"), inputs)
+                == inputs
+            )
 
         def begun() -> bool:
             return _completed(read_json(folder / "inputs.json"), inputs) == inputs
@@ -191,7 +229,14 @@ class Run:
                 work(folder)
         self.processes.wait(finished, name, [MAIN])
 
-    def _finish(self, name: str, folder: Path, inputs: dict[str, Any], result: dict[str, Any], seconds: float) -> None:
+    def _finish(
+        self,
+        name: str,
+        folder: Path,
+        inputs: dict[str, Any],
+        result: dict[str, Any],
+        seconds: float,
+    ) -> None:
         manifest = {
             "stage": name,
             "fingerprint": digest(name, inputs),
@@ -204,10 +249,15 @@ class Run:
         self.status(stage=name, state="finished")
         log.info(f"  {name} finished in {seconds:.1f} s")
 
-    def _begin(self, name: str, folder: Path, inputs: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+    def _begin(
+        self, name: str, folder: Path, inputs: dict[str, Any], manifest: dict[str, Any] | None
+    ) -> None:
         before = _completed(read_json(folder / "inputs.json"), inputs)
         if manifest:
-            log.info(f"▸ {name}: redone, because {_difference(_completed(manifest['inputs'], inputs), inputs)}")
+            log.info(
+                f"▸ {name}: redone, because"
+                f" {_difference(_completed(manifest['inputs'], inputs), inputs)}"
+            )
         elif before == inputs:
             log.info(f"▸ {name}: resumed, it had begun with the same inputs")
             return
@@ -215,7 +265,10 @@ class Run:
             log.info(f"▸ {name}: begun anew, because {_difference(before, inputs)}")
         else:
             log.info(f"▸ {name}")
-        for name in ("manifest.json", "inputs.json"):  # first: a removal cut short must not look finished
+        for name in (
+            "manifest.json",
+            "inputs.json",
+        ):  # first: a removal cut short must not look finished
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +287,9 @@ class Run:
         return manifest["fingerprint"]
 
     def require(self, stage: str, inputs: dict[str, Any]) -> None:
-        """Raise `ArtifactError` unless the stage is finished, and was made from these inputs among others."""
+        """Raise `ArtifactError` unless the stage is finished, and was made from these inputs among
+        others.
+        """
         self.fingerprint(stage)
         inputs = json.loads(json.dumps(inputs, default=str))
         before = _completed(read_json(self.path / stage / "manifest.json")["inputs"], inputs)
@@ -248,7 +303,9 @@ class Run:
             )
 
     def status(self, **values: Any) -> None:
-        """Write `status.json`: what the run is doing now, and which process does it; only the main process writes."""
+        """Write `status.json`: what the run is doing now, and which process does it; only the main
+        process writes.
+        """
         if self.processes.is_main:
             process = {**Identity.of().to_json(), "peak": peak_bytes(), "updated": time.time()}
             write_json(self.path / "status.json", {**process, **values})
@@ -261,7 +318,9 @@ class Run:
 
 
 def _refuse_supervised(path: Path) -> None:
-    """Raise `ArtifactError` where a detached run waits or works in `path`, unless this is its own process."""
+    """Raise `ArtifactError` where a detached run waits or works in `path`, unless this is its own
+    process.
+    """
     keeper = Identity.read((read_json(path / "supervisor.json") or {}).get("supervisor"))
     if keeper and keeper.is_alive() and keeper.pid not in (os.getppid(), os.getpid()):
         raise ArtifactError(
@@ -273,7 +332,9 @@ def _refuse_supervised(path: Path) -> None:
 
 
 def _refuse_other_data(path: Path, recipe: Recipe) -> None:
-    """Raise `ArtifactError` where the run in `path` has prepared another data set: its work would be thrown away."""
+    """Raise `ArtifactError` where the run in `path` has prepared another data set: its work would
+    be thrown away.
+    """
     now = recipe.model_dump(mode="json")
     before = _completed(read_json(path / "dataset" / "inputs.json") or {}, now)
     prepared = (path / "dataset" / "manifest.json").exists()
@@ -289,7 +350,9 @@ def _refuse_other_data(path: Path, recipe: Recipe) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, platform, git revision and command line: what a result may depend on besides its inputs."""
+    """Return versions, platform, git revision and command line: what a result may depend on besides
+    its inputs.
+    """
     packages = {}
     for name in ("torch", "transformers", "tokenizers", "peft", "numpy", "duckdb"):
         with contextlib.suppress(PackageNotFoundError):
@@ -325,12 +388,20 @@ def _free_name(path: Path) -> Path:
 
 
 def _completed(before: Any, now: Any, defaults: Any = None) -> Any:
-    """Return earlier inputs, each setting of `now` that did not exist then at its default: what was done then."""
+    """Return earlier inputs, each setting of `now` that did not exist then at its default: what was
+    done then.
+    """
     defaults = Recipe().model_dump(mode="json") if defaults is None else defaults
     if not all(isinstance(values, dict) for values in (before, now, defaults)):
         return before
     new = {key: defaults[key] for key in now if key in defaults and key not in before}
-    return {**{key: _completed(value, now.get(key), defaults.get(key) or ()) for key, value in before.items()}, **new}
+    return {
+        **{
+            key: _completed(value, now.get(key), defaults.get(key) or ())
+            for key, value in before.items()
+        },
+        **new,
+    }
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -17,7 +17,9 @@ EXIT = 128 + signal.SIGTERM
 
 
 class Stopped(BaseException):
-    """The run was asked to stop. Like `KeyboardInterrupt`, no error: nothing that mends errors may catch it."""
+    """The run was asked to stop. Like `KeyboardInterrupt`, no error: nothing that mends errors may
+    catch it.
+    """
 
 
 _state = SimpleNamespace(asked=False, saving=False)

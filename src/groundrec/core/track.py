@@ -1,4 +1,5 @@
-"""What a run tells its user while it works: log lines, progress bars, `metrics.jsonl`, `progress.json`.
+"""What a run tells its user while it works: log lines, progress bars, `metrics.jsonl`,
+`progress.json`.
 
 Knows nothing about what is being measured.
 """
@@ -56,7 +57,9 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to(file: Path | None = None, *, quiet: bool = False) -> None:
-    """Send log lines to the terminal (unless `quiet`) and, with times, to `file`; earlier targets are dropped."""
+    """Send log lines to the terminal (unless `quiet`) and, with times, to `file`; earlier targets
+    are dropped.
+    """
     for old in list(log.handlers):
         log.removeHandler(old)
         old.close()
@@ -102,9 +105,12 @@ def progress_to(file: Path | None) -> None:
 
 @contextlib.contextmanager
 def kept_in(run: Path) -> Iterator[None]:
-    """Within the block, keep log lines and progress in a run directory too, whatever is shown elsewhere."""
+    """Within the block, keep log lines and progress in a run directory too, whatever is shown
+    elsewhere.
+    """
     level = log.level
-    # Python's last resort shows warnings as long as nobody has asked for log lines; this file is nobody's wish.
+    # Python's last resort shows warnings as long as nobody has asked for log lines; this file is
+    # nobody's wish.
     usual = [] if log.hasHandlers() or logging.lastResort is None else [logging.lastResort]
     kept = _file_handler(run / "log.txt")
     for handler in (kept, *usual):
@@ -122,13 +128,18 @@ def kept_in(run: Path) -> Iterator[None]:
 
 
 class _Bar(Progress):
-    """A progress bar that is noted too: `what`, `completed` of `total`, and `since` when, beginning at `first`."""
+    """A progress bar that is noted too: `what`, `completed` of `total`, and `since` when, beginning
+    at `first`.
+    """
 
     _begun: dict[TaskID, tuple[float, float]]
 
     def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
         task = super().add_task(description, *arguments, **options)
-        self._begun = {**getattr(self, "_begun", {}), task: (time.time(), options.get("completed", 0))}
+        self._begun = {
+            **getattr(self, "_begun", {}),
+            task: (time.time(), options.get("completed", 0)),
+        }
         self._note(task, now=True)
         return task
 
@@ -148,7 +159,9 @@ class _Bar(Progress):
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar with the time that remains; silent when not on a terminal, or where only warnings count."""
+    """Return a progress bar with the time that remains; silent when not on a terminal, or where
+    only warnings count.
+    """
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -181,20 +194,28 @@ def metrics_to(listener: Callable[[str, dict[str, Any]], None] | None) -> None:
 _watchers: list[tuple[int, Callable[[int, Callable[[], dict[str, Histogram]]], None]]] = []
 
 
-def gradients_to(listener: Callable[[int, Callable[[], dict[str, Histogram]]], None] | None, every: int = 0) -> None:
-    """Give `listener` each `every`-th optimiser step, and what measures its gradients; None or 0 stops that."""
+def gradients_to(
+    listener: Callable[[int, Callable[[], dict[str, Histogram]]], None] | None, every: int = 0
+) -> None:
+    """Give `listener` each `every`-th optimiser step, and what measures its gradients; None or 0
+    stops that.
+    """
     _watchers[:] = [(every, listener)] if listener and every else []
 
 
 def gradients(step: int, measure: Callable[[], dict[str, Histogram]]) -> None:
-    """Offer an optimiser step's gradients by weight; nothing is measured unless somebody watches this step."""
+    """Offer an optimiser step's gradients by weight; nothing is measured unless somebody watches
+    this step.
+    """
     for every, listener in _watchers:
         if step % every == 0:
             listener(step, measure)
 
 
 class Metrics:
-    """Appends one JSON object per call to `metrics.jsonl`; each has `stage`, `time` and the values given."""
+    """Appends one JSON object per call to `metrics.jsonl`; each has `stage`, `time` and the values
+    given.
+    """
 
     def __init__(self, path: Path, stage: str) -> None:
         self._path, self._stage = path, stage

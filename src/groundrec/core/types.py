@@ -1,7 +1,7 @@
 """The nouns every stage shares: catalogue, queries, slates, scores.
 
-An *item* is always its number, 0 … I-1; an *item_id* is the raw id. Nothing here reads or writes files, and
-nothing here knows what a model is.
+An *item* is always its number, 0 … I-1; an *item_id* is the raw id. Nothing here reads or writes
+files, and nothing here knows what a model is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NO_ITEM", "Catalogue", "PreparedDataset", "Queries", "Query", "Ragged", "Scores", "Slates"]
+__all__ = [
+    "NO_ITEM",
+    "Catalogue",
+    "PreparedDataset",
+    "Queries",
+    "Query",
+    "Ragged",
+    "Scores",
+    "Slates",
+]
 
 NO_ITEM = -1
 """Fills the end of a slate that has fewer items than places."""
@@ -70,7 +79,10 @@ class Ragged:
     def stacked(cls, parts: Sequence[Ragged]) -> Ragged:
         """Return the rows of all parts, one part below the other."""
         lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,13 @@ class Queries:
         return len(self.ids)
 
     def __getitem__(self, i: int) -> Query:
-        return Query(int(self.ids[i]), str(self.users[i]), int(self.times[i]), self.history[i], self.targets[i])
+        return Query(
+            int(self.ids[i]),
+            str(self.users[i]),
+            int(self.times[i]),
+            self.history[i],
+            self.targets[i],
+        )
 
     def __iter__(self) -> Iterator[Query]:
         return (self[i] for i in range(len(self)))
@@ -135,16 +153,20 @@ class Queries:
         return cls(np.arange(rows), np.full(rows, ""), np.full(rows, time), histories, nothing)
 
     def sample(self, size: int | None, seed: int) -> Queries:
-        """Return `size` queries drawn without replacement, in their old order; all where `size` is None."""
+        """Return `size` queries drawn without replacement, in their old order; all where `size` is
+        None.
+        """
         if size is None or size >= len(self):
             return self
         chosen = np.random.default_rng(seed).choice(len(self), size, replace=False)
         return self.take(np.sort(chosen))
 
     def sequences(self) -> Ragged:
-        """Return each user's items as one sequence: the first query's history, then all targets by time.
+        """Return each user's items as one sequence: the first query's history, then all targets by
+        time.
 
-        Users come in order of first appearance. Nothing after the last query of this split is in it.
+        Users come in order of first appearance. Nothing after the last query of this split is in
+        it.
         """
         rows: dict[str, list[NDArray[np.int32]]] = {}
         for i in np.argsort(self.times, kind="stable"):
@@ -155,8 +177,12 @@ class Queries:
         return Ragged.of(np.concatenate(parts) for parts in rows.values())
 
     def moments(self) -> NDArray[np.int32]:
-        """Return one number per value of `sequences()`: neighbours with the same number happened at once."""
-        before = Ragged((-1 - np.arange(len(self.history.values)) % 2).astype(np.int32), self.history.offsets)
+        """Return one number per value of `sequences()`: neighbours with the same number happened at
+        once.
+        """
+        before = Ragged(
+            (-1 - np.arange(len(self.history.values)) % 2).astype(np.int32), self.history.offsets
+        )
         at_once = Ragged(self.targets.rows.astype(np.int32), self.targets.offsets)
         return replace(self, history=before, targets=at_once).sequences().values
 
@@ -184,7 +210,9 @@ class PreparedDataset:
 
 @dataclass(frozen=True)
 class Slates:
-    """Ranked items for queries: `items` int32 [Q, K] (-1 = none) and `scores` float32 [Q, K], descending."""
+    """Ranked items for queries: `items` int32 [Q, K] (-1 = none) and `scores` float32 [Q, K],
+    descending.
+    """
 
     query_ids: NDArray[np.int64]
     items: NDArray[np.int32]
@@ -200,9 +228,11 @@ class Slates:
 
     @classmethod
     def from_scores(cls, query_ids: NDArray[np.int64], scores: Scores, k: int) -> Slates:
-        """Return the `k` best items of each row of `scores` [q, I]; ties go to the smaller item number.
+        """Return the `k` best items of each row of `scores` [q, I]; ties go to the smaller item
+        number.
 
-        An item whose score is -inf is never in a slate; places that no item fills stay empty, with score -inf.
+        An item whose score is -inf is never in a slate; places that no item fills stay empty, with
+        score -inf.
         """
         items = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
         best = np.take_along_axis(scores, items, axis=1).astype(np.float32)

@@ -1,7 +1,7 @@
 """NumPy arrays and lists of text as Arrow arrays, and back, without a copy where there can be none.
 
-PyArrow's own ways import pandas, a third of a second and 50 MB that nothing here needs. Knows nothing about what the
-values mean.
+PyArrow's own ways import pandas, a third of a second and 50 MB that nothing here needs. Knows
+nothing about what the values mean.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ __all__ = ["as_arrow", "as_lists", "as_numpy", "as_texts", "bytes_of", "order_of
 def as_arrow(array: NDArray[np.number]) -> pa.Array:
     """Return numbers as an Arrow array of the same type."""
     flat = np.ascontiguousarray(array)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)]
+    )
 
 
 def as_texts(texts: Iterable[str]) -> pa.StringArray:
     """Return texts, 2 GiB of them at most, as an Arrow array."""
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+    return pa.StringArray.from_buffers(
+        len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))
+    )
 
 
 def bytes_of(texts: pa.StringArray) -> memoryview:
@@ -40,7 +44,9 @@ def bytes_of(texts: pa.StringArray) -> memoryview:
 
 def as_lists(ragged: Ragged) -> pa.ListArray:
     """Return the rows as an Arrow array of lists."""
-    return pa.ListArray.from_arrays(as_arrow(ragged.offsets.astype(np.int32)), as_arrow(ragged.values))
+    return pa.ListArray.from_arrays(
+        as_arrow(ragged.offsets.astype(np.int32)), as_arrow(ragged.values)
+    )
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
@@ -51,9 +57,11 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
 
 
 def order_of(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return where the least of some whole numbers stands, then the next, …; equal ones in their order.
+    """Return where the least of some whole numbers stands, then the next, …; equal ones in their
+    order.
 
-    NumPy sorts numbers of 16 bits without comparing them, and so several times as fast as larger ones: digit by digit.
+    NumPy sorts numbers of 16 bits without comparing them, and so several times as fast as larger
+    ones: digit by digit.
     """
     rest = (numbers.astype(np.int64) - numbers.min(initial=0)).astype(np.uint64)
     order = np.argsort(rest.astype(np.uint16), kind="stable")

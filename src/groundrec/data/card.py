@@ -17,7 +17,9 @@ __all__ = ["event_count", "filters", "leakage", "measure", "popularity", "title_
 
 
 def measure(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, Any]:
-    """Return how many users, items and events there are, how dense they are, when they were, and titles that repeat."""
+    """Return how many users, items and events there are, how dense they are, when they were, and
+    titles that repeat.
+    """
     users = len(np.unique(np.concatenate([part.users for part in splits.values()])))
     events = event_count(splits)
     times = np.concatenate([part.times for part in splits.values()])
@@ -32,7 +34,9 @@ def measure(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, An
 
 
 def event_count(splits: Mapping[str, Queries]) -> int:
-    """Return how many events the queries tell of: every target, and the history of each user's first query."""
+    """Return how many events the queries tell of: every target, and the history of each user's
+    first query.
+    """
     users = np.concatenate([part.users for part in splits.values()])
     times = np.concatenate([part.times for part in splits.values()])
     history = np.concatenate([part.history.lengths for part in splits.values()])
@@ -48,12 +52,20 @@ def leakage(splits: Mapping[str, Queries]) -> dict[str, float]:
     late = targets[train.times >= test.times.min()].sum()
     known = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
     total = int(targets.sum())
-    seen = popularity(splits, int(max(test.targets.values.max(), train.targets.values.max())) + 1) > 0
+    seen = (
+        popularity(splits, int(max(test.targets.values.max(), train.targets.values.max())) + 1) > 0
+    )
     return {
         "train_events_at_or_after_first_test_moment": _share(late, total),
-        "train_events_at_or_after_a_test_moment_on_average": round(1 - float(known.mean()) / total, 6),
-        "test_queries_of_users_unseen_in_train": _share((~np.isin(test.users, train.users)).sum(), len(test)),
-        "test_targets_unseen_in_train": _share((~seen[test.targets.values]).sum(), len(test.targets.values)),
+        "train_events_at_or_after_a_test_moment_on_average": round(
+            1 - float(known.mean()) / total, 6
+        ),
+        "test_queries_of_users_unseen_in_train": _share(
+            (~np.isin(test.users, train.users)).sum(), len(test)
+        ),
+        "test_targets_unseen_in_train": _share(
+            (~seen[test.targets.values]).sum(), len(test.targets.values)
+        ),
     }
 
 

@@ -5,9 +5,10 @@
     events.parquet                   see `data.events`
     dataset.json                     fingerprint · events · counts · card
 
-The fingerprint is a digest of the contents of items and queries, not of the files: the same queries have the same
-fingerprint on any machine and with any version of the Parquet writer. Models never read `events.parquet`, exports do;
-it has a digest of its own, and a data set may come without it. Knows nothing about where the interactions came from.
+The fingerprint is a digest of the contents of items and queries, not of the files: the same queries
+have the same fingerprint on any machine and with any version of the Parquet writer. Models never
+read `events.parquet`, exports do; it has a digest of its own, and a data set may come without it.
+Knows nothing about where the interactions came from.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from groundrec.core.types import Catalogue, PreparedDataset, Queries, Ragged
 from groundrec.data.arrays import as_arrow, as_lists, as_numpy, as_texts
 from groundrec.data.digests import QueryHashes, hash_texts, quoted
 from groundrec.data.events import Events, read_events, write_events
-from groundrec.data.windows import SPLITS, Windows, query_of_each
+from groundrec.data.protocols.windows import SPLITS, Windows, query_of_each
 
 __all__ = ["SPLITS", "Reader", "Saved", "copy", "describe", "load", "room_on_disk", "save"]
 
@@ -76,11 +77,17 @@ def save(
     query_ids = query_of_each(events, windows) if events else np.empty(0, np.int64)
     names = ("items", *SPLITS, *["events"] * (events is not None))
     with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in names}
+        files = {
+            name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in names
+        }
         pq.write_table(_item_table(catalogue), files["items"])
         with ThreadPoolExecutor(1) as beside:  # what compresses lets another thread count
-            kept = beside.submit(write_events, events, query_ids, files["events"]) if events else None
-            smaller = [beside.submit(_write_queries, splits[name], files[name]) for name in SPLITS[1:]]
+            kept = (
+                beside.submit(write_events, events, query_ids, files["events"]) if events else None
+            )
+            smaller = [
+                beside.submit(_write_queries, splits[name], files[name]) for name in SPLITS[1:]
+            ]
             digests += _write_queries(splits[SPLITS[0]], files[SPLITS[0]])
         digests += [column for split in smaller for column in split.result()]
         digest_of_events = kept.result() if kept else None
@@ -89,12 +96,16 @@ def save(
     if not events:
         (folder / "events.parquet").unlink(missing_ok=True)
     saved = Saved(digest("data set", *digests), {"items": len(catalogue), **describe(splits)})
-    write_json(folder / "dataset.json", {**saved._asdict(), "events": digest_of_events, "card": dict(card)})
+    write_json(
+        folder / "dataset.json", {**saved._asdict(), "events": digest_of_events, "card": dict(card)}
+    )
     return saved
 
 
 class Reader:
-    """A finished data set, read block by block; `check` says whether what was read is what was written."""
+    """A finished data set, read block by block; `check` says whether what was read is what was
+    written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -108,15 +119,20 @@ class Reader:
         with self._readable():
             with pq.ParquetFile(folder / "items.parquet") as file:
                 table = file.read()
-            self.catalogue = Catalogue(tuple(table["item_id"].to_pylist()), tuple(table["title"].to_pylist()))
+            self.catalogue = Catalogue(
+                tuple(table["item_id"].to_pylist()), tuple(table["title"].to_pylist())
+            )
 
     def batches(self, split: str) -> Iterator[tuple[pa.RecordBatch, Ragged, Ragged]]:
-        """Yield some rows of the file of `train`, `valid` or `test` at a time, and their histories and targets."""
+        """Yield some rows of the file of `train`, `valid` or `test` at a time, and their histories
+        and targets.
+        """
         hashes = QueryHashes()
         with self._readable(), pq.ParquetFile(self._folder / f"{split}.parquet") as file:
             for batch in file.iter_batches(ROW_GROUP):
                 history, targets = (
-                    Ragged(as_numpy(c.flatten()), _offsets(c)) for c in (batch["history"], batch["targets"])
+                    Ragged(as_numpy(c.flatten()), _offsets(c))
+                    for c in (batch["history"], batch["targets"])
                 )
                 ids, times = (as_numpy(batch[name]) for name in ("query_id", "time"))
                 hashes.add(ids, quoted(batch["user"]), times, history, targets)
@@ -127,10 +143,14 @@ class Reader:
         """Yield the queries of `train`, `valid` or `test`, at most `ROW_GROUP` at a time."""
         for batch, history, targets in self.batches(split):
             users = np.array(batch["user"].to_pylist())
-            yield Queries(as_numpy(batch["query_id"]), users, as_numpy(batch["time"]), history, targets)
+            yield Queries(
+                as_numpy(batch["query_id"]), users, as_numpy(batch["time"]), history, targets
+            )
 
     def events(self) -> tuple[Events, NDArray[np.int64]]:
-        """Return the interactions that were kept, and the id of the query that each is a target of, or -1."""
+        """Return the interactions that were kept, and the id of the query that each is a target of,
+        or -1.
+        """
         if not self._events:
             raise self.refused("this data set does not keep the ratings and times of its histories")
         with self._readable():
@@ -140,7 +160,9 @@ class Reader:
         return events, query_ids
 
     def check(self) -> None:
-        """Raise `ArtifactError` unless the splits, all of them read to the end, have the recorded fingerprint."""
+        """Raise `ArtifactError` unless the splits, all of them read to the end, have the recorded
+        fingerprint.
+        """
         texts = [hash_texts(self.catalogue.item_ids), hash_texts(self.catalogue.titles)]
         found = digest("data set", *texts, *(d for name in SPLITS for d in self._digests[name]))
         if found != self.fingerprint:
@@ -150,7 +172,9 @@ class Reader:
     def refused(self, what: str) -> ArtifactError:
         """Return the error that says what is wrong with this data set."""
         accepted = "a folder that `prepare` finished"
-        return ArtifactError(what, value=self._folder, accepted=accepted, next_step="prepare the data set again")
+        return ArtifactError(
+            what, value=self._folder, accepted=accepted, next_step="prepare the data set again"
+        )
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -161,12 +185,17 @@ class Reader:
 
 
 def load(folder: Path) -> PreparedDataset:
-    """Return the data set in `folder`; raise `ArtifactError` unless it is whole and has the recorded fingerprint."""
+    """Return the data set in `folder`; raise `ArtifactError` unless it is whole and has the
+    recorded fingerprint.
+    """
     reader = Reader(folder)
     splits = {name: _joined(list(reader.blocks(name))) for name in SPLITS}
     reader.check()
     return PreparedDataset(
-        reader.catalogue, *(splits[s] for s in SPLITS), fingerprint=reader.fingerprint, card=reader.card
+        reader.catalogue,
+        *(splits[s] for s in SPLITS),
+        fingerprint=reader.fingerprint,
+        card=reader.card,
     )
 
 
@@ -177,7 +206,9 @@ def copy(source: Path, folder: Path) -> dict[str, Any]:
         for _ in reader.batches(name):
             pass
     reader.check()
-    names = [file.name for file in source.glob("*.parquet") if file.stem in ("items", "events", *SPLITS)]
+    names = [
+        file.name for file in source.glob("*.parquet") if file.stem in ("items", "events", *SPLITS)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         for name in names:
@@ -203,7 +234,10 @@ def room_on_disk(folder: Path) -> Iterator[None]:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         raise DataError(
             "the disk is full",
-            value=f"{folder}; without what was begun, {shutil.disk_usage(there).free:,} bytes are free",
+            value=(
+                f"{folder}; without what was begun, {shutil.disk_usage(there).free:,} bytes are"
+                " free"
+            ),
             accepted="room for the data set and for what the engine sets aside meanwhile",
             next_step="free some space, or write to another disk; nothing half-written was kept",
         ) from None
@@ -214,7 +248,11 @@ def _counts(split: Split) -> dict[str, Any]:
         lengths, targets = split.start - split.since, int(split.target_counts.sum())
         users = np.count_nonzero(np.bincount(split.users))
     else:
-        lengths, targets, users = split.history.lengths, len(split.targets.values), len(np.unique(split.users))
+        lengths, targets, users = (
+            split.history.lengths,
+            len(split.targets.values),
+            len(np.unique(split.users)),
+        )
     return {
         "queries": len(split),
         "targets": targets,
@@ -292,9 +330,16 @@ def _offsets(column: pa.ListArray) -> NDArray[np.int64]:
 def _joined(blocks: list[Queries]) -> Queries:
     """Return the blocks as one."""
     empty = np.empty(0, np.int64)
-    ids, times = (np.concatenate([empty, *(getattr(b, c) for b in blocks)]) for c in ("ids", "times"))
+    ids, times = (
+        np.concatenate([empty, *(getattr(b, c) for b in blocks)]) for c in ("ids", "times")
+    )
     users = np.concatenate([np.empty(0, np.str_), *(b.users for b in blocks)])
-    return Queries(ids, users, times, *(_stacked([getattr(b, c) for b in blocks]) for c in ("history", "targets")))
+    return Queries(
+        ids,
+        users,
+        times,
+        *(_stacked([getattr(b, c) for b in blocks]) for c in ("history", "targets")),
+    )
 
 
 def _stacked(parts: list[Ragged]) -> Ragged:

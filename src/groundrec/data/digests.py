@@ -37,17 +37,23 @@ def quoted(texts: pa.StringArray) -> pa.StringArray:
         return as_texts(f", {encode_basestring_ascii(text)}" for text in texts.to_pylist())
     first = as_arrow(np.zeros(len(texts), np.int32))
     before, behind, between = (as_texts([mark]).take(first) for mark in (', "', '"', ""))
-    return pc.call_function("binary_join_element_wise", [before, texts, behind, between], pc.JoinOptions())
+    return pc.call_function(
+        "binary_join_element_wise", [before, texts, behind, between], pc.JoinOptions()
+    )
 
 
 def _is_plain(texts: pa.StringArray) -> bool:
     """Return whether JSON has every character of the texts as it is."""
     found = np.frombuffer(bytes_of(texts), np.uint8)
-    return not ((found < ord(" ")) | (found > ord("~")) | (found == ord('"')) | (found == ord("\\"))).any()
+    return not (
+        (found < ord(" ")) | (found > ord("~")) | (found == ord('"')) | (found == ord("\\"))
+    ).any()
 
 
 class QueryHashes:
-    """Digests of the columns of queries that come block by block, the same as if they had come at once."""
+    """Digests of the columns of queries that come block by block, the same as if they had come at
+    once.
+    """
 
     def __init__(self) -> None:
         self._ids, self._users, self._times, *self._lists = (hashlib.sha256() for _ in range(7))
@@ -68,7 +74,9 @@ class QueryHashes:
             self._users.update(b"[" if self._first else b", ")
             self._users.update(bytes_of(users)[2:])
             self._first = False
-        arrays = [array for ragged in (history, targets) for array in (ragged.values, ragged.lengths)]
+        arrays = [
+            array for ragged in (history, targets) for array in (ragged.values, ragged.lengths)
+        ]
         for column, array in zip(self._lists, arrays, strict=True):
             column.update(_little(array))
 

@@ -1,9 +1,9 @@
 """What computes: DuckDB in this process, or Spark.
 
-Both read raw files with DuckDB, streaming, so that a row is good or bad whatever the engine. With `duckdb` all the rest
-happens there, too. With `spark` the rows, a few typed columns of them, are written as Parquet files into the output
-folder, DuckDB is closed, and Spark reads them: every later table is the same Ibis expression, computed and kept by
-Spark. Knows nothing about what is computed.
+Both read raw files with DuckDB, streaming, so that a row is good or bad whatever the engine. With
+`duckdb` all the rest happens there, too. With `spark` the rows, a few typed columns of them, are
+written as Parquet files into the output folder, DuckDB is closed, and Spark reads them: every later
+table is the same Ibis expression, computed and kept by Spark. Knows nothing about what is computed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import ibis
 import psutil
 
 from groundrec.core.errors import DataError, GroundrecError, MissingDependency
-from groundrec.data.files import engine
 from groundrec.data.java import OLDEST, java
-from groundrec.data.sources import Raw, Source
+from groundrec.data.raw.files import engine
+from groundrec.data.sources.table import Raw, Source
 
 __all__ = ["Read", "check_spark", "duckdb", "settings", "spark"]
 
@@ -48,7 +48,8 @@ def duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
 
 @contextlib.contextmanager
 def spark(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
-    """Yield what reads a source into Spark, which keeps its tables in `folder`: a disk that all its machines see.
+    """Yield what reads a source into Spark, which keeps its tables in `folder`: a disk that all its
+    machines see.
 
     The memory limit is that of the driver, Spark's process on this machine, and of DuckDB before.
     """
@@ -90,7 +91,8 @@ def check_spark() -> None:
 def _session(kept: Path, memory_limit: str | None) -> Iterator[Any]:
     """Yield Spark as an Ibis backend whose tables are files in `kept`.
 
-    Spark runs in one process on this machine, heard by nobody else, unless `PYSPARK_SUBMIT_ARGS` names another master.
+    Spark runs in one process on this machine, heard by nobody else, unless `PYSPARK_SUBMIT_ARGS`
+    names another master.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = import_module("pyspark.sql").SparkSession.builder.appName("groundrec")
@@ -130,7 +132,10 @@ def _mib(memory_limit: str | None) -> int:
 @contextlib.contextmanager
 def _spark_errors() -> Iterator[None]:
     """Turn Spark's errors about memory and disk into those that DuckDB's would be."""
-    errors = (import_module("py4j.protocol").Py4JError, import_module("pyspark.errors").PySparkException)
+    errors = (
+        import_module("py4j.protocol").Py4JError,
+        import_module("pyspark.errors").PySparkException,
+    )
     try:
         yield
     except errors as error:

@@ -2,8 +2,9 @@
 
     events.parquet    user · items list<int32> · times list<int64> · ratings list · query_ids list<int64>
 
-One row for each user, oldest event first. A rating is text as it stands in the raw data, empty where there is none; a
-query id names the query that the event is a target of, -1 for none. Knows nothing about histories or splits.
+One row for each user, oldest event first. A rating is text as it stands in the raw data, empty
+where there is none; a query id names the query that the event is a target of, -1 for none. Knows
+nothing about histories or splits.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def _row_groups(events: Events, query_ids: NDArray[np.int64]) -> Iterator[pa.Tab
     for start in range(0, len(events.users), USERS):
         bounds = ends[start : start + USERS + 1]
         some = slice(bounds[0], bounds[-1])
-        items, times, ratings, ids = (as_arrow(c[some]) for c in (events.items, events.time, events.rating, query_ids))
+        items, times, ratings, ids = (
+            as_arrow(c[some]) for c in (events.items, events.time, events.rating, query_ids)
+        )
         values = (items, times, texts.take(ratings), ids)
         offsets = as_arrow((bounds - bounds[0]).astype(np.int32))
         lists = [pa.ListArray.from_arrays(offsets, column) for column in values]
@@ -114,4 +117,6 @@ def _digest(events: Events, query_ids: NDArray[np.int64]) -> str:
     for text in sorted(events.ratings):
         has = events.rating == events.ratings.index(text)
         texts += [text, hash_array(np.packbits(has))] if has.any() else []
-    return digest("events", *map(hash_array, (events.user, events.items, events.time, query_ids)), *texts)
+    return digest(
+        "events", *map(hash_array, (events.user, events.items, events.time, query_ids)), *texts
+    )

@@ -26,11 +26,17 @@ class Java(NamedTuple):
 
 
 def java() -> Java:
-    """Return the Java of JAVA_HOME or, where that is not set, of PATH; and the command that installs one."""
+    """Return the Java of JAVA_HOME or, where that is not set, of PATH; and the command that
+    installs one.
+    """
     home = os.environ.get("JAVA_HOME")
     said = _version_text(str(Path(home) / "bin" / "java") if home else "java")
     number = re.search(r'version "((?:1\.)?(\d+)[^"]*)"', said)
-    fix = "brew install openjdk@17" if sys.platform == "darwin" else "apt-get install openjdk-17-jre-headless"
+    fix = (
+        "brew install openjdk@17"
+        if sys.platform == "darwin"
+        else "apt-get install openjdk-17-jre-headless"
+    )
     if home:
         fix += ", or set JAVA_HOME to another"
     return Java(number[1] if number else "none", bool(number) and int(number[2]) >= OLDEST, fix)
@@ -38,7 +44,9 @@ def java() -> Java:
 
 def _version_text(program: str) -> str:
     try:
-        done = subprocess.run([program, "-version"], capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(
+            [program, "-version"], capture_output=True, text=True, check=False, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """From raw interactions to a finished data set: source, protocol, card, files.
 
-A *protocol* turns raw tables into a catalogue, three splits and counts; it brings its own cleaning, numbering and
-queries, and is found by name. Knows nothing about models or metrics.
+A *protocol* turns raw tables into a catalogue, three splits and counts; it brings its own cleaning,
+numbering and queries, and is found by name. Knows nothing about models or metrics.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from groundrec.core.track import log
 from groundrec.core.types import Catalogue
 from groundrec.data.dataset import copy, describe, room_on_disk, save
 from groundrec.data.events import Events
-from groundrec.data.sources import Raw
-from groundrec.data.windows import Prepared, Windows
+from groundrec.data.protocols.windows import Prepared, Windows
+from groundrec.data.sources.table import Raw
 
 __all__ = ["Protocol", "prepare"]
 
 Protocol: TypeAlias = Callable[[Raw, Prepare, int, Path], Prepared]
-"""Maps raw tables, the recipe's `prepare` section, its seed and the folder for bad rows to what is saved."""
+"""Maps raw tables, the recipe's `prepare` section, its seed and the folder for bad rows to what is
+saved.
+"""
 
 
 def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, Any]:
@@ -40,7 +42,11 @@ def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, 
             found = protocol(read(resolve("sources", data.source)(data)), section, seed, folder)
         pa.default_memory_pool().release_unused()
         card = {
-            "settings": {**data.model_dump(mode="json"), **section.model_dump(mode="json"), "seed": seed},
+            "settings": {
+                **data.model_dump(mode="json"),
+                **section.model_dump(mode="json"),
+                "seed": seed,
+            },
             "rows": dict(found.rows),
             **_statistics(found.catalogue, found.events),
             "splits": describe(found.splits),
@@ -73,13 +79,15 @@ def _adopted(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
 def _warn(protocol: str, leakage: Mapping[str, float]) -> None:
     if share := leakage["train_events_at_or_after_a_test_moment_on_average"]:
         log.warning(
-            f"{protocol}: for the average test moment, {share:.1%} of the training events happen at the same "
-            "time or later, so the model is tested on a past whose future it has seen"
+            f"{protocol}: for the average test moment, {share:.1%} of the training events happen at"
+            " the same time or later, so the model is tested on a past whose future it has seen"
         )
 
 
 def _statistics(catalogue: Catalogue, events: Events) -> dict[str, Any]:
-    moments = np.flatnonzero((np.diff(events.user, prepend=-1) != 0) | (np.diff(events.time, prepend=-1) != 0))
+    moments = np.flatnonzero(
+        (np.diff(events.user, prepend=-1) != 0) | (np.diff(events.time, prepend=-1) != 0)
+    )
     return {
         "users": len(events.users),
         "items": len(catalogue),
@@ -88,12 +96,16 @@ def _statistics(catalogue: Catalogue, events: Events) -> dict[str, Any]:
         "moments_of_several_events": int((np.diff(moments, append=len(events)) > 1).sum()),
         "density": round(len(events) / (len(events.users) * len(catalogue)), 6),
         "duplicate_titles": len(catalogue) - len(set(catalogue.titles)),
-        "time_span": [f"{np.datetime64(int(t), 's')}Z" for t in (events.time.min(), events.time.max())],
+        "time_span": [
+            f"{np.datetime64(int(t), 's')}Z" for t in (events.time.min(), events.time.max())
+        ],
     }
 
 
 def _leakage(splits: Mapping[str, Windows]) -> dict[str, float]:
-    """Return what the test queries share with, or lack in, the training events; all are shares from 0 to 1."""
+    """Return what the test queries share with, or lack in, the training events; all are shares from
+    0 to 1.
+    """
     train, test = splits["train"], splits["test"]
     targets = train.target_counts
     late = targets[train.times >= test.times.min()].sum()
@@ -101,8 +113,12 @@ def _leakage(splits: Mapping[str, Windows]) -> dict[str, float]:
     tested, total = test.target_items, int(targets.sum())
     return {
         "train_events_at_or_after_first_test_moment": _share(late, total),
-        "train_events_at_or_after_a_test_moment_on_average": round(1 - float(known.mean()) / total, 6),
-        "test_queries_of_users_unseen_in_train": _share(_unseen(test.users, train.users), len(test)),
+        "train_events_at_or_after_a_test_moment_on_average": round(
+            1 - float(known.mean()) / total, 6
+        ),
+        "test_queries_of_users_unseen_in_train": _share(
+            _unseen(test.users, train.users), len(test)
+        ),
         "test_targets_unseen_in_train": _share(_unseen(tested, train.target_items), len(tested)),
     }
 

@@ -1,7 +1,8 @@
-"""The report's pictures: plain numbers in, inline SVG or an image file out, the same bytes for the same numbers.
+"""The report's pictures: plain numbers in, inline SVG or an image file out, the same bytes for the
+same numbers.
 
-A chart is drawn in the colours of `PALETTE`; in a page each becomes a CSS variable, so that one drawing serves light
-and dark. Knows nothing about slates, people or pages.
+A chart is drawn in the colours of `PALETTE`; in a page each becomes a CSS variable, so that one
+drawing serves light and dark. Knows nothing about slates, people or pages.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines over a common axis, for example the losses of one training; `kept` marks the point that was kept."""
+    """Lines over a common axis, for example the losses of one training; `kept` marks the point that
+    was kept.
+    """
 
     title: str
     x_label: str
@@ -111,7 +114,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class FusionCurve:
-    """A validation metric against a weight: alpha, 0 the signal alone, 1 the model alone; gamma, 0 the model alone."""
+    """A validation metric against a weight: alpha, 0 the signal alone, 1 the model alone; gamma, 0
+    the model alone.
+    """
 
     signal: str
     metric: str
@@ -141,9 +146,15 @@ def dots(axes: Axes, rows: Sequence[Row], label: str) -> None:
         mean, low, high = row.interval.mean, row.interval.low, row.interval.high
         colour = PALETTE[row.kind]
         if math.isfinite(low):
-            axes.plot([low, high], [y, y], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
-        axes.plot([mean], [y], marker=_MARKER[row.kind], color=colour, markersize=7, linestyle="none")
-        axes.annotate(f"{mean:.3f}", (mean, y), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+            axes.plot(
+                [low, high], [y, y], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round"
+            )
+        axes.plot(
+            [mean], [y], marker=_MARKER[row.kind], color=colour, markersize=7, linestyle="none"
+        )
+        axes.annotate(
+            f"{mean:.3f}", (mean, y), (0, 7), textcoords="offset points", ha="center", fontsize=9
+        )
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
     axes.set_ylim(len(rows) - 0.4, -0.8)
@@ -158,9 +169,13 @@ def lines(axes: Axes, curve: Curve) -> None:
     for number, series in enumerate(curve.series):
         colour = PALETTE[_CYCLE[number % len(_CYCLE)]]
         style = "-" if number < len(_CYCLE) else "--"
-        axes.plot(series.x, series.y, color=colour, linewidth=1.8, linestyle=style, label=series.name)
+        axes.plot(
+            series.x, series.y, color=colour, linewidth=1.8, linestyle=style, label=series.name
+        )
     if curve.kept is not None:
-        axes.axvline(curve.kept, color=PALETTE["quiet"], linewidth=1, linestyle=(0, (2, 3)), label="kept")
+        axes.axvline(
+            curve.kept, color=PALETTE["quiet"], linewidth=1, linestyle=(0, (2, 3)), label="kept"
+        )
     axes.grid(axis="y")
     axes.set_xlabel(curve.x_label)
     axes.set_title(curve.title)
@@ -173,7 +188,9 @@ def fusion(axes: Axes, curve: FusionCurve) -> None:
     colour, low, high = PALETTE["fused"], *_band(curve)
     axes.fill_between(curve.alphas, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.plot(curve.alphas, curve.means, color=colour, linewidth=1.8)
-    best = curve.means[min(range(len(curve.alphas)), key=lambda i: abs(curve.alphas[i] - curve.chosen))]
+    best = curve.means[
+        min(range(len(curve.alphas)), key=lambda i: abs(curve.alphas[i] - curve.chosen))
+    ]
     axes.axvline(curve.chosen, color=PALETTE["quiet"], linewidth=1, linestyle=(0, (2, 3)))
     axes.plot([curve.chosen], [best], marker="s", markersize=7, color=colour, linestyle="none")
     room = max(high) - min(low) or 1.0
@@ -181,9 +198,18 @@ def fusion(axes: Axes, curve: FusionCurve) -> None:
     side = "left" if curve.chosen <= curve.alphas[-1] / 2 else "right"
     offset = (6 if side == "left" else -6, -4)
     where = (curve.chosen, max(high) + 0.25 * room)
-    axes.annotate(f"{curve.weight} = {curve.chosen:g}", where, offset, textcoords="offset points", ha=side, va="top")
+    axes.annotate(
+        f"{curve.weight} = {curve.chosen:g}",
+        where,
+        offset,
+        textcoords="offset points",
+        ha=side,
+        va="top",
+    )
     if curve.weight == "α":
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [f"0\n{curve.signal}", "", "0.5", "", f"1\n{curve.model}"])
+        axes.set_xticks(
+            [0, 0.25, 0.5, 0.75, 1], [f"0\n{curve.signal}", "", "0.5", "", f"1\n{curve.model}"]
+        )
     else:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xticks([0, 0.5, 1, 10, 99], [f"0\n{curve.model}", "0.5", "1", "10", "99"])
@@ -194,12 +220,18 @@ def fusion(axes: Axes, curve: FusionCurve) -> None:
 
 
 def tiles(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], label: str) -> None:
-    """Draw shares as tiles, one line per row, first row on top, darker for more, each with its percentage."""
+    """Draw shares as tiles, one line per row, first row on top, darker for more, each with its
+    percentage.
+    """
     most = max((share for _, shares in rows for share in shares), default=0) or 1
     for y, (_, shares) in enumerate(rows):
         for x, share in enumerate(shares):
             shade = 0.04 + 0.56 * share / most
-            axes.add_patch(Rectangle((x + 0.04, y - 0.44), 0.92, 0.88, color=PALETTE["language"], alpha=shade, lw=0))
+            axes.add_patch(
+                Rectangle(
+                    (x + 0.04, y - 0.44), 0.92, 0.88, color=PALETTE["language"], alpha=shade, lw=0
+                )
+            )
             axes.text(x + 0.5, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=9)
     width = max((len(shares) for _, shares in rows), default=1)
     axes.set_xlim(0, width)
@@ -217,7 +249,11 @@ def matrix(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float]], 
     for y, row in enumerate(shares):
         for x, share in enumerate(row):
             shade = 0.04 + 0.56 * share
-            axes.add_patch(Rectangle((x + 0.54, y - 0.46), 0.92, 0.92, color=PALETTE["language"], alpha=shade, lw=0))
+            axes.add_patch(
+                Rectangle(
+                    (x + 0.54, y - 0.46), 0.92, 0.92, color=PALETTE["language"], alpha=shade, lw=0
+                )
+            )
             axes.text(x + 1, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
     axes.set_xlim(0.5, len(names) + 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -229,23 +265,35 @@ def matrix(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float]], 
     axes.set_xlabel(label)
 
 
-def inline(draw: Callable[[Axes], None], name: str, title: str, *, width: float = 420, height: float = 260) -> str:
-    """Return an `<svg>` element of `width` × `height` user units: colours are CSS variables, ids begin with `name`."""
+def inline(
+    draw: Callable[[Axes], None], name: str, title: str, *, width: float = 420, height: float = 260
+) -> str:
+    """Return an `<svg>` element of `width` × `height` user units: colours are CSS variables, ids
+    begin with `name`.
+    """
     with _figure(width, height) as figure, io.StringIO() as out:
         draw(figure.subplots())
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(
+            out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
+        )
         text = out.getvalue()
     return _for_page(text, name, title)
 
 
-def save(path: Path, draws: Sequence[Callable[[Axes], None]], *, width: float = 460, height: float = 320) -> None:
+def save(
+    path: Path, draws: Sequence[Callable[[Axes], None]], *, width: float = 460, height: float = 320
+) -> None:
     """Write the drawings side by side as one PNG or SVG image, by the ending of `path`."""
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
-        raise ConfigError("no such picture format", value=path.name, accepted="a name ending in .png or .svg")
+        raise ConfigError(
+            "no such picture format", value=path.name, accepted="a name ending in .png or .svg"
+        )
     nothing = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
     with _figure(width * len(draws), height) as figure, atomic_write(path) as part:
-        for axes, draw in zip(figure.subplots(1, len(draws), squeeze=False).flat, draws, strict=True):
+        for axes, draw in zip(
+            figure.subplots(1, len(draws), squeeze=False).flat, draws, strict=True
+        ):
             draw(axes)
         figure.savefig(part, format=kind, dpi=160, metadata=nothing)
 
@@ -256,15 +304,22 @@ def _ends(interval: Interval) -> list[float]:
 
 def _band(curve: FusionCurve) -> tuple[list[float], list[float]]:
     pairs = list(zip(curve.means, curve.errors, strict=True))
-    return [mean - 1.96 * error for mean, error in pairs], [mean + 1.96 * error for mean, error in pairs]
+    return [mean - 1.96 * error for mean, error in pairs], [
+        mean + 1.96 * error for mean, error in pairs
+    ]
 
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure of `width` × `height` points in the report's style; a reader's font may hold more than ours."""
+    """Yield a figure of `width` × `height` points in the report's style; a reader's font may hold
+    more than ours.
+    """
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        yield Figure(figsize=(width / 72, height / 72), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+        yield Figure(
+            figsize=(width / 72, height / 72),
+            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
+        )
 
 
 def _for_page(svg: str, name: str, title: str) -> str:
@@ -273,7 +328,8 @@ def _for_page(svg: str, name: str, title: str) -> str:
     box = re.search(r'viewBox="([^"]+)"', body)
     body = re.sub(
         r"<svg[^>]*>",
-        f'<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="{box[1] if box else ""}">',
+        f'<svg class="chart" role="img" aria-label="{escape(title)}"'
+        f' viewBox="{box[1] if box else ""}">',
         body,
         count=1,
     )

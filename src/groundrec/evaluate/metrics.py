@@ -1,8 +1,9 @@
-"""Slates and what people took next, to numbers: accuracy per query, and what accuracy does not show.
+"""Slates and what people took next, to numbers: accuracy per query, and what accuracy does not
+show.
 
-An accuracy metric is a function `(hits bool [Q, K], relevant int [Q], k) -> float64 [Q]` registered by name; averaging
-is someone else's job (`evaluate.compare`). Everything compares item numbers, never titles. Knows nothing about which
-method made a slate, and nothing about files.
+An accuracy metric is a function `(hits bool [Q, K], relevant int [Q], k) -> float64 [Q]` registered
+by name; averaging is someone else's job (`evaluate.compare`). Everything compares item numbers,
+never titles. Knows nothing about which method made a slate, and nothing about files.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def hit_rate(hits: Hits, relevant: Counts, k: int) -> Values:
 def ndcg(hits: Hits, relevant: Counts, k: int) -> Values:
     """Return the discounted gain of the first `k` places over the best possible one. Shape: [Q].
 
-    DCG = Σ_j hit_j / log2(j + 1), divided by the DCG of min(k, relevant) hits in the first places (Järvelin and
-    Kekäläinen 2002, binary gains). 0 for a query without targets.
+    DCG = Σ_j hit_j / log2(j + 1), divided by the DCG of min(k, relevant) hits in the first places
+    (Järvelin and Kekäläinen 2002, binary gains). 0 for a query without targets.
     """
     discount = 1 / np.log2(np.arange(2, k + 2))
     gained = np.cumsum(hits[:, :k] * discount[: hits.shape[1]], axis=1)[:, -1]
@@ -65,16 +66,19 @@ def ndcg(hits: Hits, relevant: Counts, k: int) -> Values:
 
 
 def mrr(hits: Hits, relevant: Counts, k: int) -> Values:
-    """Return 1 / the place of the first target among the first `k` places, 0 where there is none. Shape: [Q]."""
+    """Return 1 / the place of the first target among the first `k` places, 0 where there is none.
+    Shape: [Q].
+    """
     top = hits[:, :k]
     return top.any(axis=1) / (top.argmax(axis=1) + 1.0)
 
 
 def find_hits(slates: Slates, queries: Queries) -> tuple[Hits, NDArray[np.int64]]:
-    """Return which places hold a target, bool [Q, K], and the number of distinct targets, int64 [Q].
+    """Return which places hold a target, bool [Q, K], and the number of distinct targets, int64
+    [Q].
 
-    Rows follow `queries`, whatever the order of `slates`. An item that a slate repeats is a hit only once.
-    Raises `ArtifactError` unless both hold the same query ids, each once.
+    Rows follow `queries`, whatever the order of `slates`. An item that a slate repeats is a hit
+    only once. Raises `ArtifactError` unless both hold the same query ids, each once.
     """
     items = _aligned(slates, queries)
     rows = np.arange(len(queries), dtype=np.int64)[:, None]
@@ -88,38 +92,51 @@ def find_hits(slates: Slates, queries: Queries) -> tuple[Hits, NDArray[np.int64]
 
 
 def per_query(
-    slates: Slates, queries: Queries, ks: Sequence[int], metrics: Sequence[str] = ("hr", "ndcg", "mrr")
+    slates: Slates,
+    queries: Queries,
+    ks: Sequence[int],
+    metrics: Sequence[str] = ("hr", "ndcg", "mrr"),
 ) -> dict[str, Values]:
-    """Return `{"ndcg@10": float64 [Q], …}` for every metric at every cut-off, in the order of `queries`.
+    """Return `{"ndcg@10": float64 [Q], …}` for every metric at every cut-off, in the order of
+    `queries`.
 
-    Raises `ArtifactError` where the query ids differ, `SearchError` where a cut-off exceeds the width of the slates.
+    Raises `ArtifactError` where the query ids differ, `SearchError` where a cut-off exceeds the
+    width of the slates.
     """
     hits, relevant = find_hits(slates, queries)
     functions = {name: resolve("metrics", name) for name in metrics}
     for k in ks:
         _check_cutoff(k, slates)
-    return {f"{name}@{k}": function(hits, relevant, k) for name, function in functions.items() for k in ks}
+    return {
+        f"{name}@{k}": function(hits, relevant, k)
+        for name, function in functions.items()
+        for k in ks
+    }
 
 
 def measure(name: str) -> Callable[[Slates, Queries], Values]:
-    """Return the function `(slates, queries) -> float64 [Q]` that a name such as `ndcg@10` stands for.
+    """Return the function `(slates, queries) -> float64 [Q]` that a name such as `ndcg@10` stands
+    for.
 
     Raises `ConfigError` where the name is not `metric@k` or the metric is unknown.
     """
     match = re.fullmatch(r"([^@]+)@([1-9]\d*)", name)
     if not match:
         known = ", ".join(f"{metric}@10" for metric in names("metrics"))
-        raise ConfigError("not a metric at a cut-off", value=name, accepted=f"metric@k, for example {known}")
+        raise ConfigError(
+            "not a metric at a cut-off", value=name, accepted=f"metric@k, for example {known}"
+        )
     metric, k = match[1], int(match[2])
     resolve("metrics", metric)
     return lambda slates, queries: per_query(slates, queries, [k], [metric])[name]
 
 
 def popularity_bands(popularity: Counts, bands: int) -> NDArray[np.int64]:
-    """Return each item's band: 0 holds the most popular items that make up the first 1/`bands` of all interactions.
+    """Return each item's band: 0 holds the most popular items that make up the first 1/`bands` of
+    all interactions.
 
-    Items are ordered by falling popularity, ties by item number; an item belongs to the band in which its own
-    interactions begin, an item never seen to the last. Shape: [I].
+    Items are ordered by falling popularity, ties by item number; an item belongs to the band in
+    which its own interactions begin, an item never seen to the last. Shape: [I].
     """
     order = np.argsort(-popularity, kind="stable")
     counts = popularity[order].astype(np.int64)
@@ -129,8 +146,11 @@ def popularity_bands(popularity: Counts, bands: int) -> NDArray[np.int64]:
     return band
 
 
-def by_slice(slates: Slates, queries: Queries, popularity: Counts, metric: str) -> dict[str, Values]:
-    """Return `metric` per query for the targets of each of `SLICES` alone; NaN where a query has none of them.
+def by_slice(
+    slates: Slates, queries: Queries, popularity: Counts, metric: str
+) -> dict[str, Values]:
+    """Return `metric` per query for the targets of each of `SLICES` alone; NaN where a query has
+    none of them.
 
     Shape of each value: [Q].
     """
@@ -144,15 +164,18 @@ def by_slice(slates: Slates, queries: Queries, popularity: Counts, metric: str) 
 
 
 def coverage(slates: Slates, items: int, k: int) -> float:
-    """Return the share of the catalogue that stands in the first `k` places of any slate (Ge et al. 2010)."""
+    """Return the share of the catalogue that stands in the first `k` places of any slate (Ge et al.
+    2010).
+    """
     return float(np.count_nonzero(_shown(slates, items, k))) / items
 
 
 def gini(slates: Slates, items: int, k: int) -> float:
-    """Return how unequally the first `k` places are shared out among all items: 0 evenly, near 1 all to one.
+    """Return how unequally the first `k` places are shared out among all items: 0 evenly, near 1
+    all to one.
 
-    G = Σ_i (2i - I - 1) x_i / (I Σ x), x the exposure counts in rising order, i = 1 … I (Fleder and Hosanagar 2009).
-    NaN where nothing is recommended.
+    G = Σ_i (2i - I - 1) x_i / (I Σ x), x the exposure counts in rising order, i = 1 … I (Fleder and
+    Hosanagar 2009). NaN where nothing is recommended.
     """
     counts = np.sort(_shown(slates, items, k))
     rank = 2 * np.arange(1, items + 1) - items - 1
@@ -160,7 +183,8 @@ def gini(slates: Slates, items: int, k: int) -> float:
 
 
 def novelty(slates: Slates, popularity: Counts, k: int) -> float:
-    """Return the mean self-information in bits of the items in the first `k` places (Zhou et al. 2010).
+    """Return the mean self-information in bits of the items in the first `k` places (Zhou et al.
+    2010).
 
     -log2 p(item), p = (popularity + 1) / (Σ popularity + I): add-one smoothing keeps unseen items finite.
     """
@@ -170,10 +194,11 @@ def novelty(slates: Slates, popularity: Counts, k: int) -> float:
 
 
 def popularity_lift(slates: Slates, queries: Queries, popularity: Counts, k: int) -> float:
-    """Return how much more popular the first `k` places are than what people had taken before: 0 equally, 1 twice.
+    """Return how much more popular the first `k` places are than what people had taken before: 0
+    equally, 1 twice.
 
-    (GAP_recommended - GAP_history) / GAP_history, GAP the mean over queries of a list's mean popularity, queries with
-    an empty list left out (Abdollahpouri et al. 2019).
+    (GAP_recommended - GAP_history) / GAP_history, GAP the mean over queries of a list's mean
+    popularity, queries with an empty list left out (Abdollahpouri et al. 2019).
     """
     top = _aligned(slates, queries)[:, :k]
     valid = _valid(top, len(popularity))
@@ -195,8 +220,8 @@ def repeat_rate(slates: Slates, queries: Queries, items: int, k: int) -> float:
 def invalid_share(slates: Slates, items: int, k: int) -> float:
     """Return the share of the first `k` places that name no item though they should.
 
-    A place is invalid if its number is neither an item of the catalogue nor -1, or if it is -1 and a later place of the
-    slate is filled.
+    A place is invalid if its number is neither an item of the catalogue nor -1, or if it is -1 and
+    a later place of the slate is filled.
     """
     wrong = ~_valid(slates.items, items) & ~_unfilled(slates)
     return _ratio(np.count_nonzero(wrong[:, :k]), wrong[:, :k].size)
@@ -209,7 +234,8 @@ def unfilled_share(slates: Slates, k: int) -> float:
 
 
 def exposure(slates: Slates, popularity: Counts, k: int, bands: int = 10) -> Values:
-    """Return how the first `k` places are shared out among `popularity_bands`, most popular first. Shape: [bands].
+    """Return how the first `k` places are shared out among `popularity_bands`, most popular first.
+    Shape: [bands].
 
     A method that shows every item in proportion to its popularity gives about 1/`bands` to each.
     """
@@ -218,10 +244,13 @@ def exposure(slates: Slates, popularity: Counts, k: int, bands: int = 10) -> Val
     return shares / max(counts.sum(), 1)
 
 
-def beyond_accuracy(slates: Slates, queries: Queries, popularity: Counts, k: int) -> dict[str, float]:
+def beyond_accuracy(
+    slates: Slates, queries: Queries, popularity: Counts, k: int
+) -> dict[str, float]:
     """Return every measure beyond accuracy at cut-off `k`, by name.
 
-    Raises `ArtifactError` where the query ids differ, `SearchError` where `k` exceeds the width of the slates.
+    Raises `ArtifactError` where the query ids differ, `SearchError` where `k` exceeds the width of
+    the slates.
     """
     _check_cutoff(k, slates)
     items = len(popularity)

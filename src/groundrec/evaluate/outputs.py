@@ -1,12 +1,14 @@
-"""Result files of BIGRec and D3, scored by title: lists of `{"output": title, "predict": [titles, best first]}`.
+"""Result files of BIGRec and D3, scored by title: lists of `{"output": title, "predict": [titles,
+best first]}`.
 
-Such files name no items, only titles, and titles repeat. Two readings are therefore given of every metric. By title: a
-list hits where it first names the target's title; a title that it names again keeps its place and counts no more. At
-worst: every title stands for all items that bear it, and the item that was meant is the last of them. The truth of a
-list of items lies between. Blanks, line breaks and quotation marks around a title do not count.
+Such files name no items, only titles, and titles repeat. Two readings are therefore given of every
+metric. By title: a list hits where it first names the target's title; a title that it names again
+keeps its place and counts no more. At worst: every title stands for all items that bear it, and the
+item that was meant is the last of them. The truth of a list of items lies between. Blanks, line
+breaks and quotation marks around a title do not count.
 
-BIGRec's files hold what the model wrote, before it is grounded: here only a title written to the letter is a hit.
-Knows nothing about models, and nothing about how the lists were made.
+BIGRec's files hold what the model wrote, before it is grounded: here only a title written to the
+letter is a hit. Knows nothing about models, and nothing about how the lists were made.
 """
 
 from __future__ import annotations
@@ -44,18 +46,24 @@ class Outputs:
         return max(map(len, self.lists))
 
     def by_title(self, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-        """Return every metric per query, `{"ndcg@10": [Q], …}`: the target's title is what has to be named."""
+        """Return every metric per query, `{"ndcg@10": [Q], …}`: the target's title is what has to
+        be named.
+        """
         place = [row.index(target) if target in row else -1 for row, target in self._pairs()]
         return self._measured(np.array(place), ks)
 
     def at_worst(self, ks: Sequence[int], bearers: Counter[str]) -> dict[str, NDArray[np.float64]]:
-        """Return the same where each title stands for all the items that bear it, the one that was meant the last."""
+        """Return the same where each title stands for all the items that bear it, the one that was
+        meant the last.
+        """
         place = [
-            sum(max(1, bearers[title]) for title in dict.fromkeys(row[: row.index(target) + 1]))
-            - 1
-            + _again(row, target)
-            if target in row
-            else -1
+            (
+                sum(max(1, bearers[title]) for title in dict.fromkeys(row[: row.index(target) + 1]))
+                - 1
+                + _again(row, target)
+                if target in row
+                else -1
+            )
             for row, target in self._pairs()
         ]
         return self._measured(np.array(place), ks)
@@ -77,8 +85,12 @@ class Outputs:
     def _pairs(self) -> Iterable[tuple[tuple[str, ...], str]]:
         return zip(self.lists, self.targets, strict=True)
 
-    def _measured(self, place: NDArray[np.int64], ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-        """Return the metrics of slates whose only known item is the target, at `place`, or nowhere where -1."""
+    def _measured(
+        self, place: NDArray[np.int64], ks: Sequence[int]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the metrics of slates whose only known item is the target, at `place`, or nowhere
+        where -1.
+        """
         rows = np.arange(len(place))
         items = np.full((len(place), self.width), NO_ITEM, np.int32)
         inside = (place >= 0) & (place < self.width)
@@ -101,7 +113,9 @@ def plain(title: str) -> str:
 
 
 def result_files(folder: Path) -> list[Path]:
-    """Return the JSON files in a folder and below it, or the one file; raise `DataError` where there are none."""
+    """Return the JSON files in a folder and below it, or the one file; raise `DataError` where
+    there are none.
+    """
     files = [folder] if folder.is_file() else sorted(folder.rglob("*.json"))
     if not files:
         raise DataError(
@@ -120,16 +134,24 @@ def read_outputs(file: Path) -> Outputs:
     except (OSError, ValueError) as error:
         raise _unusable(file, "", error) from None
     if not isinstance(rows, list) or not rows:
-        raise _unusable(file, "", f"{type(rows).__name__} of {len(rows) if isinstance(rows, list) else 0} rows")
+        raise _unusable(
+            file, "", f"{type(rows).__name__} of {len(rows) if isinstance(rows, list) else 0} rows"
+        )
     pairs = [_row(file, number, row) for number, row in enumerate(rows, 1)]
     return Outputs(tuple(titles for titles, _ in pairs), tuple(target for _, target in pairs))
 
 
 def _row(file: Path, number: int, row: Any) -> tuple[tuple[str, ...], str]:
-    output, predict = (row.get(key) if isinstance(row, dict) else None for key in ("output", "predict"))
+    output, predict = (
+        row.get(key) if isinstance(row, dict) else None for key in ("output", "predict")
+    )
     output = output[0] if isinstance(output, list) and output else output
     predict = [predict] if isinstance(predict, str) else predict
-    if not isinstance(output, str) or not isinstance(predict, list) or not all(isinstance(p, str) for p in predict):
+    if (
+        not isinstance(output, str)
+        or not isinstance(predict, list)
+        or not all(isinstance(p, str) for p in predict)
+    ):
         raise _unusable(file, f", row {number}", json.dumps(row, ensure_ascii=False)[:200])
     if not predict:
         raise _unusable(file, f", row {number}", "predict = []")

@@ -1,7 +1,7 @@
 """A finished comparison to one self-contained page, one picture and one table for the terminal.
 
-`Report` is plain data that the caller fills; the page needs no network and is the same, byte for byte, for the same
-report. Knows nothing about runs, data sets or models, and computes no metric.
+`Report` is plain data that the caller fills; the page needs no network and is the same, byte for
+byte, for the same report. Knows nothing about runs, data sets or models, and computes no metric.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ _BEYOND = {
     "coverage": ("coverage", "share of the catalogue shown to anyone", "{:.1%}"),
     "gini": ("Gini", "0: every item shown equally often; 1: one item takes every place", "{:.2f}"),
     "novelty": ("novelty", "mean self-information of what is shown, in bits", "{:.1f}"),
-    "popularity_lift": ("popularity lift", "how much more popular than what people had taken before", "{:+.0%}"),
+    "popularity_lift": (
+        "popularity lift",
+        "how much more popular than what people had taken before",
+        "{:+.0%}",
+    ),
     "repeat_rate": ("repeats", "share of what is shown that the person already had", "{:.1%}"),
     "invalid": ("invalid", "share of places that name no item of the catalogue", "{:.2%}"),
     "unfilled": ("unfilled", "share of places left empty at the end", "{:.2%}"),
@@ -80,7 +84,9 @@ class Pick:
 
 @dataclass(frozen=True)
 class Person:
-    """One query shown in full: titles, oldest first, what each method recommended, and what was taken next."""
+    """One query shown in full: titles, oldest first, what each method recommended, and what was
+    taken next.
+    """
 
     name: str
     history: tuple[str, ...]
@@ -90,7 +96,9 @@ class Person:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows; `reference` names the best method that is not fused, which the others meet."""
+    """Everything a report shows; `reference` names the best method that is not fused, which the
+    others meet.
+    """
 
     title: str
     dataset: str
@@ -117,7 +125,9 @@ class Report:
         """Check that the names fit together."""
         known = [method.name for method in self.methods]
         if self.reference not in known:
-            raise ConfigError("the reference is not a method", value=self.reference, accepted=", ".join(known))
+            raise ConfigError(
+                "the reference is not a method", value=self.reference, accepted=", ".join(known)
+            )
         if without := [m.name for m in self.methods if self.main_metric not in m.metrics]:
             raise ConfigError(f"methods without {self.main_metric}", value=", ".join(without))
 
@@ -128,7 +138,9 @@ class Report:
 
 
 def headline(report: Report) -> str:
-    """Return the key result as one sentence: the best method, its metric, and its distance to the reference."""
+    """Return the key result as one sentence: the best method, its metric, and its distance to the
+    reference.
+    """
     best = report.ranked[0]
     reference = next(m for m in report.methods if m.name == report.reference)
     metric, value = _label(report.main_metric), best.metrics[report.main_metric].mean
@@ -156,21 +168,29 @@ def console_table(report: Report) -> Table:
     table.add_column(Text(f"against {report.reference}"), justify="right", no_wrap=True)
     for place, method in enumerate(report.ranked):
         cells = [Text(_three(method.metrics[name].mean)) for name in columns]
-        cells[columns.index(report.main_metric)].append(f" {_range(method.metrics[report.main_metric])}".rstrip())
+        cells[columns.index(report.main_metric)].append(
+            f" {_range(method.metrics[report.main_metric])}".rstrip()
+        )
         style = "bold" if place == 0 else None
         table.add_row(Text(method.name), *cells, Text(_against(report, method)), style=style)
     return table
 
 
 def picture(path: Path, report: Report) -> None:
-    """Write the dot plot and the fusion curves side by side as a PNG or SVG image, by the ending of `path`."""
-    charts.save(path, [_dots(report), *(partial(charts.fusion, curve=curve) for curve in report.fusion)])
+    """Write the dot plot and the fusion curves side by side as a PNG or SVG image, by the ending of
+    `path`.
+    """
+    charts.save(
+        path, [_dots(report), *(partial(charts.fusion, curve=curve) for curve in report.fusion)]
+    )
 
 
 def write_report(path: Path, report: Report) -> None:
     """Write the report as one HTML file that refers to nothing outside itself, atomically."""
     folder = files("groundrec.evaluate")
-    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     jinja.filters.update(number=_number, label=_label, three=_three, range=_range, share=_share)
     template = jinja.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
     page = template.render(
@@ -195,7 +215,8 @@ def _tables(report: Report) -> dict[str, Any]:
         "main_cutoff": int(report.main_metric.rpartition("@")[2]),
         "best": {name: max(_known(m.metrics[name].mean for m in report.methods)) for name in names},
         "slices": {
-            name: max(_known(m.slices[name].mean for m in report.methods)) or 1.0 for name in report.methods[0].slices
+            name: max(_known(m.slices[name].mean for m in report.methods)) or 1.0
+            for name in report.methods[0].slices
         },
         "beyond": [(key, *_BEYOND[key]) for key in report.methods[0].beyond if key in _BEYOND],
     }
@@ -209,14 +230,25 @@ def _charts(report: Report) -> dict[str, Any]:
     ]
     tiles = partial(charts.tiles, rows=shares, label="tenths of all training interactions")
     return {
-        "dots": _inline(_dots(report), "dots", f"{_label(report.main_metric)} of every method", 60 + 34 * len(names)),
-        "exposure": _inline(tiles, "exposure", "What each method shows, by popularity", 60 + 26 * len(shares)),
+        "dots": _inline(
+            _dots(report),
+            "dots",
+            f"{_label(report.main_metric)} of every method",
+            60 + 34 * len(names),
+        ),
+        "exposure": _inline(
+            tiles, "exposure", "What each method shows, by popularity", 60 + 26 * len(shares)
+        ),
         "curves": [
             _inline(partial(charts.lines, curve=curve), f"curve{i}", curve.title)
             for i, curve in enumerate(report.curves)
         ],
         "fusion": [
-            _inline(partial(charts.fusion, curve=curve), f"fusion{i}", f"{curve.metric} against alpha, {curve.signal}")
+            _inline(
+                partial(charts.fusion, curve=curve),
+                f"fusion{i}",
+                f"{curve.metric} against alpha, {curve.signal}",
+            )
             for i, curve in enumerate(report.fusion)
         ],
     }
@@ -264,12 +296,22 @@ def _p(value: float) -> str:
 
 
 def _against(report: Report, method: Method) -> str:
-    """Return the relative distance to the reference with its Holm-adjusted p-value and ▲ or ▼ where p < 0.05."""
+    """Return the relative distance to the reference with its Holm-adjusted p-value and ▲ or ▼ where
+    p < 0.05.
+    """
     if method.comparison is None:
         return "reference" if method.name == report.reference else "–"
     other = method.metrics[report.main_metric].mean - method.comparison.difference
-    gain = f"{method.comparison.difference / other:+.0%}" if other else f"{method.comparison.difference:+.3f}"
-    mark = ("▲" if method.comparison.difference > 0 else "▼") if method.comparison.adjusted < 0.05 else ""
+    gain = (
+        f"{method.comparison.difference / other:+.0%}"
+        if other
+        else f"{method.comparison.difference:+.3f}"
+    )
+    mark = (
+        ("▲" if method.comparison.difference > 0 else "▼")
+        if method.comparison.adjusted < 0.05
+        else ""
+    )
     return f"{gain} ({_p(method.comparison.adjusted)}) {mark}".rstrip().replace("-", "−")
 
 

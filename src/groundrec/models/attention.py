@@ -1,4 +1,5 @@
-"""Which layers of a model see how far back: masks made once for each kind of layer, and attention that uses them.
+"""Which layers of a model see how far back: masks made once for each kind of layer, and attention
+that uses them.
 
 Knows nothing about what is masked, or why.
 """
@@ -28,18 +29,28 @@ RUN = 128
 """How many tokens on end share the keys that they are compared with."""
 
 
-def for_layers(model: PreTrainedModel, mask: Callable[[int | None], Mask]) -> Mask | dict[str, Mask]:
-    """Return `mask(window)` where all layers see equally far (None: everything), else one for each kind of layer."""
+def for_layers(
+    model: PreTrainedModel, mask: Callable[[int | None], Mask]
+) -> Mask | dict[str, Mask]:
+    """Return `mask(window)` where all layers see equally far (None: everything), else one for each
+    kind of layer.
+    """
     shape = model.config.get_text_config()
     kinds = set(getattr(shape, "layer_types", None) or ())
     window = getattr(shape, "sliding_window", None)
     if window is None or kinds == {FULL}:
         return mask(None)
-    return {kind: mask(window if kind == WINDOW else None) for kind in kinds} if kinds else mask(window)
+    return (
+        {kind: mask(window if kind == WINDOW else None) for kind in kinds}
+        if kinds
+        else mask(window)
+    )
 
 
 def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what is added to attention scores so that only `visible` is seen, bool [Q, T, S] → [Q, 1, T, S]."""
+    """Return what is added to attention scores so that only `visible` is seen, bool [Q, T, S] → [Q,
+    1, T, S].
+    """
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
@@ -57,10 +68,11 @@ def attending(model: PreTrainedModel, implementation: str) -> Iterator[None]:
 
 @contextmanager
 def skipping(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model that attends with SDPA on a processor leave out what additive masks hide, backward passes too.
+    """Let a model that attends with SDPA on a processor leave out what additive masks hide,
+    backward passes too.
 
-    Heads that share their keys read them where they are. A mask shows every token something. Elsewhere, where another
-    implementation is chosen and outside this context, nothing changes.
+    Heads that share their keys read them where they are. A mask shows every token something.
+    Elsewhere, where another implementation is chosen and outside this context, nothing changes.
     """
     if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
         yield
@@ -92,9 +104,16 @@ def _attention(
     keys, values = (key,), (value,)
     if len(queries) > 1:
         seen = [(mask == 0).any(0)[0].any(0).nonzero()[:, 0] for mask in masks]
-        masks = tuple(mask.index_select(3, places) for mask, places in zip(masks, seen, strict=True))
-        keys, values = (x.index_select(2, torch.cat(seen)).split([len(p) for p in seen], 2) for x in (key, value))
-    found = [_shared(*run, dropout, scaling) for run in zip(queries, keys, values, masks, strict=True)]
+        masks = tuple(
+            mask.index_select(3, places) for mask, places in zip(masks, seen, strict=True)
+        )
+        keys, values = (
+            x.index_select(2, torch.cat(seen)).split([len(p) for p in seen], 2)
+            for x in (key, value)
+        )
+    found = [
+        _shared(*run, dropout, scaling) for run in zip(queries, keys, values, masks, strict=True)
+    ]
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
 
 

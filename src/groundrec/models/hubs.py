@@ -1,9 +1,10 @@
-"""Base models by their names on a hub: `hf:ORG/NAME[@REVISION]`, `modelscope:ORG/NAME[@REVISION]`, or a wandb artifact.
+"""Base models by their names on a hub: `hf:ORG/NAME[@REVISION]`, `modelscope:ORG/NAME[@REVISION]`,
+or a wandb artifact.
 
-The hubs' own clients fetch into their own caches, which resume and are shared with other tools; an artifact,
-`wandb:ENTITY/PROJECT/NAME:vN`, is fetched into groundrec's. What was fetched is
-checked against the hub's checksums and written down beside its revision; from then on the name means these bytes, and
-no connection is needed. Knows nothing about what a model is used for.
+The hubs' own clients fetch into their own caches, which resume and are shared with other tools; an
+artifact, `wandb:ENTITY/PROJECT/NAME:vN`, is fetched into groundrec's. What was fetched is checked
+against the hub's checksums and written down beside its revision; from then on the name means these
+bytes, and no connection is needed. Knows nothing about what a model is used for.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, DataError, MissingDependency
 from groundrec.core.runs import digest, read_json, write_json
 from groundrec.core.track import log
-from groundrec.data.download import cache_folder
-from groundrec.data.fetch import modelscope, sha256_of, unreachable
+from groundrec.data.raw.download import cache_folder
+from groundrec.data.raw.fetch import modelscope, sha256_of, unreachable
 from groundrec.models.language import LanguageModel, load
 
 __all__ = ["HUBS", "Pinned", "base", "fetch", "is_of_hub", "parse", "pinned"]
@@ -57,7 +58,9 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Pinned:
-    """A model on this machine: where, from which revision, and the size and sha256 of each of its files."""
+    """A model on this machine: where, from which revision, and the size and sha256 of each of its
+    files.
+    """
 
     name: str
     revision: str
@@ -80,10 +83,14 @@ class Pinned:
         return all(file.is_file() and file.stat().st_size == size for file, size in found)
 
     def drop_broken(self, *, thorough: bool) -> None:
-        """Remove files that have another size than when they were fetched; where `thorough`, another checksum."""
+        """Remove files that have another size than when they were fetched; where `thorough`,
+        another checksum.
+        """
         for name, (size, sha256) in self.files.items():
             file = Path(self.path) / name
-            if file.is_file() and (file.stat().st_size != size or (thorough and sha256_of(file) != sha256)):
+            if file.is_file() and (
+                file.stat().st_size != size or (thorough and sha256_of(file) != sha256)
+            ):
                 _remove(file)
 
     def faults(self) -> Iterator[str]:
@@ -116,7 +123,10 @@ def parse(name: str) -> Name:
         raise ConfigError(
             "not the name of a model on a hub",
             value=name,
-            accepted="hf:ORG/NAME, modelscope:ORG/NAME, either with @REVISION; or wandb:ENTITY/PROJECT/NAME:vN",
+            accepted=(
+                "hf:ORG/NAME, modelscope:ORG/NAME, either with @REVISION; or"
+                " wandb:ENTITY/PROJECT/NAME:vN"
+            ),
             next_step="--set model.base_model=hf:HuggingFaceTB/SmolLM2-135M",
         )
     return Name(*parts.groups())
@@ -134,11 +144,14 @@ def pinned() -> list[Pinned]:
     return sorted((Pinned(**record) for record in records if record), key=lambda model: model.name)
 
 
-def fetch(name: str, weights: str = "safetensors", *, newest: bool = False, thorough: bool = False) -> Pinned:
-    """Return the model `name`; fetched where it is not whole on this machine, or the `newest` is asked for.
+def fetch(
+    name: str, weights: str = "safetensors", *, newest: bool = False, thorough: bool = False
+) -> Pinned:
+    """Return the model `name`; fetched where it is not whole on this machine, or the `newest` is
+    asked for.
 
-    With `thorough` every file is read. Raises `DataError` where it cannot be had, differs from the hub's checksums, or
-    has no weights that may be loaded.
+    With `thorough` every file is read. Raises `DataError` where it cannot be had, differs from the
+    hub's checksums, or has no weights that may be loaded.
     """
     parts = parse(name)
     record = _records() / f"{digest(name)}.json"
@@ -152,7 +165,11 @@ def fetch(name: str, weights: str = "safetensors", *, newest: bool = False, thor
             _chosen({file: Listed(0, "") for file in here.files}, name, weights)
             return here
         # What broke goes back to the revision it had.
-        asked = parts if newest or not here or parts.hub != "hf" else parts._replace(revision=here.revision)
+        asked = (
+            parts
+            if newest or not here or parts.hub != "hf"
+            else parts._replace(revision=here.revision)
+        )
         log.info(f"fetching {name}")
         model = HUBS[parts.hub](name, asked, partial(_chosen, name=name, weights=weights))
         write_json(record, asdict(model))
@@ -165,8 +182,14 @@ def _records() -> Path:
 
 
 def _chosen(listed: dict[str, Listed], name: str, weights: str) -> dict[str, Listed]:
-    """Return the files to fetch of those a hub lists; raise `DataError` where no weights are among them."""
-    wanted = {file: of for file, of in listed.items() if WANTED.fullmatch(file) and not DOUBLED.match(file)}
+    """Return the files to fetch of those a hub lists; raise `DataError` where no weights are among
+    them.
+    """
+    wanted = {
+        file: of
+        for file, of in listed.items()
+        if WANTED.fullmatch(file) and not DOUBLED.match(file)
+    }
     if any(file.endswith(".safetensors") for file in wanted):
         return wanted
     pickled = {file: of for file, of in listed.items() if PICKLED.fullmatch(file)}
@@ -177,7 +200,10 @@ def _chosen(listed: dict[str, Listed], name: str, weights: str) -> dict[str, Lis
         value=f"{name}: {', '.join(sorted(pickled or listed)[:8])}",
         accepted="*.safetensors, which hold nothing but numbers",
         next_step="another revision or model"
-        + ("; or --set model.weights=any, which reads the numbers of pickled weights and runs nothing" * bool(pickled)),
+        + (
+            "; or --set model.weights=any, which reads the numbers of pickled weights and runs"
+            " nothing" * bool(pickled)
+        ),
     )
 
 
@@ -199,7 +225,9 @@ def _of_hugging_face(name: str, asked: Name, choose: Choose) -> Pinned:
             if isinstance(f, RepoFile)
         }
         files = choose(listed)
-        path = Path(hub.snapshot_download(asked.repository, revision=commit, allow_patterns=list(files)))
+        path = Path(
+            hub.snapshot_download(asked.repository, revision=commit, allow_patterns=list(files))
+        )
     except (OSError, ValueError) as error:
         raise unreachable(name, error) from None
     return Pinned(name, commit, str(path), _checked(name, path, files))
@@ -210,9 +238,16 @@ def _of_modelscope(name: str, asked: Name, choose: Choose) -> Pinned:
     revision = asked.revision or "master"
     try:
         found = hub.list_repo_files(asked.repository, "model", revision=revision, recursive=False)
-        listed = {f.path: Listed(f.size, f"sha256:{f.sha256}" if f.sha256 else "") for f in found if f.type != "tree"}
+        listed = {
+            f.path: Listed(f.size, f"sha256:{f.sha256}" if f.sha256 else "")
+            for f in found
+            if f.type != "tree"
+        }
         files = choose(listed)
-        entries = [{"Path": n, "Size": of.size, "Sha256": of.checksum.partition(":")[2]} for n, of in files.items()]
+        entries = [
+            {"Path": n, "Size": of.size, "Sha256": of.checksum.partition(":")[2]}
+            for n, of in files.items()
+        ]
         path = hub.download_repo(asked.repository, "model", revision=revision, file_list=entries)
     except (OSError, ValueError, failed) as error:
         raise unreachable(name, error) from None
@@ -220,7 +255,9 @@ def _of_modelscope(name: str, asked: Name, choose: Choose) -> Pinned:
 
 
 def _checked(name: str, path: Path, files: dict[str, Listed]) -> dict[str, list[Any]]:
-    """Return size and sha256 of each file; raise `DataError` where one is not what the hub lists, and remove it."""
+    """Return size and sha256 of each file; raise `DataError` where one is not what the hub lists,
+    and remove it.
+    """
     found = {}
     for file, listed in files.items():
         there = path / file
@@ -247,7 +284,9 @@ def _of_wandb(name: str, asked: Name, choose: Choose) -> Pinned:
     path = _records() / "wandb" / digest(name)
     try:
         artifact = wandb.Api().artifact(f"{asked.repository}:{asked.revision}")
-        listed = {file: Listed(entry.size or 0, "") for file, entry in artifact.manifest.entries.items()}
+        listed = {
+            file: Listed(entry.size or 0, "") for file, entry in artifact.manifest.entries.items()
+        }
         files = choose(listed)
         for file in files:
             artifact.get_entry(file).download(root=str(path))

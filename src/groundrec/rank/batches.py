@@ -1,4 +1,5 @@
-"""Many queries through a search, as many at once as memory holds; what is found does not depend on how many.
+"""Many queries through a search, as many at once as memory holds; what is found does not depend on
+how many.
 
 Knows nothing about what is asked of the search, nor what becomes of the answers.
 """
@@ -17,7 +18,14 @@ from groundrec.core import config_rank
 from groundrec.core.errors import SearchError
 from groundrec.core.track import log
 from groundrec.core.types import Queries
-from groundrec.rank.memory import SHARE, Need, free_bytes, is_out_of_memory, readable, size_of
+from groundrec.rank.search.memory import (
+    SHARE,
+    Need,
+    free_bytes,
+    is_out_of_memory,
+    readable,
+    size_of,
+)
 
 __all__ = ["Batches"]
 
@@ -31,31 +39,50 @@ class Batches:
     """
 
     def __init__(
-        self, device: torch.device, one: Need, smaller: str, section: config_rank.Recommend, sharing: int = 1
+        self,
+        device: torch.device,
+        one: Need,
+        smaller: str,
+        section: config_rank.Recommend,
+        sharing: int = 1,
     ) -> None:
-        self._section, self._size, self._one, self._smaller = section, section.batch_size, one, smaller
+        self._section, self._size, self._one, self._smaller = (
+            section,
+            section.batch_size,
+            one,
+            smaller,
+        )
         free = free_bytes(device, sharing)
         self._limit = size_of(section.memory_limit) if section.memory_limit else int(SHARE * free)
         self._said = False
 
     def fit(self, queries: int, longest: int) -> None:
-        """Predict what keys and values of prompts of at most `longest` tokens take; lower the batch to the limit."""
+        """Predict what keys and values of prompts of at most `longest` tokens take; lower the batch
+        to the limit.
+        """
         one, wanted = replace(self._one, prompt=longest), min(self._size, queries)
         if self._section.memory_limit and one.total > self._limit:
             raise self._too_little(f"recommend.memory_limit is less than keys and values of {one}")
         size = max(1, min(wanted, self._limit // one.total))
         if size < wanted or not self._said:
-            why = f"; {wanted} at once would take more than {readable(self._limit)}" if size < wanted else ""
+            why = (
+                f"; {wanted} at once would take more than {readable(self._limit)}"
+                if size < wanted
+                else ""
+            )
             log.info(f"  keys and values: {replace(one, queries=size)}{why}")
             self._said = True
         if size < wanted:
             self._size = size
 
-    def run(self, queries: Queries, ask: Callable[[Queries], T]) -> Iterator[tuple[NDArray[np.intp], T]]:
-        """Yield which queries each batch held, and what `ask` returned for it; every query is in one batch.
+    def run(
+        self, queries: Queries, ask: Callable[[Queries], T]
+    ) -> Iterator[tuple[NDArray[np.intp], T]]:
+        """Yield which queries each batch held, and what `ask` returned for it; every query is in
+        one batch.
 
-        Batches hold queries of like length, which wastes the least padding. Where memory runs out, the batch is
-        halved. Raises `SearchError` where one query alone does not fit.
+        Batches hold queries of like length, which wastes the least padding. Where memory runs out,
+        the batch is halved. Raises `SearchError` where one query alone does not fit.
         """
         by_length, done = np.argsort(queries.history.lengths, kind="stable"), 0
         while done < len(queries):
@@ -65,7 +92,9 @@ class Batches:
                 done += len(rows)
 
     def _try(self, queries: Queries, ask: Callable[[Queries], T]) -> T | None:
-        """Return what `ask` returns; None where memory ran out, and then half as many are asked at once."""
+        """Return what `ask` returns; None where memory ran out, and then half as many are asked at
+        once.
+        """
         try:
             return ask(queries)
         except (RuntimeError, MemoryError) as error:
@@ -75,13 +104,17 @@ class Batches:
                 raise self._too_little(str(error).partition("\n")[0]) from None
         self._size = len(queries) // 2
         torch.cuda.empty_cache()  # only here: the error, gone by now, held the tensors of the search
-        log.warning(f"  out of memory with {len(queries)} queries at once: going on with {self._size}")
+        log.warning(
+            f"  out of memory with {len(queries)} queries at once: going on with {self._size}"
+        )
         return None
 
     def _too_little(self, why: str) -> SearchError:
         return SearchError(
             "one query alone does not fit into memory",
             value=why,
-            accepted="more memory (and recommend.memory_limit), or a search that holds fewer tokens",
+            accepted=(
+                "more memory (and recommend.memory_limit), or a search that holds fewer tokens"
+            ),
             next_step=f"--set {self._smaller}",
         )

@@ -1,7 +1,9 @@
-"""Shards of slates computed on a cluster by Ray Data: actors that hold the model, each writing the shards it is given.
+"""Shards of slates computed on a cluster by Ray Data: actors that hold the model, each writing the
+shards it is given.
 
-The folder of slates must be one that every machine sees. A shard is a file that is written whole or not at all, so an
-actor that dies loses one shard of work, which Ray gives to another. Knows nothing about recipes or run directories.
+The folder of slates must be one that every machine sees. A shard is a file that is written whole or
+not at all, so an actor that dies loses one shard of work, which Ray gives to another. Knows nothing
+about recipes or run directories.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ STORE = 100 * 2**20
 WORKERS = 2
 
 
-def write_shards(open_writer: Callable[[int], Writer], shards: Sequence[int], workers: int | None) -> None:
-    """Write `shards` with so many actors; with one for each GPU, or 2 without GPUs, where `workers` is None.
+def write_shards(
+    open_writer: Callable[[int], Writer], shards: Sequence[int], workers: int | None
+) -> None:
+    """Write `shards` with so many actors; with one for each GPU, or 2 without GPUs, where `workers`
+    is None.
 
-    Each actor calls `open_writer` once, with the number of actors that may share its memory; it must be something that
-    can be sent to another process. Raises `SearchError` where a search is refused, `ProcessError` where the cluster
-    cannot go on.
+    Each actor calls `open_writer` once, with the number of actors that may share its memory; it
+    must be something that can be sent to another process. Raises `SearchError` where a search is
+    refused, `ProcessError` where the cluster cannot go on.
     """
     if not shards:
         return
@@ -49,14 +54,18 @@ def write_shards(open_writer: Callable[[int], Writer], shards: Sequence[int], wo
             raise _unfinished(error) from error
 
 
-def _handed_out(ray: Any, open_writer: Callable[[int], Writer], shards: Sequence[int], workers: int | None) -> Any:
+def _handed_out(
+    ray: Any, open_writer: Callable[[int], Writer], shards: Sequence[int], workers: int | None
+) -> Any:
     """Return the data set that writes the shards when it is read."""
     has = ray.cluster_resources()
     cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
     workers = min(workers or int(gpus) or WORKERS, len(shards))
     sharing = ceil(workers / gpus) if gpus else workers
     log.info(f"  Ray {ray.__version__}: {workers} actors on {cpus:g} CPUs and {gpus:g} GPUs")
-    return ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
+    return ray.data.from_items(
+        [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
+    ).map_batches(
         _Actor,
         fn_constructor_args=(open_writer, sharing),
         batch_size=1,
@@ -81,7 +90,9 @@ class _Actor(logging.Handler):
         self._messages.append(record.getMessage())
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the shards; return what was logged, and the error that is the user's: Ray would keep its text only."""
+        """Write the shards; return what was logged, and the error that is the user's: Ray would
+        keep its text only.
+        """
         refusal = None
         try:
             for shard in batch["shard"]:
@@ -105,7 +116,9 @@ def _pass_on(messages: list[str], refusal: list[str] | None, heard: set[str]) ->
 
 @contextmanager
 def _connected() -> Iterator[Any]:
-    """Yield Ray, connected to the cluster that `RAY_ADDRESS` names, or to one of its own on this machine."""
+    """Yield Ray, connected to the cluster that `RAY_ADDRESS` names, or to one of its own on this
+    machine.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody anything unless asked to
     try:
         ray, _ = import_module("ray"), import_module("ray.data")
@@ -131,7 +144,11 @@ def _connected() -> Iterator[Any]:
 
 
 def _unfinished(error: Exception) -> ProcessError:
-    told = [line.strip() for line in str(error).splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line.strip())]
+    told = [
+        line.strip()
+        for line in str(error).splitlines()
+        if re.match(r"[\w.]*(Error|Exception)\b", line.strip())
+    ]
     return ProcessError(
         "Ray could not finish the slates",
         value=told[0] if told else error,

@@ -1,7 +1,8 @@
-"""Two scores of the same items made one, by a weight chosen on validation; or several, by weights learned there.
+"""Two scores of the same items made one, by a weight chosen on validation; or several, by weights
+learned there.
 
-`KINDS` are the ways with one weight. Each ranks the items that both have a score for, and no others. Knows nothing
-about where scores come from, nor which metric is measured.
+`KINDS` are the ways with one weight. Each ranks the items that both have a score for, and no
+others. Knows nothing about where scores come from, nor which metric is measured.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Point(NamedTuple):
 
 
 def log_softmax(scores: Scores, mask: NDArray[np.bool_] | None = None) -> Scores:
-    """Return log-probabilities over the items of `mask` that have a score; -inf elsewhere. Shape: [q, I] → [q, I]."""
+    """Return log-probabilities over the items of `mask` that have a score; -inf elsewhere. Shape:
+    [q, I] → [q, I].
+    """
     values = scores.astype(np.float64)
     if mask is not None:
         values = np.where(mask, values, -np.inf)
@@ -66,7 +69,8 @@ def log_softmax(scores: Scores, mask: NDArray[np.bool_] | None = None) -> Scores
 
 
 def mix(lm: Scores, signal: Scores, alpha: float) -> Scores:
-    """Return alpha * log p_LM + (1 - alpha) * log p_signal over the items both have a score for; -inf elsewhere.
+    """Return alpha * log p_LM + (1 - alpha) * log p_signal over the items both have a score for;
+    -inf elsewhere.
 
     Both are made probabilities over those items first. Shape: [q, I].
     """
@@ -74,16 +78,20 @@ def mix(lm: Scores, signal: Scores, alpha: float) -> Scores:
         raise SearchError("alpha is no share", value=alpha, accepted="a number from 0 to 1")
     allowed = ~(np.isneginf(lm) | np.isneginf(signal))
     mixed = np.full(lm.shape, -np.inf, np.float32)
-    mixed[allowed] = alpha * log_softmax(lm, allowed)[allowed] + (1 - alpha) * log_softmax(signal, allowed)[allowed]
+    mixed[allowed] = (
+        alpha * log_softmax(lm, allowed)[allowed]
+        + (1 - alpha) * log_softmax(signal, allowed)[allowed]
+    )
     return mixed
 
 
 def reweight(lm: Scores, signal: Scores, gamma: float) -> Scores:
-    """Return -(1 + w)^(-gamma) * d, BIGRec's injection of popularity or collaborative scores (arXiv 2308.08434).
+    """Return -(1 + w)^(-gamma) * d, BIGRec's injection of popularity or collaborative scores (arXiv
+    2308.08434).
 
-    d is the distance, which is minus the language model's score, w the signal's score, both from 0 to 1 over the items
-    of a query that both have a score for; a signal that scores them alike gives 0. The nearest item, d = 0, stays
-    first whatever gamma is. Shape: [q, I].
+    d is the distance, which is minus the language model's score, w the signal's score, both from 0
+    to 1 over the items of a query that both have a score for; a signal that scores them alike gives
+    0. The nearest item, d = 0, stays first whatever gamma is. Shape: [q, I].
     """
     if not gamma >= 0:
         raise SearchError("gamma is no weight", value=gamma, accepted="a number from 0")
@@ -93,7 +101,8 @@ def reweight(lm: Scores, signal: Scores, gamma: float) -> Scores:
 
 
 def reciprocal_ranks(lm: Scores, signal: Scores, alpha: float) -> Scores:
-    """Return alpha / (60 + rank_LM) + (1 - alpha) / (60 + rank_signal); 1/2 is Cormack et al.'s (2009). Shape: [q, I].
+    """Return alpha / (60 + rank_LM) + (1 - alpha) / (60 + rank_signal); 1/2 is Cormack et al.'s
+    (2009). Shape: [q, I].
 
     Items of one score share their mean rank.
     """
@@ -103,29 +112,38 @@ def reciprocal_ranks(lm: Scores, signal: Scores, alpha: float) -> Scores:
 
 
 def z_scores(lm: Scores, signal: Scores, alpha: float) -> Scores:
-    """Return alpha * z_LM + (1 - alpha) * z_signal: scores less a query's mean, in its standard deviations. [q, I]."""
+    """Return alpha * z_LM + (1 - alpha) * z_signal: scores less a query's mean, in its standard
+    deviations. [q, I].
+    """
     allowed = _shared(lm, signal)
     a, b = (_standard(scores, allowed) for scores in (lm, signal))
     return np.where(allowed, alpha * a + (1 - alpha) * b, -np.inf).astype(np.float32)
 
 
 def learn(scores: Sequence[Scores], targets: Ragged) -> NDArray[np.float64]:
-    """Return the weights of log-probabilities under which the targets are likeliest. Shape: [len(scores)].
+    """Return the weights of log-probabilities under which the targets are likeliest. Shape:
+    [len(scores)].
 
-    Maximum likelihood of a softmax over the items that all have a score for, weighted sums of `log_softmax` as its
-    logits, and a hair of a penalty, so that equal scores share their weight. Queries without a target among those
-    items say nothing; raises `SearchError` where none has one.
+    Maximum likelihood of a softmax over the items that all have a score for, weighted sums of
+    `log_softmax` as its logits, and a hair of a penalty, so that equal scores share their weight.
+    Queries without a target among those items say nothing; raises `SearchError` where none has one.
     """
     allowed = _shared(*scores)
     known = allowed[targets.rows, targets.values]
     if not known.any():
-        raise SearchError("no targets to learn weights from", value=0, accepted="at least one validation query")
+        raise SearchError(
+            "no targets to learn weights from", value=0, accepted="at least one validation query"
+        )
     queries, rows = np.unique(targets.rows[known], return_inverse=True)
     allowed = allowed[queries]
     table = np.stack([np.where(allowed, log_softmax(s[queries], allowed), 0) for s in scores])
-    wanted = table[:, rows, targets.values[known]].astype(np.float64) @ (1 / np.bincount(rows)[rows])
+    wanted = table[:, rows, targets.values[known]].astype(np.float64) @ (
+        1 / np.bincount(rows)[rows]
+    )
     start = np.full(len(scores), 1 / len(scores))
-    return _lowest(lambda weights: _unlikelihood(weights, table, allowed, wanted), start, ENOUGH * len(queries))
+    return _lowest(
+        lambda weights: _unlikelihood(weights, table, allowed, wanted), start, ENOUGH * len(queries)
+    )
 
 
 class _Bowl(NamedTuple):
@@ -155,9 +173,14 @@ def _lowest(
 
 
 def _unlikelihood(
-    weights: NDArray[np.float64], table: Scores, allowed: NDArray[np.bool_], wanted: NDArray[np.float64]
+    weights: NDArray[np.float64],
+    table: Scores,
+    allowed: NDArray[np.bool_],
+    wanted: NDArray[np.float64],
 ) -> _Bowl:
-    """Return minus the targets' log-likelihood; `wanted`, the sum of their scores, is all it has to know of them."""
+    """Return minus the targets' log-likelihood; `wanted`, the sum of their scores, is all it has to
+    know of them.
+    """
     value = PENALTY * weights @ weights - weights @ wanted
     slope, bend = 2 * PENALTY * weights - wanted, 2 * PENALTY * np.eye(len(weights))
     for start in range(0, len(allowed), BLOCK):
@@ -175,8 +198,12 @@ def _unlikelihood(
     return _Bowl(float(value), slope, bend)
 
 
-def weighted_sum(scores: Sequence[Scores], weights: Sequence[float] | NDArray[np.floating]) -> Scores:
-    """Return the sum of log-probabilities over the items that all have a score for, each times its weight. [q, I]."""
+def weighted_sum(
+    scores: Sequence[Scores], weights: Sequence[float] | NDArray[np.floating]
+) -> Scores:
+    """Return the sum of log-probabilities over the items that all have a score for, each times its
+    weight. [q, I].
+    """
     allowed = np.logical_and.reduce([~np.isneginf(s) for s in scores])
     total = np.zeros(allowed.shape)
     for score, weight in zip(scores, weights, strict=True):
@@ -185,9 +212,11 @@ def weighted_sum(scores: Sequence[Scores], weights: Sequence[float] | NDArray[np
 
 
 def published_gammas(signal: str) -> list[float]:
-    """Return the values of gamma that BIGRec's code tries: whole numbers to 99, and hundredths below 1.
+    """Return the values of gamma that BIGRec's code tries: whole numbers to 99, and hundredths
+    below 1.
 
-    With popularity it tries the whole ones only. Its script for games leaves out 0: there a signal is never refused.
+    With popularity it tries the whole ones only. Its script for games leaves out 0: there a signal
+    is never refused.
     """
     whole = [float(i) for i in range(100)]
     return whole if signal == "popularity" else [i / 100 for i in range(100)] + whole[1:]
@@ -201,10 +230,11 @@ def exclude(scores: Scores, history: Ragged) -> Scores:
 
 
 def dense(slates: Slates, item_count: int) -> Scores:
-    """Return the slates' scores with one for every item, those outside just below the lowest inside. Shape: [Q, I].
+    """Return the slates' scores with one for every item, those outside just below the lowest
+    inside. Shape: [Q, I].
 
-    For an exact slate the lowest score bounds all items outside, so this is the best guess of them that changes no
-    ranking. An empty slate knows nothing: all its items score alike.
+    For an exact slate the lowest score bounds all items outside, so this is the best guess of them
+    that changes no ranking. An empty slate knows nothing: all its items score alike.
     """
     present = (slates.items != NO_ITEM) & ~np.isneginf(slates.scores)
     lowest = np.where(present, slates.scores, np.inf).min(1, initial=np.inf)
@@ -227,14 +257,23 @@ def choose_alpha(
     combine: Combine = mix,
     neutral: float = 0.5,
 ) -> tuple[float, list[Point]]:
-    """Return the weight of `grid` whose slates of `k` items have the best mean `measure`, and the curve over the grid.
+    """Return the weight of `grid` whose slates of `k` items have the best mean `measure`, and the
+    curve over the grid.
 
-    `measure` gives one value per query. A tie goes to the weight nearest `neutral`, then to the smaller one.
+    `measure` gives one value per query. A tie goes to the weight nearest `neutral`, then to the
+    smaller one.
     """
-    curve = [_point(float(w), measure(Slates.from_scores(query_ids, combine(lm, signal, w), k))) for w in grid]
+    curve = [
+        _point(float(w), measure(Slates.from_scores(query_ids, combine(lm, signal, w), k)))
+        for w in grid
+    ]
     if not curve:
-        raise SearchError("no alpha to choose from", accepted="a grid with at least one value from 0 to 1")
-    best = max(curve, key=lambda p: (round(p.mean, 12), -round(abs(p.alpha - neutral), 12), -p.alpha))
+        raise SearchError(
+            "no alpha to choose from", accepted="a grid with at least one value from 0 to 1"
+        )
+    best = max(
+        curve, key=lambda p: (round(p.mean, 12), -round(abs(p.alpha - neutral), 12), -p.alpha)
+    )
     return best.alpha, curve
 
 
@@ -243,7 +282,9 @@ def _point(alpha: float, values: NDArray[np.floating]) -> Point:
         raise SearchError(
             "no validation queries to choose the weight of a signal on",
             value=0,
-            accepted="at least one validation query: a weight chosen on test would flatter the result",
+            accepted=(
+                "at least one validation query: a weight chosen on test would flatter the result"
+            ),
             next_step="split with validation, or --set fuse.signals=[]",
         )
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
@@ -251,7 +292,9 @@ def _point(alpha: float, values: NDArray[np.floating]) -> Point:
 
 
 def _shared(*scores: Scores) -> NDArray[np.bool_]:
-    """Return which items all have a score for, the language model's first; raise `SearchError` at what is no number."""
+    """Return which items all have a score for, the language model's first; raise `SearchError` at
+    what is no number.
+    """
     for i, table in enumerate(scores):
         if (wrong := np.isnan(table) | np.isposinf(table)).any():
             raise SearchError(
@@ -263,7 +306,9 @@ def _shared(*scores: Scores) -> NDArray[np.bool_]:
 
 
 def _unit(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the values of each row from 0 to 1 over `allowed`; 0 where all are alike, and elsewhere."""
+    """Return the values of each row from 0 to 1 over `allowed`; 0 where all are alike, and
+    elsewhere.
+    """
     low = np.where(allowed, values, np.inf).min(1, keepdims=True).astype(np.float64)
     high = np.where(allowed, values, -np.inf).max(1, keepdims=True).astype(np.float64)
     low, high = np.where(np.isinf(low), 0, low), np.where(np.isinf(high), 0, high)
@@ -284,7 +329,9 @@ def _standard(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]
 
 
 class Kind(NamedTuple):
-    """A way to fuse by one weight: how, what the weight is called, what ties go to, and its name in a report."""
+    """A way to fuse by one weight: how, what the weight is called, what ties go to, and its name in
+    a report.
+    """
 
     combine: Combine
     weight: str

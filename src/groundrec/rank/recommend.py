@@ -1,4 +1,5 @@
-"""Slates for many queries, shard by shard: what is written stays written, and the next start goes on behind it.
+"""Slates for many queries, shard by shard: what is written stays written, and the next start goes
+on behind it.
 
 Knows nothing about metrics or signals.
 """
@@ -25,11 +26,11 @@ from groundrec.core.runs import atomic_write
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 from groundrec.rank.batches import Batches
-from groundrec.rank.below import Guide, Mask, Mass
-from groundrec.rank.memory import Need, tree_tokens
-from groundrec.rank.search import Answer, Search, Work
-from groundrec.rank.signals import Signal
-from groundrec.rank.tree import bytes_per_token
+from groundrec.rank.search.masks import Guide, Mask, Mass
+from groundrec.rank.search.memory import Need, tree_tokens
+from groundrec.rank.search.search import Answer, Search, Work
+from groundrec.rank.search.tree_reader import bytes_per_token
+from groundrec.signals.counts import Signal
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 
@@ -57,7 +58,9 @@ _WORK = "work"
 
 @dataclass(frozen=True)
 class Assistant:
-    """A collaborative signal that takes part in the search, as in D3, and how much the language model counts."""
+    """A collaborative signal that takes part in the search, as in D3, and how much the language
+    model counts.
+    """
 
     signal: Signal
     alpha: float
@@ -70,17 +73,25 @@ class Assistant:
 
 @dataclass(frozen=True)
 class Rules:
-    """What may be recommended: nothing seen, only what is allowed (anything where None), nothing denied."""
+    """What may be recommended: nothing seen, only what is allowed (anything where None), nothing
+    denied.
+    """
 
     exclude_seen: bool
     allow: NDArray[np.integer] | None = None
     deny: NDArray[np.integer] | None = None
 
-    def mask(self, queries: Queries, allow: Ragged | None = None, deny: Ragged | None = None) -> Mask:
-        """Return which items each query may be given; `allow` and `deny` list more of the same, a row per query."""
+    def mask(
+        self, queries: Queries, allow: Ragged | None = None, deny: Ragged | None = None
+    ) -> Mask:
+        """Return which items each query may be given; `allow` and `deny` list more of the same, a
+        row per query.
+        """
         if self.allow is not None:
             lists = (
-                repeat(self.allow, len(queries)) if allow is None else (np.intersect1d(a, self.allow) for a in allow)
+                repeat(self.allow, len(queries))
+                if allow is None
+                else (np.intersect1d(a, self.allow) for a in allow)
             )
             allow = Ragged.of(lists)
         if self.deny is not None:
@@ -92,7 +103,9 @@ class Rules:
 
 
 class Ranker(Protocol):
-    """What every grounding is, once built: queries in, slates of real items out, in any batch the same."""
+    """What every grounding is, once built: queries in, slates of real items out, in any batch the
+    same.
+    """
 
     section: config_rank.Recommend
 
@@ -118,7 +131,9 @@ class Ranker(Protocol):
         ...
 
     def columns(self, found: Slates) -> dict[str, list[Any]]:
-        """Return what else is to be kept with slates that it gave: columns of Parquet, a value per query."""
+        """Return what else is to be kept with slates that it gave: columns of Parquet, a value per
+        query.
+        """
         ...
 
 
@@ -168,10 +183,13 @@ class Recommender:
     deny: NDArray[np.integer] | None = None
     """Items that may be recommended to nobody."""
 
-    def slates(self, queries: Queries, k: int, allow: Ragged | None = None, deny: Ragged | None = None) -> Slates:
+    def slates(
+        self, queries: Queries, k: int, allow: Ragged | None = None, deny: Ragged | None = None
+    ) -> Slates:
         """Return a slate of `k` items for each query.
 
-        `allow` and `deny` list items that may or may not be recommended, a row per query, besides the recipe's rules.
+        `allow` and `deny` list items that may or may not be recommended, a row per query, besides
+        the recipe's rules.
         """
         prompts, mask = self.prompts(queries), self.mask(queries, allow, deny)
         guide = self.assistant.guide(queries) if self.assistant else None
@@ -194,7 +212,9 @@ class Recommender:
         """What the search has asked of the model."""
         return self.search.work
 
-    def mask(self, queries: Queries, allow: Ragged | None = None, deny: Ragged | None = None) -> Mask:
+    def mask(
+        self, queries: Queries, allow: Ragged | None = None, deny: Ragged | None = None
+    ) -> Mask:
         """Return which items each query may be given."""
         return self.rules.mask(queries, allow, deny)
 
@@ -206,7 +226,11 @@ class Recommender:
         """Return what divides queries into batches that fit into memory."""
         section, search = self.section, self.search
         one = Need(1, 0, tree_tokens(search.paths, section), bytes_per_token(search.model))
-        smaller = {"exact": f"budget={section.budget // 2 or 1}", "beam": "beams=…", "all": "mode=exact"}[section.mode]
+        smaller = {
+            "exact": f"budget={section.budget // 2 or 1}",
+            "beam": "beams=…",
+            "all": "mode=exact",
+        }[section.mode]
         return Batches(search.model.device, one, f"recommend.{smaller}", section, sharing)
 
     def columns(self, found: Slates) -> dict[str, list[Any]]:
@@ -217,7 +241,9 @@ class Recommender:
         if self.section.mode == "beam":
             beams, penalty = max(k, self.section.beams), self.section.length_penalty
             return self.search.beam(prompts, k, beams, mask, guide, length_penalty=penalty)
-        return self.search.exact(prompts, k, mask, guide, width=self.section.width, budget=self.section.budget)
+        return self.search.exact(
+            prompts, k, mask, guide, width=self.section.width, budget=self.section.budget
+        )
 
 
 @dataclass(frozen=True)
@@ -263,13 +289,17 @@ class Writer:
         save_slates(slates, self.shards.path(shard), work, columns)
 
     def _search(self, queries: Queries) -> tuple[Slates, dict[str, list[Any]]]:
-        """Return slates in the queries' order, an empty one where no item is left to a query; and further columns."""
+        """Return slates in the queries' order, an empty one where no item is left to a query; and
+        further columns.
+        """
         k = self._ranker.section.k
         items = np.full((len(queries), k), NO_ITEM, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         columns: dict[str, list[Any]] = {}
         some = self._ranker.answerable(queries)
-        for rows, found in self._batches.run(queries.take(some), lambda q: self._ranker.slates(q, k)):
+        for rows, found in self._batches.run(
+            queries.take(some), lambda q: self._ranker.slates(q, k)
+        ):
             items[some[rows]], scores[some[rows]] = found.items, found.scores
             for name, values in self._ranker.columns(found).items():
                 column = columns.setdefault(name, [None] * len(queries))
@@ -278,8 +308,11 @@ class Writer:
         return Slates(queries.ids, items, scores), columns
 
 
-def recommend(ranker: Ranker, queries: Queries, folder: Path, processes: Processes = ALONE) -> Slates:
-    """Return slates for `queries`, writing each shard to `folder`; shards that are there already are kept.
+def recommend(
+    ranker: Ranker, queries: Queries, folder: Path, processes: Processes = ALONE
+) -> Slates:
+    """Return slates for `queries`, writing each shard to `folder`; shards that are there already
+    are kept.
 
     Several processes divide the shards, and return when all are there.
     """
@@ -293,16 +326,31 @@ def recommend(ranker: Ranker, queries: Queries, folder: Path, processes: Process
 
 
 def save_slates(
-    slates: Slates, path: Path, work: Work | None = None, more: Mapping[str, Sequence[Any]] | None = None
+    slates: Slates,
+    path: Path,
+    work: Work | None = None,
+    more: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Write slates to a Parquet file, atomically, and with them the `work` they took and `more` columns."""
-    columns = {"query_id": slates.query_ids, "items": list(slates.items), "scores": list(slates.scores)}
-    types = [("query_id", pa.int64()), ("items", pa.list_(pa.int32())), ("scores", pa.list_(pa.float32()))]
+    """Write slates to a Parquet file, atomically, and with them the `work` they took and `more`
+    columns.
+    """
+    columns = {
+        "query_id": slates.query_ids,
+        "items": list(slates.items),
+        "scores": list(slates.scores),
+    }
+    types = [
+        ("query_id", pa.int64()),
+        ("items", pa.list_(pa.int32())),
+        ("scores", pa.list_(pa.float32())),
+    ]
     table = pa.table(columns, schema=pa.schema(types))
     for name, values in (more or {}).items():
         table = table.append_column(name, pa.array(values))
     with atomic_write(path) as part:
-        pq.write_table(table.replace_schema_metadata({_WORK: json.dumps(vars(work))} if work else None), part)
+        pq.write_table(
+            table.replace_schema_metadata({_WORK: json.dumps(vars(work))} if work else None), part
+        )
 
 
 def work_of(folder: Path) -> Work:
@@ -315,7 +363,9 @@ def work_of(folder: Path) -> Work:
 
 
 def load_slates(folder: Path) -> Slates:
-    """Return all slates of a folder of shards, in order; raise `ArtifactError` where there are none."""
+    """Return all slates of a folder of shards, in order; raise `ArtifactError` where there are
+    none.
+    """
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise ArtifactError("no slates here", value=folder, accepted="a finished `recommend` stage")
@@ -326,7 +376,9 @@ def _read(path: Path) -> Slates:
     table = pq.read_table(path)
     ids = table["query_id"].to_numpy()
     shape = (len(ids), -1) if len(ids) else (0, 0)
-    items, scores = (table[c].combine_chunks().flatten().to_numpy().reshape(shape) for c in ("items", "scores"))
+    items, scores = (
+        table[c].combine_chunks().flatten().to_numpy().reshape(shape) for c in ("items", "scores")
+    )
     if items.size and items.min() < NO_ITEM:
         raise ArtifactError("slates with impossible items", value=path)
     return Slates(ids, items.astype(np.int32), scores.astype(np.float32))

@@ -1,8 +1,8 @@
 """Prompts as small template files: the words around a history, and the form of an answer.
 
-A template is TOML. Its texts are used to the letter, blanks and newlines included. `{title}` stands for a title,
-`{instruction}` for one of several instructions, any other name for a word that differs from domain to domain. Knows
-nothing about tokens.
+A template is TOML. Its texts are used to the letter, blanks and newlines included. `{title}` stands
+for a title, `{instruction}` for one of several instructions, any other name for a word that differs
+from domain to domain. Knows nothing about tokens.
 """
 
 from __future__ import annotations
@@ -39,9 +39,12 @@ class Template(Section):
 
     description: str = Field(default="", description="One line for people.")
     words: dict[str, dict[str, str]] = Field(
-        default={}, description="What `{name}` stands for, domain by domain; `default` has every name."
+        default={},
+        description="What `{name}` stands for, domain by domain; `default` has every name.",
     )
-    instructions: list[str] = Field(default=[], description="What `{instruction}` in the head stands for.")
+    instructions: list[str] = Field(
+        default=[], description="What `{instruction}` in the head stands for."
+    )
     head: str = Field(default="", description="Fixed text before the history.")
     item: str = Field(description="One item of the history.")
     separator: str = Field(default="", description="Text between two items of the history.")
@@ -49,7 +52,8 @@ class Template(Section):
     answer: str = Field(description="The text the model learns to write for an item.")
     end: bool = Field(default=False, description="Close the answer with the tokenizer's end token.")
     running: bool = Field(
-        default=False, description="Train on every item of a sequence at once; needs `item` equal to `answer`."
+        default=False,
+        description="Train on every item of a sequence at once; needs `item` equal to `answer`.",
     )
 
     @field_validator("item", "answer")
@@ -60,29 +64,49 @@ class Template(Section):
         return text
 
     def model_post_init(self, _: object) -> None:
-        """Check placeholders, that an answer can be told from its continuations, and that a running list is one."""
+        """Check placeholders, that an answer can be told from its continuations, and that a running
+        list is one.
+        """
         if not self.end and not self.answer.endswith("\n"):
-            raise ConfigError("an answer without an end", value=self.answer, accepted="end = true, or a final newline")
-        if self.running and (self.item != self.answer or self.separator or self.tail or self.end or self.instructions):
             raise ConfigError(
-                "not a running list", accepted="item equal to answer, no separator, tail, end or instructions"
+                "an answer without an end",
+                value=self.answer,
+                accepted="end = true, or a final newline",
+            )
+        if self.running and (
+            self.item != self.answer or self.separator or self.tail or self.end or self.instructions
+        ):
+            raise ConfigError(
+                "not a running list",
+                accepted="item equal to answer, no separator, tail, end or instructions",
             )
         if self.head.count(INSTRUCTION) != bool(self.instructions):
             raise ConfigError(
                 "head and instructions do not fit",
                 value=self.head,
-                accepted=f"{INSTRUCTION} once in the head where there are `instructions`, and only there",
+                accepted=(
+                    f"{INSTRUCTION} once in the head where there are `instructions`, and only there"
+                ),
             )
         self._check_words()
 
     def _check_words(self) -> None:
         known = {"title", INSTRUCTION[1:-1], *self.words.get(DEFAULT, {})}
-        used = {name for text in self._texts() for name in _NAME.findall(text)} if self.words else set()
-        if wrong := sorted((used | {name for words in self.words.values() for name in words}) - known):
+        used = (
+            {name for text in self._texts() for name in _NAME.findall(text)}
+            if self.words
+            else set()
+        )
+        if wrong := sorted(
+            (used | {name for words in self.words.values() for name in words}) - known
+        ):
             raise ConfigError(
                 "a word without a meaning",
                 value=", ".join(wrong),
-                accepted=f"names that [words.{DEFAULT}] has: {', '.join(self.words.get(DEFAULT, {})) or 'none yet'}",
+                accepted=(
+                    f"names that [words.{DEFAULT}] has:"
+                    f" {', '.join(self.words.get(DEFAULT, {})) or 'none yet'}"
+                ),
             )
 
     def _texts(self) -> Iterator[str]:
@@ -90,14 +114,18 @@ class Template(Section):
         yield from self.instructions
 
     def filled(self, domain: str, instruction: Choice) -> Template:
-        """Return the template with the words of a domain in place, and one of its instructions, or all of them."""
+        """Return the template with the words of a domain in place, and one of its instructions, or
+        all of them.
+        """
         words = self.words.get(DEFAULT, {}) | self.words.get(domain, {})
 
         def put(text: str) -> str:
             return _NAME.sub(lambda found: words.get(found[1], found[0]), text)
 
         texts: dict[str, object] = {name: put(getattr(self, name)) for name in _TEXTS}
-        spoken = self.model_copy(update={**texts, "instructions": [*map(put, self.instructions)], "words": {}})
+        spoken = self.model_copy(
+            update={**texts, "instructions": [*map(put, self.instructions)], "words": {}}
+        )
         if instruction == "random" and self.instructions:
             return spoken
         if instruction == "random" or instruction >= len(spoken.heads):
@@ -123,7 +151,9 @@ class Template(Section):
         return self.answer.replace("{title}", title)
 
     def title_of(self, answer: str) -> str:
-        """Return the title in a written answer: its first line where answers are lines, without their form."""
+        """Return the title in a written answer: its first line where answers are lines, without
+        their form.
+        """
         before, _, after = (part.strip() for part in self.answer.partition("{title}"))
         line = answer.partition("\n")[0] if self.answer.endswith("\n") else answer
         return line.strip().removeprefix(before).removesuffix(after).strip()
@@ -140,7 +170,9 @@ def template_names() -> list[str]:
 
 
 def template_of(recipe: Recipe, domain: str | None = None) -> Template:
-    """Return a recipe's template in the words of its domain, or of another one. Raises `ConfigError`."""
+    """Return a recipe's template in the words of its domain, or of another one. Raises
+    `ConfigError`.
+    """
     section = recipe.model
     template = _read(section.template)
     if section.domain and section.domain not in template.words:
@@ -150,7 +182,9 @@ def template_of(recipe: Recipe, domain: str | None = None) -> Template:
             accepted=", ".join(template.words) or "none: the template has no [words]",
             next_step="leave model.domain out, or add [words.DOMAIN] to a template of your own",
         )
-    return template.filled(domain or section.domain or recipe.data.category or DEFAULT, section.instruction)
+    return template.filled(
+        domain or section.domain or recipe.data.category or DEFAULT, section.instruction
+    )
 
 
 def has_words(name: str, domain: str) -> bool:
@@ -159,7 +193,8 @@ def has_words(name: str, domain: str) -> bool:
 
 
 def load_template(name: str, domain: str = DEFAULT, instruction: Choice = 0) -> Template:
-    """Return the template of that name, or of the TOML file at that path, filled. Raises `ConfigError`.
+    """Return the template of that name, or of the TOML file at that path, filled. Raises
+    `ConfigError`.
 
     A domain of which the template knows nothing gets its default words.
     """
@@ -183,11 +218,15 @@ def _read(name: str) -> Template:
         return Template.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"template {name} is not valid TOML", value=error, accepted='lines like `answer = "{title}\\n"`'
+            f"template {name} is not valid TOML",
+            value=error,
+            accepted='lines like `answer = "{title}\\n"`',
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
         raise ConfigError(
-            f"template {name}: {first['msg']}", value=place, accepted=", ".join(Template.model_fields)
+            f"template {name}: {first['msg']}",
+            value=place,
+            accepted=", ".join(Template.model_fields),
         ) from None

@@ -1,9 +1,9 @@
 """Histories and titles to token ids, for one tokenizer, template and catalogue.
 
-A prompt is tokenised as one text, as the code of the papers does, so that a checkpoint made elsewhere sees the tokens
-it knows; an answer is tokenised behind it, where a title has one spelling. A running list is answers, joined by ids.
-What is too long loses its oldest items; never the instruction or the answer.
-Knows nothing about models.
+A prompt is tokenised as one text, as the code of the papers does, so that a checkpoint made
+elsewhere sees the tokens it knows; an answer is tokenised behind it, where a title has one
+spelling. A running list is answers, joined by ids. What is too long loses its oldest items; never
+the instruction or the answer. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Example:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
-    """Return a byte-level BPE tokenizer learned from `texts`; it spells any text, and decoding gives it back.
+    """Return a byte-level BPE tokenizer learned from `texts`; it spells any text, and decoding
+    gives it back.
 
     Merges may cross blanks, so a frequent title becomes few tokens.
     """
@@ -79,8 +80,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 class Encoder:
     """Turns histories into prompts, and titles into answers.
 
-    `answers[i]` are the tokens the model writes for item `i`. `cutoff_len` bounds prompt and answer together, in
-    tokens; `trimmed` counts the prompts that lost history to it.
+    `answers[i]` are the tokens the model writes for item `i`. `cutoff_len` bounds prompt and answer
+    together, in tokens; `trimmed` counts the prompts that lost history to it.
     """
 
     template: Template
@@ -90,7 +91,9 @@ class Encoder:
     seed: int = 0
     """Draws the instruction of each training example, where the template leaves several."""
     learned: Ragged | None = None
-    """1 where a token of an answer is learned, 0 where not; rows as `answers`. All are learned when None."""
+    """1 where a token of an answer is learned, 0 where not; rows as `answers`. All are learned when
+    None.
+    """
     answers: Ragged = field(init=False)
     trimmed: int = field(init=False, default=0)
 
@@ -113,14 +116,17 @@ class Encoder:
 
     @cached_property
     def head(self) -> list[int]:
-        """The tokens that prompts begin with when they are searched with; one for whose history they differ is rare."""
+        """The tokens that prompts begin with when they are searched with; one for whose history
+        they differ is rare.
+        """
         some = range(min(len(self.titles), SOME))
         prompts = [self._whole([], 0), *(self._whole([item], 0) for item in some)]
         least, most = min(prompts), max(prompts)
         return [a for i, a in enumerate(least) if least[: i + 1] == most[: i + 1]]
 
     def prompt(self, history: NDArray[np.integer] | Sequence[int], head: int = 0) -> list[int]:
-        """Return the tokens of the prompt for a history of item numbers, oldest first, with one of the heads.
+        """Return the tokens of the prompt for a history of item numbers, oldest first, with one of
+        the heads.
 
         The oldest items that do not fit `cutoff_len` beside the longest answer are left out.
         """
@@ -139,23 +145,34 @@ class Encoder:
             found[self._end()] = True
             return found
         ids = range(min(vocabulary, len(self.tokenizer)))
-        found[: len(ids)] = ["\n" in text for text in self.tokenizer.batch_decode([[i] for i in ids])]
+        found[: len(ids)] = [
+            "\n" in text for text in self.tokenizer.batch_decode([[i] for i in ids])
+        ]
         if isinstance(end := self.tokenizer.eos_token_id, int):
             found[end] = True
         return found
 
     def fitting(self, history: NDArray[np.integer] | Sequence[int]) -> int:
-        """Return how many items of a history, the latest ones, fit `cutoff_len` beside the longest answer."""
+        """Return how many items of a history, the latest ones, fit `cutoff_len` beside the longest
+        answer.
+        """
         return self._fitted(history, 0)[1]
 
     def example(
-        self, history: NDArray[np.integer], target: int, *, train_on_inputs: bool = False, varied: bool = False
+        self,
+        history: NDArray[np.integer],
+        target: int,
+        *,
+        train_on_inputs: bool = False,
+        varied: bool = False,
     ) -> Example:
         """Return one row that teaches to answer `target` after `history`.
 
         Where `varied`, with the instruction that is drawn for this example, else with the first.
         """
-        prompt = np.array(self.prompt(history, self._drawn(history, target) if varied else 0), np.int32)
+        prompt = np.array(
+            self.prompt(history, self._drawn(history, target) if varied else 0), np.int32
+        )
         before = prompt if train_on_inputs else np.full_like(prompt, IGNORED)
         ids, labels = self.answers[target], self._labels(target)
         return Example(np.concatenate([prompt, ids]), np.concatenate([before, labels]))
@@ -164,12 +181,16 @@ class Encoder:
         """Return one row in which each of `items` is learned after those before it."""
         head = np.array(self._whole([], 0), np.int32)
         ids = np.concatenate([head, *(self.answers[i] for i in items)])
-        return Example(ids, np.concatenate([np.full_like(head, IGNORED), *(self._labels(i) for i in items)]))
+        return Example(
+            ids, np.concatenate([np.full_like(head, IGNORED), *(self._labels(i) for i in items)])
+        )
 
     def cuts(self, items: NDArray[np.integer], first: float = 1.0) -> NDArray[np.int64]:
-        """Return where to cut a long sequence so that each piece fits `cutoff_len` as a running list; ends included.
+        """Return where to cut a long sequence so that each piece fits `cutoff_len` as a running
+        list; ends included.
 
-        The first piece gets the share `first` of that room, so that cuts can fall elsewhere in each epoch.
+        The first piece gets the share `first` of that room, so that cuts can fall elsewhere in each
+        epoch.
         """
         room = self.cutoff_len - self._empty[0]
         cuts, used = [0], round((1 - first) * room)
@@ -180,8 +201,12 @@ class Encoder:
                 used = length
         return np.array([*cuts, len(items)])
 
-    def _fitted(self, history: NDArray[np.integer] | Sequence[int], head: int) -> tuple[list[int], int]:
-        """Return the longest prompt that leaves room for every answer, and how many items are in it."""
+    def _fitted(
+        self, history: NDArray[np.integer] | Sequence[int], head: int
+    ) -> tuple[list[int], int]:
+        """Return the longest prompt that leaves room for every answer, and how many items are in
+        it.
+        """
         taken = self._cost[np.asarray(history, np.int64)[::-1]].cumsum()
         n = int(np.searchsorted(taken, self._most - self._empty[head], side="right"))
         ids = self._whole(history[len(history) - n :], head)
@@ -202,7 +227,11 @@ class Encoder:
         """Return the tokens of the prompt for a history of which nothing is left out."""
         t = self.template
         if t.running:
-            return [*self._start(), *self._ids(t.head), *(int(i) for item in history for i in self.answers[item])]
+            return [
+                *self._start(),
+                *self._ids(t.head),
+                *(int(i) for item in history for i in self.answers[item]),
+            ]
         return self._start() + self._ids(t.text([self.titles[item] for item in history], head))
 
     def _drawn(self, history: NDArray[np.integer], target: int) -> int:
@@ -215,11 +244,15 @@ class Encoder:
         return ids if self.learned is None else np.where(self.learned[item] == 1, ids, IGNORED)
 
     def _start(self) -> list[int]:
-        """Return the tokens every prompt begins with: the tokenizer's own start token, or its end token."""
+        """Return the tokens every prompt begins with: the tokenizer's own start token, or its end
+        token.
+        """
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if isinstance(token, int):
                 return [token]
-        raise DataError("the tokenizer has neither a start nor an end token", value=self.tokenizer.name_or_path)
+        raise DataError(
+            "the tokenizer has neither a start nor an end token", value=self.tokenizer.name_or_path
+        )
 
     def _end(self) -> list[int]:
         if not self.template.end:
@@ -236,21 +269,26 @@ class Encoder:
         return self._batch([text])[0] if text else []
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        found = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+        found = self.tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
+        )
         return found["input_ids"]  # type: ignore[return-value]
 
     def _titles_after(self, context: str, end: Sequence[int]) -> Ragged:
         """Return the tokens of each answer, spelled as it follows `context`, and `end` behind each."""
         parts = []
         for start in range(0, len(self.titles), CHUNK):
-            texts = [self.template.answer_text(title) for title in self.titles[start : start + CHUNK]]
+            texts = [
+                self.template.answer_text(title) for title in self.titles[start : start + CHUNK]
+            ]
             parts.append(Ragged.of([*ids, *end] for ids in self._after(context, texts)))
         return Ragged.stacked(parts)
 
     def _after(self, context: str, texts: list[str]) -> list[list[int]]:
         """Return the tokens of each text as it follows `context`.
 
-        Where the two would share a token, as the text begins a line; where that does not come apart either, alone.
+        Where the two would share a token, as the text begins a line; where that does not come apart
+        either, alone.
         """
         found: dict[int, list[int]] = {}
         for words in (context, "\n", ""):
@@ -258,6 +296,8 @@ class Encoder:
             before = self._ids(words)
             together = self._batch([words + texts[i] for i in left]) if left else []
             found |= {
-                i: ids[len(before) :] for i, ids in zip(left, together, strict=True) if ids[: len(before)] == before
+                i: ids[len(before) :]
+                for i, ids in zip(left, together, strict=True)
+                if ids[: len(before)] == before
             }
         return [found[i] for i in range(len(texts))]

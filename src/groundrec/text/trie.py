@@ -1,7 +1,8 @@
 """The catalogue as a prefix tree over token sequences, compiled once to flat arrays.
 
-Chains without a choice are compressed: an edge holds one or more tokens, of which only the first was chosen. Items
-below a node are a contiguous range of `item_order`. Knows nothing about users, prompts or models; only sequences.
+Chains without a choice are compressed: an edge holds one or more tokens, of which only the first
+was chosen. Items below a node are a contiguous range of `item_order`. Knows nothing about users,
+prompts or models; only sequences.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ Ints = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Trie:
-    """A compressed prefix tree of N nodes over I items. Nodes are numbered depth first, the root is 0.
+    """A compressed prefix tree of N nodes over I items. Nodes are numbered depth first, the root is
+    0.
 
-    Node `n` is reached from `parent[n]` by the tokens `edge(n)`, ends `depth[n]` tokens below the root, has the
-    children `children[child_start[n]:child_start[n + 1]]`, and the items `item_order[item_lo[n]:item_hi[n]]` below it.
-    A node without children is a leaf: one token sequence, and every item that is written so.
+    Node `n` is reached from `parent[n]` by the tokens `edge(n)`, ends `depth[n]` tokens below the
+    root, has the children `children[child_start[n]:child_start[n + 1]]`, and the items
+    `item_order[item_lo[n]:item_hi[n]]` below it. A node without children is a leaf: one token
+    sequence, and every item that is written so.
     """
 
     parent: Ints
@@ -47,13 +50,17 @@ class Trie:
     def compile(cls, sequences: Ragged, priority: NDArray[np.integer] | None = None) -> Trie:
         """Return the tree of item `i`'s tokens `sequences[i]`.
 
-        Items with equal tokens share a leaf, ordered by `priority` (higher first, e.g. popularity), then by number.
-        Raises `DataError` for an empty sequence, and where one sequence continues another: end every one with an
-        end token that occurs nowhere else in it.
+        Items with equal tokens share a leaf, ordered by `priority` (higher first, e.g. popularity),
+        then by number. Raises `DataError` for an empty sequence, and where one sequence continues
+        another: end every one with an end token that occurs nowhere else in it.
         """
         if len(sequences) == 0 or not sequences.lengths.all():
             empty = np.flatnonzero(sequences.lengths == 0)
-            raise DataError("an item without tokens", value=empty[:5].tolist(), accepted="at least one token per item")
+            raise DataError(
+                "an item without tokens",
+                value=empty[:5].tolist(),
+                accepted="at least one token per item",
+            )
         order = _sorted(sequences, priority)
         rows = sequences.take(order)
         common = _common_prefix(rows)
@@ -105,7 +112,9 @@ class Trie:
         return tokens
 
     def choices(self, sequences: Ragged) -> Ragged:
-        """Return 1 where a token of item `i`'s sequence was one of several, 0 where it was forced; rows as given."""
+        """Return 1 where a token of item `i`'s sequence was one of several, 0 where it was forced;
+        rows as given.
+        """
         choice = np.zeros(len(sequences.values), np.int32)
         leaf_of = np.empty(len(sequences), np.int32)
         leaves = np.flatnonzero(self.child_counts == 0)
@@ -131,17 +140,26 @@ class Trie:
 
 
 def _sorted(sequences: Ragged, priority: NDArray[np.integer] | None) -> Ints:
-    """Return the numbers of the rows in the order of their tokens; equal rows by priority, then by number."""
+    """Return the numbers of the rows in the order of their tokens; equal rows by priority, then by
+    number.
+    """
     order = np.arange(len(sequences)) if priority is None else np.argsort(-priority, kind="stable")
     rows = sequences.take(order)
-    offsets, tokens = rows.offsets * 4, rows.values.astype(">u4")  # bytes in the order of the numbers they spell
+    offsets, tokens = (
+        rows.offsets * 4,
+        rows.values.astype(">u4"),
+    )  # bytes in the order of the numbers they spell
     keys = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), len(rows), [None, pa.py_buffer(offsets), pa.py_buffer(tokens)]
     )
-    return order[pc.call_function("sort_indices", [keys]).to_numpy()].astype(np.int32)  # a stable sort
+    return order[pc.call_function("sort_indices", [keys]).to_numpy()].astype(
+        np.int32
+    )  # a stable sort
 
 
-def _compile(rows: Ragged, common: NDArray[np.int64], item_bounds: NDArray[np.int64], item_order: Ints) -> Trie:
+def _compile(
+    rows: Ragged, common: NDArray[np.int64], item_bounds: NDArray[np.int64], item_order: Ints
+) -> Trie:
     """Return the tree of sorted, distinct rows, each `common` tokens like the one before.
 
     Items of row r: `item_order[item_bounds[r]:item_bounds[r + 1]]`.
@@ -161,7 +179,9 @@ def _compile(rows: Ragged, common: NDArray[np.int64], item_bounds: NDArray[np.in
     edges = Ragged(np.empty(int(edge_start[-1]), np.int32), edge_start)
     column = np.arange(len(edges.values)) - np.repeat(edge_start[:-1] - above, edges.lengths)
     children = np.argsort(parent, kind="stable")[1:].astype(np.int32)
-    child_start = np.concatenate([[0], np.cumsum(np.bincount(parent[1:], minlength=len(parent)))]).astype(np.int32)
+    child_start = np.concatenate(
+        [[0], np.cumsum(np.bincount(parent[1:], minlength=len(parent)))]
+    ).astype(np.int32)
     return Trie(
         parent=parent,
         depth=depth,
@@ -197,7 +217,8 @@ def _common_prefix(rows: Ragged) -> NDArray[np.int64]:
 
 
 def _branching_nodes(common: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """Return where rows part: (first row, row after the last, depth, parent) per node, root first; owner per row.
+    """Return where rows part: (first row, row after the last, depth, parent) per node, root first;
+    owner per row.
 
     The owner of a row is the deepest such node above it.
     """

@@ -1,4 +1,6 @@
-"""A language model with low-rank adapters, new ones or some trained before. Knows nothing about training."""
+"""A language model with low-rank adapters, new ones or some trained before. Knows nothing about
+training.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,27 @@ NUMBERS = {"r": "lora_r", "lora_alpha": "lora_alpha"}
 
 
 def with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
-    """Return the model with LoRA matrices to train, and nothing else to train; raise where it lacks a layer."""
+    """Return the model with LoRA matrices to train, and nothing else to train; raise where it lacks
+    a layer.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingDependency("peft", "lora") from None
     wanted = section.lora_target_modules
     layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    lacking = [w for w in wanted if not any(f".{name}".endswith(f".{w}") for name in layers)] if wanted != ALL else []
+    lacking = (
+        [w for w in wanted if not any(f".{name}".endswith(f".{w}") for name in layers)]
+        if wanted != ALL
+        else []
+    )
     if lacking:
         raise ConfigError(
             "this model has none of the layers named by train.lora_target_modules",
             value=", ".join(lacking),
-            accepted=f"{ALL}, or some of: {', '.join(sorted({name.split('.')[-1] for name in layers}))}",
+            accepted=(
+                f"{ALL}, or some of: {', '.join(sorted({name.split('.')[-1] for name in layers}))}"
+            ),
             next_step=f"--set train.lora_target_modules={ALL}",
         )
     lora = LoraConfig(
@@ -47,26 +57,36 @@ def with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
         target_modules=wanted,
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+    with (
+        warnings.catch_warnings()
+    ):  # peft 0.21 asks transformers 5.24 for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, lora)
 
 
 def put_adapters(model: Any, folder: Path, section: config_learn.Train, weights: str) -> None:
-    """Give a model of `with_lora` the adapters in `folder`; raise `ConfigError` where they are not of its shape.
+    """Give a model of `with_lora` the adapters in `folder`; raise `ConfigError` where they are not
+    of its shape.
 
-    Reads `adapter_model.safetensors`, and where `weights` is `any` the older `adapter_model.bin`, its numbers alone.
+    Reads `adapter_model.safetensors`, and where `weights` is `any` the older `adapter_model.bin`,
+    its numbers alone.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     made_with = read_json(folder / "adapter_config.json") or {}
     for name, setting in NUMBERS.items():
         if (found := made_with.get(name)) not in (None, now := getattr(section, setting)):
-            raise _other(folder, f"{name} = {found}, the recipe's is {now}", f"--set train.{setting}={found}")
+            raise _other(
+                folder, f"{name} = {found}, the recipe's is {now}", f"--set train.{setting}={found}"
+            )
     state, own = _read(folder, weights), get_peft_model_state_dict(model)
-    differ = {name for name in state.keys() | own.keys() if _shape(state, name) != _shape(own, name)}
+    differ = {
+        name for name in state.keys() | own.keys() if _shape(state, name) != _shape(own, name)
+    }
     if differ:
-        modules = sorted({name.split(".lora_")[0].split(".")[-1] for name in state if ".lora_" in name})
+        modules = sorted(
+            {name.split(".lora_")[0].split(".")[-1] for name in state if ".lora_" in name}
+        )
         listed = "[" + ", ".join(f'"{module}"' for module in modules) + "]"
         raise _other(
             folder,
@@ -84,7 +104,9 @@ def _read(folder: Path, weights: str) -> dict[str, torch.Tensor]:
             "these adapters are pickled",
             value=folder / "adapter_model.bin",
             accepted="adapter_model.safetensors, which holds nothing but numbers",
-            next_step="--set model.weights=any reads the numbers of pickled weights, and runs nothing",
+            next_step=(
+                "--set model.weights=any reads the numbers of pickled weights, and runs nothing"
+            ),
         )
     try:
         return torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)

@@ -1,7 +1,8 @@
-"""Fine-tuning a language model to write the next title, full or with LoRA, by transformers' Trainer.
+"""Fine-tuning a language model to write the next title, full or with LoRA, by transformers'
+Trainer.
 
-Resume, schedules and devices are the Trainer's work; here are how a loss is normalised, and checkpoints that are used
-only when whole. Knows nothing about searching or ranking.
+Resume, schedules and devices are the Trainer's work; here are how a loss is normalised, and
+checkpoints that are used only when whole. Knows nothing about searching or ranking.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from groundrec.train.trainer import GroundedTrainer, arguments
 
 __all__ = ["finetune"]
 
-NAMES = {name: name for name in ("loss", "learning_rate", "grad_norm")} | {m.key: m.name for m in MEASURES.values()}
+NAMES = {name: name for name in ("loss", "learning_rate", "grad_norm")} | {
+    m.key: m.name for m in MEASURES.values()
+}
 """What of the Trainer's numbers is shown, and under which name."""
 
 
@@ -51,14 +54,18 @@ def finetune(
 ) -> LanguageModel:
     """Train on all `domains` at once, and return the model of the best epoch.
 
-    Goes on from the last whole checkpoint in `folder`; where there is none, begins at `start`: another run's
-    checkpoint, or adapters. `judge` says what a model is worth, higher is better, where `section.select` is not the
-    validation loss. Given the same inputs, an interrupted and resumed training ends with the same weights on one CPU
-    process.
+    Goes on from the last whole checkpoint in `folder`; where there is none, begins at `start`:
+    another run's checkpoint, or adapters. `judge` says what a model is worth, higher is better,
+    where `section.select` is not the validation loss. Given the same inputs, an interrupted and
+    resumed training ends with the same weights on one CPU process.
     """
     if section.learn == "choices":
         domains = [_choosing(domain) for domain in domains]
-    model = with_lora(language_model.model, section) if "lora" in section.method else language_model.model
+    model = (
+        with_lora(language_model.model, section)
+        if "lora" in section.method
+        else language_model.model
+    )
     if section.method != "qlora":  # whose weights are held as they have to be
         hold(model, chosen(section))
     args = arguments(section, seed, folder)
@@ -84,13 +91,20 @@ def finetune(
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
     with saving() as asked:
-        trainer.callback_handler.callbacks.insert(0, SavesWhenAsked(lambda: trainer.anywhere(asked), checkpoint))
+        trainer.callback_handler.callbacks.insert(
+            0, SavesWhenAsked(lambda: trainer.anywhere(asked), checkpoint)
+        )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if section.average:
         mean.put()
-        log.info(f"  the mean of {mean.epochs} epochs' weights: validation loss {trainer.evaluate()['eval_loss']:.4f}")
+        log.info(
+            f"  the mean of {mean.epochs} epochs' weights: validation loss"
+            f" {trainer.evaluate()['eval_loss']:.4f}"
+        )
     if trimmed := sum(domain.encoder.trimmed for domain in domains):
-        log.info(f"  {trimmed} prompts lost their oldest history to cutoff_len = {section.cutoff_len}")
+        log.info(
+            f"  {trimmed} prompts lost their oldest history to cutoff_len = {section.cutoff_len}"
+        )
     if trainer.shards:
         trainer.save_model(str(folder / "gathered"))  # together: each process gives its pieces
         language_model.tokenizer.save_pretrained(folder / "gathered")
@@ -104,17 +118,26 @@ def finetune(
 def _tell(section: config_learn.Train, processes: int) -> None:
     log.info(f"  {explain_batch(section, processes)}")
     if processes == 1 and (devices := torch.accelerator.device_count()) > 1:
-        log.info(f"  one of {devices} GPUs trains: torchrun --nproc_per_node {devices} -m groundrec run … uses all")
+        log.info(
+            f"  one of {devices} GPUs trains: torchrun --nproc_per_node {devices} -m groundrec run"
+            " … uses all"
+        )
 
 
 def _choosing(domain: Domain) -> Domain:
-    """Return the domain where only those tokens are learned at which its own catalogue leaves a choice."""
+    """Return the domain where only those tokens are learned at which its own catalogue leaves a
+    choice.
+    """
     answers = domain.encoder.answers
-    return replace(domain, encoder=replace(domain.encoder, learned=Trie.compile(answers).choices(answers)))
+    return replace(
+        domain, encoder=replace(domain.encoder, learned=Trie.compile(answers).choices(answers))
+    )
 
 
 def _require_no_whole_weights(section: config_learn.Train) -> None:
-    """Raise `ConfigError` where a setting needs the whole model while FSDP or DeepSpeed hold it in pieces."""
+    """Raise `ConfigError` where a setting needs the whole model while FSDP or DeepSpeed hold it in
+    pieces.
+    """
     whole = {"average": (section.average, 0), "select": (section.select, "loss")}
     if section.method == "qlora":
         whole["method"] = (section.method, "lora")
@@ -128,8 +151,12 @@ def _require_no_whole_weights(section: config_learn.Train) -> None:
             )
 
 
-def _begin(model: Any, section: config_learn.Train, args: Any, folder: Path, start: Start | None) -> Path | None:
-    """Return the checkpoint to go on from, the main process having brought it here; put adapters that come alone."""
+def _begin(
+    model: Any, section: config_learn.Train, args: Any, folder: Path, start: Start | None
+) -> Path | None:
+    """Return the checkpoint to go on from, the main process having brought it here; put adapters
+    that come alone.
+    """
     with args.main_process_first(local=False):
         checkpoint = last_whole_checkpoint(folder)
         if start is None or checkpoint:
@@ -142,11 +169,15 @@ def _begin(model: Any, section: config_learn.Train, args: Any, folder: Path, sta
 
 
 class _Mean(TrainerCallback):
-    """The running mean of the trained weights at the end of each epoch in the last part of the training."""
+    """The running mean of the trained weights at the end of each epoch in the last part of the
+    training.
+    """
 
     FILE = "mean.safetensors"
 
-    def __init__(self, model: torch.nn.Module, section: config_learn.Train, checkpoint: Path | None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, section: config_learn.Train, checkpoint: Path | None
+    ) -> None:
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._first = section.epochs * (1 - section.average)
         self._sum: dict[str, torch.Tensor] = {}
@@ -185,13 +216,17 @@ class _Reporter(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar = progress_bar()
         self._bar.start()
-        self._task = self._bar.add_task("fine-tuning", total=state.max_steps, completed=state.global_step)
+        self._task = self._bar.add_task(
+            "fine-tuning", total=state.max_steps, completed=state.global_step
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar:
             self._bar.update(self._task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         if not state.is_world_process_zero:
             return
         values = {NAMES[key]: value for key, value in (logs or {}).items() if key in NAMES}
@@ -200,7 +235,9 @@ class _Reporter(TrainerCallback):
         self._metrics.write(step=state.global_step, epoch=round(state.epoch or 0, 3), **values)
         if "eval_loss" in values:
             ndcg = f", NDCG@10 {values['ndcg@10']:.4f}" if "ndcg@10" in values else ""
-            log.info(f"  epoch {state.epoch or 0:.0f}: validation loss {values['eval_loss']:.4f}{ndcg}")
+            log.info(
+                f"  epoch {state.epoch or 0:.0f}: validation loss {values['eval_loss']:.4f}{ndcg}"
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:

@@ -1,7 +1,7 @@
 """A loss that is no number ends a training before anything is logged or saved behind it.
 
-Losses stay where they were computed until the Trainer reads numbers anyway, so that no batch waits for a GPU. Knows
-nothing about what is trained.
+Losses stay where they were computed until the Trainer reads numbers anyway, so that no batch waits
+for a GPU. Knows nothing about what is trained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ __all__ = ["Finite", "require_finite"]
 
 
 class Finite(TrainerCallback):
-    """Looks at the losses it saw before a log, a checkpoint and the end of an epoch; raises `TrainingError`."""
+    """Looks at the losses it saw before a log, a checkpoint and the end of an epoch; raises
+    `TrainingError`.
+    """
 
     def __init__(self) -> None:
         self._seen: list[tuple[int, float, torch.Tensor]] = []
@@ -42,11 +44,16 @@ class Finite(TrainerCallback):
 
 
 def require_finite(loss: float, where: str, epoch: float, args: Any) -> None:
-    """Raise `TrainingError` for a loss that is no number, with the rate to try instead of that of `args`."""
+    """Raise `TrainingError` for a loss that is no number, with the rate to try instead of that of
+    `args`.
+    """
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss is no number any more: {where}, epoch {epoch:.2f}",
             value=loss,
             accepted="a finite loss; the checkpoints before it are kept",
-            next_step=f"--set train.learning_rate={args.learning_rate / 3:.0e}, or more train.warmup_steps",
+            next_step=(
+                f"--set train.learning_rate={args.learning_rate / 3:.0e}, or more"
+                " train.warmup_steps"
+            ),
         )

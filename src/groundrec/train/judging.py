@@ -1,7 +1,8 @@
-"""Which epoch is the best so far, and when training has gone on without a better one for long enough.
+"""Which epoch is the best so far, and when training has gone on without a better one for long
+enough.
 
-All of it is read from the history that checkpoints hold, so an interruption changes nothing. Knows nothing about how
-a model is measured.
+All of it is read from the history that checkpoints hold, so an interruption changes nothing. Knows
+nothing about how a model is measured.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ __all__ = ["MEASURES", "Measure", "Patience"]
 
 @dataclass(frozen=True)
 class Measure:
-    """What an epoch is judged by: its key in the Trainer's history, its name in `metrics.jsonl`, which is better."""
+    """What an epoch is judged by: its key in the Trainer's history, its name in `metrics.jsonl`,
+    which is better.
+    """
 
     key: str
     name: str
     greater_is_better: bool
 
 
-MEASURES = {"loss": Measure("eval_loss", "eval_loss", False), "ndcg": Measure("eval_ndcg", "ndcg@10", True)}
+MEASURES = {
+    "loss": Measure("eval_loss", "eval_loss", False),
+    "ndcg": Measure("eval_ndcg", "ndcg@10", True),
+}
 
 
 class Patience(TrainerCallback):

@@ -1,9 +1,10 @@
 """Prefix trees: examples that begin alike as one sequence, in which what they share is read once.
 
-Sliding windows repeat nearly all their tokens. Here the histories of successive targets begin at the same item, the
-block's anchor, so that each prompt is a beginning of the next one but for its tail. The tokens stand in depth-first
-order, at the position they have in their own row, and see their ancestors alone: token j is one of token i where
-j <= i < ends[j]. Loss and gradients are those of one row per example. Knows nothing about optimisers.
+Sliding windows repeat nearly all their tokens. Here the histories of successive targets begin at
+the same item, the block's anchor, so that each prompt is a beginning of the next one but for its
+tail. The tokens stand in depth-first order, at the position they have in their own row, and see
+their ancestors alone: token j is one of token i where j <= i < ends[j]. Loss and gradients are
+those of one row per example. Knows nothing about optimisers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Tree:
     parents: NDArray[np.int32]
     """-1 for the first token of an example."""
     weights: NDArray[np.int32]
-    """How many examples learn each token; 0 for a first one, before which nothing stands. Shape: [T]."""
+    """How many examples learn each token; 0 for a first one, before which nothing stands. Shape:
+    [T].
+    """
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> Tree:
@@ -57,15 +60,25 @@ class Tree:
         node = np.maximum.accumulate(np.where(new, new.cumsum().reshape(new.shape) - 1, -1), axis=0)
         before = np.pad(node[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
         ends = np.zeros(new.sum(), np.int32)
-        ends[node[real]] = np.repeat(new.sum(1).cumsum(), real.sum(1))  # of equal places, the last row's stays
+        ends[node[real]] = np.repeat(
+            new.sum(1).cumsum(), real.sum(1)
+        )  # of equal places, the last row's stays
         weights = np.bincount(node[real], learned[real], len(ends)).astype(np.int32)
         parents = before[new].astype(np.int32)
-        return cls(rows[new], np.nonzero(new)[1].astype(np.int32), ends, parents, np.where(parents < 0, 0, weights))
+        return cls(
+            rows[new],
+            np.nonzero(new)[1].astype(np.int32),
+            ends,
+            parents,
+            np.where(parents < 0, 0, weights),
+        )
 
     def row(self) -> dict[str, torch.Tensor]:
-        """Return the tree as the Trainer reads it. Shapes: [T], and [R] for `sources`, `labels` and `weights`.
+        """Return the tree as the Trainer reads it. Shapes: [T], and [R] for `sources`, `labels` and
+        `weights`.
 
-        `labels` are the learned tokens, `sources` where in the tree the token before each one stands.
+        `labels` are the learned tokens, `sources` where in the tree the token before each one
+        stands.
         """
         learned = self.weights > 0
         found = {
@@ -81,7 +94,9 @@ class Tree:
 
 @dataclass(frozen=True)
 class Block:
-    """Successive targets of one user whose histories begin at the same item: target j follows `items[:places[j]]`."""
+    """Successive targets of one user whose histories begin at the same item: target j follows
+    `items[:places[j]]`.
+    """
 
     items: NDArray[np.int32]
     places: NDArray[np.int64]
@@ -100,11 +115,13 @@ class Block:
 
 
 def anchored(queries: Queries, encoder: Encoder, most: int) -> Iterator[Block]:
-    """Yield blocks of up to `most` targets that hold every target of the queries with a history once.
+    """Yield blocks of up to `most` targets that hold every target of the queries with a history
+    once.
 
-    The first history of a block is `most` / 2 items shorter than that query's own, but has one item at least, so that
-    the one in the middle is as long as the queries' own; and shorter where the last prompt would not fit. The targets
-    of one query stay together. A query whose history does not go on from the one before begins a block.
+    The first history of a block is `most` / 2 items shorter than that query's own, but has one item
+    at least, so that the one in the middle is as long as the queries' own; and shorter where the
+    last prompt would not fit. The targets of one query stay together. A query whose history does
+    not go on from the one before begins a block.
     """
     for chain in _chains(queries):
         while chain:
@@ -114,7 +131,9 @@ def anchored(queries: Queries, encoder: Encoder, most: int) -> Iterator[Block]:
 
 
 def _chains(queries: Queries) -> Iterator[list[int]]:
-    """Yield runs of one user's queries, by time, in which each history ends with the one before and its targets."""
+    """Yield runs of one user's queries, by time, in which each history ends with the one before and
+    its targets.
+    """
     _, users = np.unique(queries.users, return_inverse=True)
     chain: list[int] = []
     for i in np.lexsort([queries.times, users]).tolist():
@@ -143,7 +162,9 @@ def _block(queries: Queries, chain: list[int], encoder: Encoder, most: int) -> t
     taken = max(1, int(np.searchsorted(counts.cumsum(), most, side="right")))
     items = np.concatenate([history, *(queries.targets[i] for i in chain[:taken])])
     places = len(history) + counts[:taken].cumsum() - counts[:taken]
-    while (cut := int(places[taken - 1]) - encoder.fitting(items[: places[taken - 1]])) >= len(history) and taken > 1:
+    while (cut := int(places[taken - 1]) - encoder.fitting(items[: places[taken - 1]])) >= len(
+        history
+    ) and taken > 1:
         taken -= 1
     targets = np.concatenate([queries.targets[i] for i in chain[:taken]])
     encoder.trimmed += len(targets) if cut > 0 else 0
@@ -151,7 +172,9 @@ def _block(queries: Queries, chain: list[int], encoder: Encoder, most: int) -> t
 
 
 def check_attention(section: config_learn.Train) -> None:
-    """Raise `ConfigError` where trees cannot be trained under `section.tree_attention` on this machine."""
+    """Raise `ConfigError` where trees cannot be trained under `section.tree_attention` on this
+    machine.
+    """
     if section.tree_attention == FLEX and not torch.cuda.is_available():
         raise ConfigError(
             "FlexAttention computes gradients on CUDA devices alone",
@@ -162,13 +185,16 @@ def check_attention(section: config_learn.Train) -> None:
 
 
 def alone_behind(ends: torch.Tensor) -> torch.Tensor:
-    """Return the `ends` of trees that zeros fill up on the right, [Q, T], such that what fills up sees itself alone."""
+    """Return the `ends` of trees that zeros fill up on the right, [Q, T], such that what fills up
+    sees itself alone.
+    """
     itself = torch.arange(1, ends.shape[1] + 1).expand_as(ends)
     return torch.where(ends == 0, itself, ends)
 
 
 def tree_masks(model: PreTrainedModel, ends: torch.Tensor, depth: torch.Tensor) -> Any:
-    """Return what the model's layers take as attention mask: a block mask for FlexAttention, else additive ones.
+    """Return what the model's layers take as attention mask: a block mask for FlexAttention, else
+    additive ones.
 
     `ends` and `depth` as in `Tree`. Shapes: [Q, T] → [Q, 1, T, T].
     """
@@ -177,7 +203,10 @@ def tree_masks(model: PreTrainedModel, ends: torch.Tensor, depth: torch.Tensor) 
     place = torch.arange(ends.shape[1], device=ends.device)
     sees = (place <= place[:, None]) & (place[:, None] < ends[:, None])
     back = depth[:, :, None] - depth[:, None]
-    return for_layers(model, lambda window: additive(sees if window is None else sees & (back < window), model.dtype))
+    return for_layers(
+        model,
+        lambda window: additive(sees if window is None else sees & (back < window), model.dtype),
+    )
 
 
 def _block_mask(ends: torch.Tensor, depth: torch.Tensor, window: int | None) -> Any:
@@ -187,4 +216,6 @@ def _block_mask(ends: torch.Tensor, depth: torch.Tensor, window: int | None) -> 
         ancestor = (j <= i) & (i < ends[q, j])
         return ancestor if window is None else ancestor & (depth[q, i] - depth[q, j] < window)
 
-    return create_block_mask(sees, ends.shape[0], None, ends.shape[1], ends.shape[1], device=ends.device)
+    return create_block_mask(
+        sees, ends.shape[0], None, ends.shape[1], ends.shape[1], device=ends.device
+    )

@@ -1,7 +1,7 @@
 """In which numbers a model computes while it is trained, and in which its weights are held.
 
-Weights that are trained are always float32, and saved so: bfloat16 would round small steps away. Frozen weights are
-held in the precision of the computation. Knows nothing about optimisers.
+Weights that are trained are always float32, and saved so: bfloat16 would round small steps away.
+Frozen weights are held in the precision of the computation. Knows nothing about optimisers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ def chosen(section: config_learn.Train) -> str:
     if asked == "auto":
         return "bf16" if bf16 else "fp32"
     if (asked == "fp16" and not on_cuda) or (asked == "bf16" and on_cuda and not bf16):
-        possible = ["auto", "fp32", *(["fp16"] if on_cuda else ["bf16, which is slow on most CPUs"])]
+        possible = [
+            "auto",
+            "fp32",
+            *(["fp16"] if on_cuda else ["bf16, which is slow on most CPUs"]),
+        ]
         raise ConfigError(
             f"train.precision = {asked} is not possible on this machine",
             value=torch.cuda.get_device_name() if on_cuda else "no CUDA device",
@@ -34,7 +38,9 @@ def chosen(section: config_learn.Train) -> str:
 
 
 def hold(model: torch.nn.Module, precision: str) -> None:
-    """Hold trained weights in float32 and frozen ones in `precision`; what is no floating point number stays."""
+    """Hold trained weights in float32 and frozen ones in `precision`; what is no floating point
+    number stays.
+    """
     for weight in model.parameters():
         wanted = torch.float32 if weight.requires_grad else DTYPES[precision]
         if weight.is_floating_point() and weight.dtype != wanted:

@@ -1,4 +1,5 @@
-"""The rows that training reads: one per example, whole lists, or prefix trees; and the loss of a batch of them.
+"""The rows that training reads: one per example, whole lists, or prefix trees; and the loss of a
+batch of them.
 
 Knows nothing about optimisers or checkpoints.
 """
@@ -61,7 +62,9 @@ class Rows(Dataset[Row]):
 
 
 def _row(example: Example) -> Row:
-    """Return an example as the Trainer reads it, learning as `Tree.row` has it. Shapes: [T], and [R] for the others."""
+    """Return an example as the Trainer reads it, learning as `Tree.row` has it. Shapes: [T], and
+    [R] for the others.
+    """
     tokens = torch.from_numpy(example.input_ids).long()
     sources = torch.from_numpy(np.flatnonzero(example.labels[1:] != IGNORED))
     return {
@@ -91,7 +94,9 @@ class _Joined(Rows):
 
 
 class Filled(Dataset[Row]):
-    """Rows, and behind them some that teach nothing, so that their number is a multiple of what is read at once."""
+    """Rows, and behind them some that teach nothing, so that their number is a multiple of what is
+    read at once.
+    """
 
     def __init__(self, rows: Rows, multiple: int) -> None:
         self.rows, self._filler = rows, _teaches_nothing(rows[0]) if len(rows) else {}
@@ -169,20 +174,30 @@ def _listed(examples: Sequence[Example]) -> Rows:
 
 
 def _trees(queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:
-    blocks = _whole_blocks(list(anchored(queries, encoder, section.tree_targets)), section.max_examples, seed)
+    blocks = _whole_blocks(
+        list(anchored(queries, encoder, section.tree_targets)), section.max_examples, seed
+    )
     trees, alone = [], 0
     for block in blocks:
         examples = block.examples(encoder, train_on_inputs=section.train_on_inputs)
         alone += sum(len(example.input_ids) for example in examples)
         trees.append(Tree.of(examples))
-    targets, tokens = sum(len(block.targets) for block in blocks), sum(len(tree.tokens) for tree in trees)
+    targets, tokens = (
+        sum(len(block.targets) for block in blocks),
+        sum(len(tree.tokens) for tree in trees),
+    )
     if trees:
-        log.info(f"  {targets:,} examples in {len(trees):,} trees: {tokens:,} tokens instead of {alone:,}")
+        log.info(
+            f"  {targets:,} examples in {len(trees):,} trees: {tokens:,} tokens instead of"
+            f" {alone:,}"
+        )
     return Rows(len(trees), lambda i, _: trees[i])
 
 
 def _whole_blocks(blocks: list[Block], limit: int | None, seed: int) -> list[Block]:
-    """Return random blocks, in their old order, with `limit` targets in all: the last one drawn is cut short."""
+    """Return random blocks, in their old order, with `limit` targets in all: the last one drawn is
+    cut short.
+    """
     if limit is None:
         return blocks
     left, chosen = limit, {}
@@ -196,14 +211,26 @@ def _whole_blocks(blocks: list[Block], limit: int | None, seed: int) -> list[Blo
 class _RunningRows(Rows):
     """Rows that hold each user's items once, cut at `cutoff_len`.
 
-    Each epoch draws anew where the cuts fall, how the items of one moment, which have no order, follow each other,
-    and which items are left out. A user has as many rows in every epoch; the last may be empty.
+    Each epoch draws anew where the cuts fall, how the items of one moment, which have no order,
+    follow each other, and which items are left out. A user has as many rows in every epoch; the
+    last may be empty.
     """
 
-    def __init__(self, queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int) -> None:
-        self._sequences, self._encoder, self._section, self._seed = queries.sequences(), encoder, section, seed
+    def __init__(
+        self, queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int
+    ) -> None:
+        self._sequences, self._encoder, self._section, self._seed = (
+            queries.sequences(),
+            encoder,
+            section,
+            seed,
+        )
         self._moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
-        rows = [(u, j) for u, items in enumerate(self._sequences) for j in range(len(encoder.cuts(items)))]
+        rows = [
+            (u, j)
+            for u, items in enumerate(self._sequences)
+            for j in range(len(encoder.cuts(items)))
+        ]
         self._rows = _sample(rows, section.max_examples, seed)
         super().__init__(len(self._rows), self._row)
         self.set_epoch(0)
@@ -212,7 +239,9 @@ class _RunningRows(Rows):
         """Draw the cuts of an epoch."""
         super().set_epoch(epoch)
         shares = np.random.default_rng([self._seed, epoch]).random(len(self._sequences))
-        self._cuts = [self._encoder.cuts(items, s) for items, s in zip(self._sequences, shares, strict=True)]
+        self._cuts = [
+            self._encoder.cuts(items, s) for items, s in zip(self._sequences, shares, strict=True)
+        ]
 
     def _row(self, i: int, epoch: int) -> Example:
         user, piece = self._rows[i]
@@ -225,11 +254,17 @@ class _RunningRows(Rows):
 
 
 def _examples(
-    queries: Queries, encoder: Encoder, limit: int | None, seed: int, section: config_learn.Train | None = None
+    queries: Queries,
+    encoder: Encoder,
+    limit: int | None,
+    seed: int,
+    section: config_learn.Train | None = None,
 ) -> list[Example]:
-    """Return one row per target of the queries that have a history; a random `limit` of rows where given.
+    """Return one row per target of the queries that have a history; a random `limit` of rows where
+    given.
 
-    With a section they are for training: the prompt may be learned too, and its instruction may vary.
+    With a section they are for training: the prompt may be learned too, and its instruction may
+    vary.
     """
     some = queries.take(np.flatnonzero(queries.history.lengths > 0))
     pairs = [(query.history, int(target)) for query in some for target in query.targets]
@@ -246,7 +281,9 @@ def _sample(rows: list[T], limit: int | None, seed: int) -> list[T]:
 
 
 def collate(rows: list[Row]) -> Row:
-    """Return rows, or trees, as one batch, padded on the right. Under causal attention rows need no mask."""
+    """Return rows, or trees, as one batch, padded on the right. Under causal attention rows need no
+    mask.
+    """
     batch = {name: pad_sequence([r[name] for r in rows], batch_first=True) for name in rows[0]}
     return {**batch, "ends": alone_behind(batch["ends"])} if "ends" in batch else batch
 
@@ -261,8 +298,9 @@ def summed_loss(
 ) -> tuple[torch.Tensor, object]:
     """Return the cross entropy of the learned tokens, summed, and the model's outputs.
 
-    Logits are computed for the tokens before learned ones only, and kept in fp32 at least. `unwrapped` is the model
-    without what distributed training puts around it. Nothing here waits for the device.
+    Logits are computed for the tokens before learned ones only, and kept in fp32 at least.
+    `unwrapped` is the model without what distributed training puts around it. Nothing here waits
+    for the device.
     """
     own = unwrapped if unwrapped is not None else cast("PreTrainedModel", model)
     with logits_only(own, batch["sources"]):

@@ -1,7 +1,8 @@
 """Where a training starts: its own last whole checkpoint, another run's, or weights alone.
 
-A run's checkpoint is copied among those of the new training, which then goes on as if it had been interrupted there.
-Knows nothing about how weights are trained, nor about the settings that two runs must share.
+A run's checkpoint is copied among those of the new training, which then goes on as if it had been
+interrupted there. Knows nothing about how weights are trained, nor about the settings that two runs
+must share.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ BEST = "best_model_checkpoint"
 
 @dataclass(frozen=True)
 class Start:
-    """What `train.resume_from` names: a run's checkpoint, adapters alone, or a whole model's weights alone."""
+    """What `train.resume_from` names: a run's checkpoint, adapters alone, or a whole model's
+    weights alone.
+    """
 
     kind: Literal["checkpoint", "adapters", "model"]
     path: Path
@@ -53,15 +56,20 @@ class Start:
 
     def contents(self) -> list[list[str]]:
         """Return each file that is read, by name and digest."""
-        files = [p for p in sorted(self.path.iterdir()) if p.suffix in (".safetensors", ".bin", ".pt", ".json")]
+        files = [
+            p
+            for p in sorted(self.path.iterdir())
+            if p.suffix in (".safetensors", ".bin", ".pt", ".json")
+        ]
         return [[p.name, _sha256(p)] for p in files if p.name != "manifest.json"]
 
 
 def start_of(path: Path, weights: str = "safetensors") -> Start:
-    """Return what the folder `path` holds; raise `ConfigError` where nothing that training can start from.
+    """Return what the folder `path` holds; raise `ConfigError` where nothing that training can
+    start from.
 
-    A run directory stands for its last whole checkpoint, and for its model where it keeps none. `wandb:…` stands for
-    the files of an artifact, fetched where they are not yet here.
+    A run directory stands for its last whole checkpoint, and for its model where it keeps none.
+    `wandb:…` stands for the files of an artifact, fetched where they are not yet here.
     """
     if str(path).startswith("wandb:"):
         return start_of(Path(fetch(str(path), weights).path), weights)
@@ -73,7 +81,9 @@ def start_of(path: Path, weights: str = "safetensors") -> Start:
 
 
 def weights_of(path: Path, weights: str = "safetensors") -> Start:
-    """Return the weights that the folder `path` holds, as `start_of` does; a run's are those of its trained model."""
+    """Return the weights that the folder `path` holds, as `start_of` does; a run's are those of its
+    trained model.
+    """
     if str(path).startswith("wandb:"):
         return weights_of(Path(fetch(str(path), weights).path), weights)
     return _bare(path / "model" if (path / "model" / "inputs.json").is_file() else path, weights)
@@ -87,8 +97,10 @@ def _bare(path: Path, weights: str) -> Start:
     raise ConfigError(
         "train.resume_from names nothing to start from",
         value=path,
-        accepted=f"a run directory, one of its checkpoints, a folder with {ADAPTERS[0]} or with a model, "
-        "or wandb:ENTITY/PROJECT/NAME:vN",
+        accepted=(
+            f"a run directory, one of its checkpoints, a folder with {ADAPTERS[0]} or with a model,"
+            " or wandb:ENTITY/PROJECT/NAME:vN"
+        ),
         next_step="groundrec runs",
     )
 
@@ -109,12 +121,18 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def copy_checkpoint(source: Path, folder: Path) -> Path:
-    """Copy a checkpoint, and the best one beside it, to where a training in `folder` finds them; return the copy."""
+    """Copy a checkpoint, and the best one beside it, to where a training in `folder` finds them;
+    return the copy.
+    """
     state: dict[str, Any] = json.loads((source / STATE).read_text(encoding="utf-8"))
     best = source.parent / Path(state[BEST]).name if state.get(BEST) else None
     if best and (best / WHOLE).is_file():
         state[BEST] = str(folder / best.name)
-        _copy(best, folder, {**json.loads((best / STATE).read_text(encoding="utf-8")), BEST: state[BEST]})
+        _copy(
+            best,
+            folder,
+            {**json.loads((best / STATE).read_text(encoding="utf-8")), BEST: state[BEST]},
+        )
     else:
         state |= {BEST: None, "best_metric": None, "best_global_step": None}
     return _copy(source, folder, state)
@@ -137,7 +155,9 @@ def _copy(source: Path, folder: Path, state: dict[str, Any]) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    return sorted(
+        folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True
+    )
 
 
 def _last(folder: Path) -> Path | None:

@@ -34,7 +34,9 @@ __all__ = ["GroundedTrainer", "arguments"]
 
 
 class GroundedTrainer(Trainer):
-    """Means over the learned tokens of an optimiser step, however it is divided into micro batches and processes."""
+    """Means over the learned tokens of an optimiser step, however it is divided into micro batches
+    and processes.
+    """
 
     loss_is_scaled_for_ga = True
 
@@ -71,10 +73,11 @@ class GroundedTrainer(Trainer):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def part(self) -> None:
-        """End what joins the processes; a process that ends without this waits for the others, or is aborted.
+        """End what joins the processes; a process that ends without this waits for the others, or
+        is aborted.
 
-        The wrapped model goes first: the group's last holder waits for gloo's threads, and it would wait with Python's
-        lock, which they need to let go of a tensor.
+        The wrapped model goes first: the group's last holder waits for gloo's threads, and it would
+        wait with Python's lock, which they need to let go of a tensor.
         """
         if self.args.world_size > 1:
             self.model_wrapped = self.model
@@ -96,15 +99,24 @@ class GroundedTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Row], num_batches: int, device: torch.device
     ) -> tuple[list[Row], torch.Tensor | int | None]:
-        """Return the micro batches of an optimiser step, and how many tokens it learns on all processes."""
+        """Return the micro batches of an optimiser step, and how many tokens it learns on all
+        processes.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        learned = torch.stack([learned_tokens(batch) for batch in batches]).sum() if batches else torch.tensor(0)
+        learned = (
+            torch.stack([learned_tokens(batch) for batch in batches]).sum()
+            if batches
+            else torch.tensor(0)
+        )
         return batches, cast("torch.Tensor", self.accelerator.gather(learned.to(device))).sum()
 
-    def training_step(self, model: torch.nn.Module, inputs: Row, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: torch.nn.Module, inputs: Row, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Return the loss of a micro batch, whose gradients are added to those there are.
 
-        Of a step that teaches nothing, whose loss is 0 / 0, it is the mean of the steps since the last log.
+        Of a step that teaches nothing, whose loss is 0 / 0, it is the mean of the steps since the
+        last log.
         """
         with self._attending(model) if "ends" in inputs else nullcontext():
             loss = super().training_step(cast("Any", model), inputs, num_items_in_batch)
@@ -116,11 +128,17 @@ class GroundedTrainer(Trainer):
         return attending(own, FLEX) if self._tree_attention == FLEX else skipping(own)
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: Row, return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: torch.nn.Module,
+        inputs: Row,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the loss of a micro batch as its part of the mean over the learned tokens of the optimiser step.
+        """Return the loss of a micro batch as its part of the mean over the learned tokens of the
+        optimiser step.
 
-        Distributed engines average the gradients of processes, so each counts as often as there are processes.
+        Distributed engines average the gradients of processes, so each counts as often as there are
+        processes.
         """
         loss, outputs = summed_loss(model, inputs, self.accelerator.unwrap_model(model))
         if model.training:
@@ -131,36 +149,52 @@ class GroundedTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
-        """Return the validation loss, and what the judge says of the model; the main process asks it, for all."""
+        """Return the validation loss, and what the judge says of the model; the main process asks
+        it, for all.
+        """
         output = super().evaluation_loop(*args, **options)
-        where, metrics = f"a validation batch behind step {self.state.global_step}", cast("Any", output.metrics)
+        where, metrics = (
+            f"a validation batch behind step {self.state.global_step}",
+            cast("Any", output.metrics),
+        )
         require_finite(metrics["eval_loss"], where, self.state.epoch or 0, self.args)
         if self._judge:
             model: Any = self.accelerator.unwrap_model(cast("torch.nn.Module", self.model))
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
-            found = torch.tensor([self._judge(model) if self.is_world_process_zero() else 0.0], device=self.args.device)
+            found = torch.tensor(
+                [self._judge(model) if self.is_world_process_zero() else 0.0],
+                device=self.args.device,
+            )
             if self.args.world_size > 1:
                 torch.distributed.broadcast(found, 0)
             metrics[MEASURES["ndcg"].key] = float(found)
         return output
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load moments and steps; rates and decay are those of the recipe, which may have changed since."""
+        """Load moments and steps; rates and decay are those of the recipe, which may have changed
+        since.
+        """
         if self.is_deepspeed_enabled or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         optimizer, schedule = cast("Any", self.optimizer), cast("Any", self.lr_scheduler)
-        own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        own = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
         super()._load_optimizer_and_scheduler(checkpoint)
         schedule.base_lrs = [group["initial_lr"] for group in own]
         rates = [
-            rate * part(schedule.last_epoch) for rate, part in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            rate * part(schedule.last_epoch)
+            for rate, part in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         ]
         for group, mine, rate in zip(optimizer.param_groups, own, rates, strict=True):
             group.update(mine, lr=rate)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Save one; where the disk is full, remove what was begun and raise `TrainingError`. Older ones are kept."""
+        """Save one; where the disk is full, remove what was begun and raise `TrainingError`. Older
+        ones are kept.
+        """
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
@@ -172,22 +206,32 @@ class GroundedTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             raise TrainingError(
                 f"{folder.name} could not be written: {error}",
-                value=f"{shutil.disk_usage(folder.parent).free / 1e9:.2f} GB free in {folder.parent}",
+                value=(
+                    f"{shutil.disk_usage(folder.parent).free / 1e9:.2f} GB free in {folder.parent}"
+                ),
                 accepted="room for two checkpoints; the one before is kept",
                 next_step="make room, then the same command with --if-exists resume",
             ) from error
 
     @cached_property
     def _rows_per_token(self) -> float:
-        """What makes a mean over validation rows the mean over their learned tokens, however they are batched."""
+        """What makes a mean over validation rows the mean over their learned tokens, however they
+        are batched.
+        """
         rows = cast("Filled", self.eval_dataset)
-        return len(rows) / max(1, sum(int(learned_tokens(collate([rows[i]]))) for i in range(len(rows))))
+        return len(rows) / max(
+            1, sum(int(learned_tokens(collate([rows[i]]))) for i in range(len(rows)))
+        )
 
 
 class _Order(Sampler[int]):
-    """An epoch's order, drawn by the main process for all, as one process would; what teaches nothing comes last."""
+    """An epoch's order, drawn by the main process for all, as one process would; what teaches
+    nothing comes last.
+    """
 
-    def __init__(self, rows: Sampler[int], length: int, device: torch.device, world_size: int) -> None:
+    def __init__(
+        self, rows: Sampler[int], length: int, device: torch.device, world_size: int
+    ) -> None:
         self._rows, self._length, self._device, self._world_size = rows, length, device, world_size
 
     def __len__(self) -> int:
@@ -204,7 +248,9 @@ class _Order(Sampler[int]):
 
 
 class _Arguments(TrainingArguments):
-    """One device for each process: torch's DataParallel would divide a batch, and not what is learned of it."""
+    """One device for each process: torch's DataParallel would divide a batch, and not what is
+    learned of it.
+    """
 
     @property
     def n_gpu(self) -> int:
@@ -246,17 +292,21 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         fp16=precision == "fp16",
         activation_checkpointing=section.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
-        use_cpu=torch.accelerator.current_accelerator() is None,  # unsaid, processes on CPUs would not join
+        use_cpu=torch.accelerator.current_accelerator()
+        is None,  # unsaid, processes on CPUs would not join
         seed=seed,
         data_seed=seed,
     )
     if found.world_size != (started := Processes.of().world):
         raise ProcessError(
-            "training would run in other processes than were started: each would train a model of its own",
+            "training would run in other processes than were started: each would train a model of"
+            " its own",
             value=f"{started} started, {found.world_size} would train together",
             accepted="processes that torch.distributed can join",
             next_step="torchrun --standalone --nproc_per_node 2 -m groundrec run RECIPE",
         )
     explain_batch(section, found.world_size)
-    found.gradient_accumulation_steps = section.batch_size // (section.micro_batch_size * found.world_size)
+    found.gradient_accumulation_steps = section.batch_size // (
+        section.micro_batch_size * found.world_size
+    )
     return found

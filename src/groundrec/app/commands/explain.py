@@ -1,0 +1,195 @@
+"""A setting explained on the terminal, and the manual that says the same: one source, two
+languages.
+
+Knows nothing about what is said; that is in `core.glossary`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
+
+from groundrec.core.config_learn import Train
+from groundrec.core.errors import ConfigError
+from groundrec.core.glossary import LANGUAGES, Entry, Flag, entries, find, flags, language, spoken
+
+__all__ = ["explain", "manual"]
+
+BATCH = ("train.batch_size", "train.micro_batch_size")
+FEW = 4
+"""Settings that are explained in full when one word names several."""
+LABELS = {
+    "default": ("default", "默认值"),
+    "accepted": ("accepted", "可取的值"),
+    "cost": ("what it costs", "代价"),
+    "called": ("the originals call it", "原代码的叫法"),
+    "set": ("set it", "如何设置"),
+    "example": ("for example", "例如"),
+    "data": ("in your data", "在你的数据里"),
+    "more": (
+        "`--run RUN` or `--dataset FOLDER` shows it in your own data",
+        "加上 `--run RUN` 或 `--dataset FOLDER`，就能看到它在你自己数据上的样子",
+    ),
+    "see": ("see", "参见"),
+    "flag": ("no setting stands for it here", "这里没有对应的设置"),
+    "setting": ("setting", "设置"),
+    "meaning": ("meaning", "含义"),
+}
+
+
+def explain(
+    setting: Annotated[
+        str,
+        typer.Argument(
+            help="A setting, its last part, its section, or the originals' name: `cutoff_len`."
+        ),
+    ],
+    lang: Annotated[
+        str | None,
+        typer.Option(help=f"Which language: {' or '.join(LANGUAGES)}; the locale's when left out."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run directory, for an example from its data.")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="A prepared data set, for an example from it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Explain a setting: what it is, what it costs, what the originals call it, what it does to
+    your data.
+    """
+    if run and dataset:
+        raise ConfigError(
+            "--run and --dataset", value=f"{run}, {dataset}", accepted="one of the two"
+        )
+    spoken_here = language(lang)
+    settings, without = find(setting)
+    found = [entry for entry in entries(spoken_here) if entry.setting in settings]
+    notes = [flag for flag in flags(spoken_here) if flag.name in without]
+    examples = _examples(found, run or dataset, spoken_here) if len(found) <= FEW else {}
+    if as_json:
+        rows = [{**asdict(entry), "example": examples.get(entry.setting, [])} for entry in found]
+        print(json.dumps([*rows, *map(asdict, notes)], ensure_ascii=False, default=str))
+        return
+    _show(found, notes, examples, spoken_here, shown=bool(run or dataset))
+
+
+def manual(lang: str) -> Iterator[str]:
+    """Yield the lines of the manual: every setting, section by section, then the originals' names."""
+    top_first = sorted(entries(lang), key=lambda entry: "." in entry.setting)
+    for section, rows in groupby(top_first, key=lambda entry: entry.setting.rpartition(".")[0]):
+        yield f"\n## {f'[{section}]' if section else {'en': 'At the top', 'zh': '顶层'}[lang]}\n"
+        for entry in rows:
+            yield from _paragraphs(entry, lang)
+    yield f"\n## {_label('called', lang).capitalize()}\n"
+    yield f"| {_label('called', lang)} | | {_label('setting', lang)} |\n| --- | --- | --- |"
+    yield from sorted(_originals(lang), key=str.lower)
+
+
+def _paragraphs(entry: Entry, lang: str) -> Iterator[str]:
+    colon, full_stop = {"en": (": ", "."), "zh": ("：", "。")}[lang]
+    facts = [f"{_label('accepted', lang).capitalize()}{colon}{entry.accepted}{full_stop}"]
+    if entry.default is not None:
+        facts.insert(
+            0, f"{_label('default', lang).capitalize()}{colon}`{_plain(entry.default)}`{full_stop}"
+        )
+    if entry.called:
+        facts.append(
+            f"{_label('called', lang).capitalize()}{colon}{spoken(entry.called)}{full_stop}"
+        )
+    yield f"### `{entry.setting}`\n"
+    yield f"{entry.meaning}\n"
+    yield f"*{_label('cost', lang).capitalize()}*{colon}{entry.cost}\n"
+    yield (" " if lang == "en" else "").join(facts) + "\n"
+
+
+def _originals(lang: str) -> Iterator[str]:
+    for entry in entries(lang):
+        for name, by in entry.called.items():
+            yield f"| `{name}` | {by} | `{entry.setting}` |"
+    for flag in flags(lang):
+        yield f"| `{flag.name}` | {flag.by} | {flag.text} |"
+
+
+def _examples(found: Sequence[Entry], place: Path | None, lang: str) -> dict[str, list[str]]:
+    """Return the lines of each setting that an example helps with."""
+    from groundrec.app.commands.explain_data import EXAMPLES, Data, batch_lines
+
+    if place is None:
+        lines = list(batch_lines(Train(), lang))
+        return {entry.setting: lines for entry in found if entry.setting in BATCH}
+    data = Data.at(place, lang)
+    return {
+        entry.setting: list(EXAMPLES[entry.setting](data))
+        for entry in found
+        if entry.setting in EXAMPLES
+    }
+
+
+def _show(
+    found: Sequence[Entry],
+    notes: Sequence[Flag],
+    examples: dict[str, list[str]],
+    lang: str,
+    *,
+    shown: bool,
+) -> None:
+    console = Console(highlight=False)
+    if len(found) > FEW:
+        columns = [
+            Column(_label(name, lang), overflow="fold")
+            for name in ("setting", "default", "meaning")
+        ]
+        table = Table(*columns)
+        for entry in found:
+            table.add_row(entry.setting, Text(_plain(entry.default)), Text(entry.meaning))
+        console.print(table)
+        return
+    for entry in found:
+        _card(console, entry, examples.get(entry.setting, []), lang, shown=shown)
+    for flag in notes:
+        console.print(Text(f"{flag.name} ({flag.by}): {_label('flag', lang)}", style="bold"))
+        console.print(Padding(Text(flag.text), (0, 2)))
+        if flag.see:
+            console.print(Padding(Text(f"{_label('see', lang)}  {', '.join(flag.see)}"), (0, 2)))
+
+
+def _card(console: Console, entry: Entry, example: list[str], lang: str, *, shown: bool) -> None:
+    from groundrec.app.commands.explain_data import EXAMPLES
+
+    console.print(Text(entry.setting, style="bold"))
+    console.print(Padding(Text(entry.meaning), (0, 2, 1, 2)))
+    table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
+    rows = {
+        "cost": entry.cost,
+        "default": _plain(entry.default),
+        "accepted": entry.accepted.replace("`", ""),
+        "called": spoken(entry.called),
+        "set": f"--set {entry.setting}=…",
+        "data" if shown else "example": "\n".join(example),
+    }
+    if not shown and entry.setting in EXAMPLES:
+        rows["data"] = _label("more", lang)
+    for name, text in rows.items():
+        if text:
+            table.add_row(Text(_label(name, lang), style="dim"), Text(text))
+    console.print(Padding(table, (0, 2, 1, 2)))
+
+
+def _label(name: str, lang: str) -> str:
+    return LABELS[name][LANGUAGES.index(lang)]
+
+
+def _plain(value: Any) -> str:
+    return "–" if value is None else json.dumps(value, default=str, ensure_ascii=False)

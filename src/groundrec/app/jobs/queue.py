@@ -1,0 +1,135 @@
+"""Whose turn it is: the detached runs of one user on one machine, in the order in which they were
+asked for.
+
+One small file holds a ticket for each; whoever looks at it drops the tickets of the dead. Knows
+nothing about what a run does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from groundrec.core.alive import Identity
+from groundrec.core.runs import read_json, write_json
+
+__all__ = ["GPUS", "Queue", "Ticket", "gpus", "state_folder"]
+
+GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A detached run that waits or works."""
+
+    run: str
+    order: float
+    """When it was asked for."""
+    supervisor: Identity
+    worker: Identity | None = None
+    max_parallel: int | None = None
+    """How many detached runs may work while it does, itself included."""
+    gpu: str | None = None
+    working: bool = False
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Ticket:
+        """Return the ticket that was written as JSON."""
+        people = {name: Identity.read(values[name]) for name in ("supervisor", "worker")}
+        return cls(**{**values, **people})
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody waits or works for it."""
+        return any(one.is_alive() for one in (self.supervisor, self.worker) if one)
+
+
+class Queue:
+    """The tickets in `folder`."""
+
+    def __init__(self, folder: Path, devices: list[str]) -> None:
+        self._folder, self._devices = folder, devices
+
+    def take(self, mine: Ticket) -> Ticket | str:
+        """Return the ticket to work with, or what it waits for; nobody overtakes who waits for the
+        same.
+        """
+        with self._tickets() as tickets:
+            others = [t for t in tickets if t.run != mine.run]
+            working = [t for t in others if t.working]
+            free = [name for name in self._devices if name not in {t.gpu for t in working}]
+            ahead = [
+                t for t in others if not t.working and t.order < mine.order and self._is_bounded(t)
+            ]
+            waits = ""
+            if self._is_bounded(mine) and ahead:
+                waits = f"{len(ahead)} ahead in the queue"
+            elif mine.max_parallel and len(working) >= mine.max_parallel:
+                waits = f"{len(working)} at work, --max-parallel {mine.max_parallel}"
+            elif self._devices and not free:
+                waits = "a free GPU"
+            mine = replace(mine, working=not waits, gpu=free[0] if free and not waits else None)
+            tickets[:] = [*others, mine]
+        return waits or mine
+
+    def works(self, run: str, worker: Identity) -> None:
+        """Note which process works for a ticket: it keeps its place even where the supervisor dies."""
+        with self._tickets() as tickets:
+            tickets[:] = [replace(t, worker=worker) if t.run == run else t for t in tickets]
+
+    def leave(self, run: str) -> None:
+        """Give a place back."""
+        with self._tickets() as tickets:
+            tickets[:] = [t for t in tickets if t.run != run]
+
+    def _is_bounded(self, ticket: Ticket) -> bool:
+        return bool(self._devices or ticket.max_parallel)
+
+    @contextmanager
+    def _tickets(self) -> Iterator[list[Ticket]]:
+        """Yield the tickets of the living, alone; what the block makes of them is kept."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / "queue.lock"):
+            found = [Ticket.read(values) for values in read_json(self._folder / "queue.json") or []]
+            tickets = [ticket for ticket in found if ticket.is_alive]
+            yield tickets
+            write_json(self._folder / "queue.json", [asdict(ticket) for ticket in tickets])
+
+
+def state_folder() -> Path:
+    """Return the folder of the queue: `$GROUNDREC_STATE`, or `~/.local/state/groundrec`."""
+    return Path(os.environ.get("GROUNDREC_STATE") or Path.home() / ".local" / "state" / "groundrec")
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that runs may use: those of `$CUDA_VISIBLE_DEVICES`, else those that
+    nvidia-smi lists.
+
+    A number becomes the GPU's own name, so that two ways of naming one GPU are one.
+    """
+    listed = os.environ.get(GPUS)
+    known = _installed()
+    if listed is None:
+        return list(known.values())
+    wanted = [name.strip() for name in listed.split(",")]
+    return [known.get(name, name) for name in wanted if name not in ("", "-1")]
+
+
+def _installed() -> dict[str, str]:
+    """Return the name of each GPU by its number."""
+    if not shutil.which("nvidia-smi"):
+        return {}
+    query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    rows = [
+        line.split(",") for line in done.stdout.splitlines() if done.returncode == 0 and "," in line
+    ]
+    return {index.strip(): name.strip() for index, name in rows}

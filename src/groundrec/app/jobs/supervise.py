@@ -1,0 +1,187 @@
+"""The process beside a detached run: `python -m groundrec.app.jobs.supervise RUN`.
+
+It has a session of its own, so no terminal ends it; it waits for the run's turn, starts the run as
+another process, and writes down how that ended. If it is killed, the run works on and keeps its own
+status. Knows nothing about stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from groundrec.app.jobs.job import Job
+from groundrec.app.jobs.queue import GPUS, Queue, Ticket, gpus, state_folder
+from groundrec.app.jobs.state import RECORD, state_of
+from groundrec.core.alive import Identity, alone_in, peak_bytes
+from groundrec.core.errors import ArtifactError, GroundrecError, ProcessError
+from groundrec.core.runs import write_json
+from groundrec.core.track import log, log_to
+
+__all__ = ["Supervisor", "launch", "main"]
+
+LOOK = 0.5
+"""Seconds between two looks at the queue."""
+LOG = "log.txt"
+_OWN_LOCK = "supervisor.lock"
+
+
+def launch(run: Path, job: Job) -> None:
+    """Save the job in `run`, and start its supervisor; return when that is at work."""
+    if not hasattr(os, "fork"):
+        raise ProcessError(
+            "this system has no background runs", value=sys.platform, accepted="Linux or macOS"
+        )
+    job.save(run)
+    with (run / LOG).open("ab") as log_file:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "groundrec.app.jobs.supervise", str(run.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=job.place,
+            check=False,
+        )
+    if done.returncode:
+        raise ArtifactError(
+            "the run could not be started in the background",
+            value=run,
+            accepted="one detached run at a time in a run directory",
+            next_step=f"groundrec runs logs {run}",
+        )
+
+
+class Supervisor:
+    """Waits for a run's turn, starts it, and records its end."""
+
+    def __init__(self, run: Path, job: Job, begun: Callable[[], None]) -> None:
+        self._run, self._job, self._queue = run, job, Queue(state_folder(), gpus())
+        self._begun = begun
+        self._asked = threading.Event()
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._record: dict[str, Any] = {
+            "supervisor": Identity.of().to_json(),
+            "worker": None,
+            "exit": None,
+        }
+        self._note()
+
+    def work(self) -> None:
+        """Return when the run has ended, or was stopped before its turn."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_stop)
+        try:
+            ticket = self._wait()
+            if ticket is None:
+                self._note(
+                    waits="",
+                    exit={"code": None, "signal": "SIGTERM", "ended": time.time(), "peak": 0},
+                )
+                log.info("stopped before its turn")
+                return
+            self._start(ticket)
+            self._end()
+        finally:
+            self._queue.leave(str(self._run))
+
+    def _wait(self) -> Ticket | None:
+        """Return the ticket when it is this run's turn; None where it was stopped before."""
+        mine = Ticket(
+            str(self._run), self._job.submitted, Identity.of(), max_parallel=self._job.max_parallel
+        )
+        said = None
+        while not self._asked.is_set():
+            waits = self._waits_after() or self._queue.take(mine)
+            if isinstance(waits, Ticket):
+                return waits
+            if waits != said:
+                log.info(f"waits: {waits}")
+                self._note(waits=waits)
+                self._begun()
+                said = waits
+            self._asked.wait(LOOK)
+        return None
+
+    def _waits_after(self) -> str:
+        """Return which run has to finish first, and how it is; an empty string when all have."""
+        for path in map(Path, self._job.after):
+            state = state_of(path).state if path.is_dir() else "removed"
+            if state != "finished":
+                return f"until {path.name}, which is {state}, has finished"
+        return ""
+
+    def _start(self, ticket: Ticket) -> None:
+        environment = {**os.environ, **({GPUS: ticket.gpu} if ticket.gpu else {})}
+        command = self._job.command(self._run)
+        self._worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+        worker = Identity.of(self._worker.pid)
+        self._queue.works(ticket.run, worker)
+        self._note(waits="", worker=worker.to_json(), gpu=ticket.gpu)
+        self._begun()
+        log.info(
+            f"started as process {worker.pid}" + (f" on GPU {ticket.gpu}" if ticket.gpu else "")
+        )
+        if self._asked.is_set():
+            worker.send(signal.SIGTERM)
+
+    def _end(self) -> None:
+        assert self._worker
+        code = self._worker.wait()
+        name = signal.Signals(-code).name if code < 0 else None
+        ended = {
+            "code": code if code >= 0 else None,
+            "signal": name,
+            "ended": time.time(),
+            "peak": peak_bytes(children=True),
+        }
+        self._note(exit=ended)
+        log.info(f"ended: {name or f'exit {code}'}")
+
+    def _on_stop(self, *_: Any) -> None:
+        self._asked.set()
+        if self._worker and self._worker.poll() is None:
+            self._worker.send_signal(signal.SIGTERM)
+
+    def _note(self, **values: Any) -> None:
+        self._record |= values
+        write_json(self._run / RECORD, self._record)
+
+
+def main() -> None:
+    """Supervise the run named on the command line in a process of its own; return when that is at
+    work, or exit 1.
+    """
+    run = Path(sys.argv[1])
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        os._exit(0 if os.read(reader, 1) else 1)
+    os.close(reader)
+    log_to(run / LOG, quiet=True)
+    try:
+        with alone_in(run, _OWN_LOCK):
+            Supervisor(run, Job.of(run), lambda: _say(writer)).work()
+    except GroundrecError as error:
+        log.error(str(error))
+        sys.exit(2)
+
+
+def _say(writer: int) -> None:
+    """Tell who waits at the other end of the pipe that the run has begun to work or to wait; that
+    is told once.
+    """
+    with contextlib.suppress(OSError):  # told before, and nobody listens
+        os.write(writer, b"1")
+
+
+if __name__ == "__main__":
+    main()

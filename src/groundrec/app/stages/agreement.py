@@ -1,0 +1,86 @@
+"""What a table of means does not show of several rankings: which items they share, whom they serve
+of head and tail.
+
+Knows nothing about how a ranking came about, nor how it is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundrec.app.stages.artefacts import Experiment
+from groundrec.app.stages.results import kind_of, slates_of
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import Run, read_json
+from groundrec.core.types import NO_ITEM, Slates
+from groundrec.evaluate.charts import Kind
+from groundrec.evaluate.compare import Interval, intervals
+from groundrec.evaluate.metrics import by_slice
+
+__all__ = ["Agreement", "agreement", "overlap"]
+
+Key = tuple[str, str]
+"""A run and one of its methods."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What rankings share, row by row in the order they were asked for."""
+
+    k: int
+    """Places of a slate that are compared."""
+    shared: tuple[tuple[float, ...], ...]
+    """How much of two rows' first `k` places is the same, mean over queries; 1 is all of it."""
+    slices: tuple[dict[str, Interval], ...]
+    """The main metric for popular, middling and rare targets alone."""
+    kinds: tuple[Kind, ...]
+
+
+def agreement(
+    runs: dict[str, Path], rows: Sequence[Key], metric: str, k: int = 20, *, samples: int = 1000
+) -> Agreement:
+    """Return what `rows` of finished runs share, over the queries that all of them have ranked.
+
+    `k` shrinks to the shortest slate. `metric` is measured for each third of the training
+    interactions by itself.
+    """
+    opened = {
+        n: Experiment(Recipe.model_validate(read_json(path / "config.json")), Run(path))
+        for n, path in runs.items()
+    }
+    ids = reduce(np.intersect1d, (x.queries("test").ids for x in opened.values()))
+    slates, slices = {}, {}
+    for name, x in opened.items():
+        queries = x.queries("test")
+        places = np.flatnonzero(np.isin(queries.ids, ids))
+        queries, found = queries.take(places), slates_of(x)
+        for key in (key for key in rows if key[0] == name):
+            one = found[key[1]]
+            slates[key] = Slates(one.query_ids[places], one.items[places], one.scores[places])
+            parts = by_slice(slates[key], queries, x.dataset.popularity(), metric)
+            slices[key] = intervals(parts, queries.users, samples=samples)
+    k = min(k, *(found.k for found in slates.values()))
+    return Agreement(
+        k,
+        tuple(tuple(overlap(slates[a].items, slates[b].items, k) for b in rows) for a in rows),
+        tuple(slices[key] for key in rows),
+        tuple(kind_of(opened[run], method) for run, method in rows),
+    )
+
+
+def overlap(a: NDArray[np.integer], b: NDArray[np.integer], k: int) -> float:
+    """Return the mean share of the first `k` places of `a` and `b` [Q, K] that are the same items,
+    in any order.
+
+    |A ∩ B| / max(|A|, |B|), for a slate may have fewer items than places; queries with two empty slates are left out.
+    """
+    a, b = a[:, :k], b[:, :k]
+    same = ((a[:, :, None] == b[:, None]) & (a != NO_ITEM)[:, :, None]).sum((1, 2))
+    most = np.maximum((a != NO_ITEM).sum(1), (b != NO_ITEM).sum(1))
+    return float(np.mean(same[most > 0] / most[most > 0])) if most.any() else float("nan")

@@ -1,0 +1,262 @@
+"""Runs beside each other: one row per run and method, a mean with its interval and a paired
+difference per metric.
+
+Only queries that every run has ranked count. Knows nothing about how a run came by its slates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from groundrec.app.stages.artefacts import LM
+from groundrec.core.errors import ArtifactError, ConfigError, closest
+from groundrec.core.recipe import Recipe, settings
+from groundrec.core.runs import read_json
+from groundrec.evaluate.compare import Interval, compare, intervals
+
+__all__ = ["ALL", "Paired", "Row", "Table", "compare_runs"]
+
+Values = NDArray[np.float64]
+ALL = "all"
+"""Every method that all runs have, or every metric that they have measured."""
+SEED = 0
+SKIPPED = ("name", "about")
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One run against the first: the mean difference per query, its 95% interval, its p-value after
+    Holm.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of one run."""
+
+    run: str
+    method: str
+    settings: dict[str, Any]
+    """The settings that are not the same in all runs, and those that were swept."""
+    metrics: dict[str, Interval]
+    versus: dict[str, Paired]
+    """Per metric; empty for the row that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs beside each other, in the order they were named."""
+
+    rows: tuple[Row, ...]
+    queries: int
+    users: int
+    left_out: int
+    """Queries that not every run has ranked."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one run has measured: every metric of every query."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    table: dict[str, NDArray[Any]]
+
+    @property
+    def methods(self) -> list[str]:
+        found = (name.rpartition(" ")[0] for name in self.table if " " in name)
+        return list(dict.fromkeys(found))
+
+    def columns(
+        self, method: str, metrics: Sequence[str], rows: NDArray[np.int64]
+    ) -> dict[str, Values]:
+        return {metric: self.table[f"{method} {metric}"][rows] for metric in metrics}
+
+
+def compare_runs(
+    runs: dict[str, Path],
+    methods: Sequence[str] = (LM,),
+    metrics: Sequence[str] = (),
+    swept: Sequence[str] = (),
+    *,
+    against: str | None = None,
+    samples: int = 1000,
+) -> Table:
+    """Return every run's `methods` beside each other, each compared with the first row, query by
+    query.
+
+    `runs` are finished runs by name, measured on the same data set. The method `all` stands for
+    every one that all runs have; `metrics` are those of the first run's main cut-off when left out,
+    `all` every one. The first row is the first run's `against`, else its first method. Settings
+    that differ are told, and those that were `swept`. Intervals and p-values are over users,
+    p-values corrected by Holm over the rows.
+    """
+    measured = [_read(name, path) for name, path in runs.items()]
+    _refuse_other_data(measured)
+    metrics = (
+        _metrics(measured[0])
+        if list(metrics) == [ALL]
+        else list(metrics) or _main_metrics(measured[0])
+    )
+    if list(methods) == [ALL]:
+        methods = [name for name in measured[0].methods if all(name in m.methods for m in measured)]
+    if against is not None:
+        _check(measured[0], [against], metrics)
+        methods = [against, *(method for method in methods if method != against)]
+    for m in measured:
+        _check(m, methods, metrics)
+    names = {(m.name, method): m for m in measured for method in methods}
+    ids, rows = _common(measured)
+    columns = {key: m.columns(key[1], metrics, rows[m.name]) for key, m in names.items()}
+    users = measured[0].table["user"][rows[measured[0].name]]
+    means = {
+        key: intervals(values, users, samples=samples, seed=SEED) for key, values in columns.items()
+    }
+    versus = {metric: _versus(columns, metric, users, samples) for metric in metrics}
+    told = _told(measured, swept)
+    return Table(
+        tuple(
+            Row(
+                *key,
+                told[key[0]],
+                means[key],
+                {metric: pairs[key] for metric, pairs in versus.items() if key in pairs},
+            )
+            for key in names
+        ),
+        queries=len(ids),
+        users=len(np.unique(users)),
+        left_out=len(set().union(*(m.table["query_id"].tolist() for m in measured))) - len(ids),
+    )
+
+
+def _versus(
+    columns: dict[tuple[str, str], dict[str, Values]],
+    metric: str,
+    users: NDArray[Any],
+    samples: int,
+) -> dict[tuple[str, str], Paired]:
+    """Return each row's difference from the first in one metric."""
+    labels = {f"{place}": key for place, key in enumerate(columns)}
+    values = {label: columns[key][metric] for label, key in labels.items()}
+    tested = compare(values, "0", users, seed=SEED)
+    differences = {label: values[label] - values["0"] for label in tested}
+    ends = intervals(differences, users, samples=samples, seed=SEED) if differences else {}
+    return {
+        labels[label]: Paired(found.difference, ends[label].low, ends[label].high, found.adjusted)
+        for label, found in tested.items()
+    }
+
+
+def _read(name: str, path: Path) -> _Measured:
+    if not (path / "eval" / "manifest.json").exists():
+        raise ArtifactError(
+            "this run has measured nothing yet",
+            value=path,
+            accepted="a run whose stage `evaluate` has finished",
+            next_step=f"groundrec runs resume {path}",
+        )
+    table = pq.read_table(path / "eval" / "per_query.parquet")
+    arrays = {column: np.asarray(table[column].to_pylist()) for column in table.column_names}
+    return _Measured(name, path, read_json(path / "config.json") or {}, arrays)
+
+
+def _main_metrics(run: _Measured) -> list[str]:
+    """Return the recipe's main metric, then the others at its cut-off."""
+    main = run.config["fuse"]["metric"]
+    at = f"@{main.partition('@')[2]}"
+    return [main, *(name for name in _metrics(run) if name.endswith(at) and name != main)]
+
+
+def _metrics(run: _Measured) -> list[str]:
+    return [
+        name.rpartition(" ")[2] for name in run.table if name.rpartition(" ")[0] == run.methods[0]
+    ]
+
+
+def _check(run: _Measured, methods: Sequence[str], metrics: Sequence[str]) -> None:
+    """Raise `ConfigError` where a method or a metric was not measured."""
+    for method in methods:
+        if method not in run.methods:
+            raise ConfigError(
+                f"{run.name} has no such method{closest(method, run.methods)}",
+                value=method,
+                accepted=", ".join(run.methods),
+            )
+        known = [name.rpartition(" ")[2] for name in run.table if name.rpartition(" ")[0] == method]
+        if missing := [metric for metric in metrics if metric not in known]:
+            raise ConfigError(
+                f"{run.name} has not measured this{closest(missing[0], known)}",
+                value=missing[0],
+                accepted=", ".join(known),
+            )
+
+
+def _refuse_other_data(runs: Sequence[_Measured]) -> None:
+    """Raise `ArtifactError` unless all runs have prepared the same data set.
+
+    Another seed only orders the items of one moment otherwise: the queries and their targets are
+    the same.
+    """
+    prints = [
+        (read_json(r.path / "dataset" / "manifest.json") or {}).get("result", {}).get("dataset")
+        for r in runs
+    ]
+    for run, found in zip(runs, prints, strict=True):
+        alike = all(
+            run.config[section] == runs[0].config[section] for section in ("data", "prepare")
+        )
+        if found != prints[0] and not alike:
+            raise ArtifactError(
+                f"{run.name} and {runs[0].name} were measured on different data sets",
+                value=f"{found} and {prints[0]}",
+                accepted="runs of one data set: the same [data] and [prepare]",
+                next_step=f"groundrec card {run.path}",
+            )
+
+
+def _common(runs: Sequence[_Measured]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]]:
+    """Return the queries that every run has ranked, and where they stand in each."""
+    ids = runs[0].table["query_id"]
+    for run in runs[1:]:
+        ids = np.intersect1d(ids, run.table["query_id"])
+    if not len(ids):
+        raise ArtifactError(
+            "no query was ranked by all of these runs",
+            value=", ".join(run.name for run in runs),
+            accepted="the same recommend.test_queries, or all test queries",
+        )
+    return ids, {run.name: _places(run.table["query_id"], ids) for run in runs}
+
+
+def _places(where: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    order = np.argsort(where, kind="stable")
+    return order[np.searchsorted(where, wanted, sorter=order)]
+
+
+def _told(runs: Sequence[_Measured], swept: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return each run's settings that are not the same in all runs, and those that were swept."""
+    every = {
+        run.name: {k: v for k, v, _ in settings(Recipe.model_validate(run.config))} for run in runs
+    }
+    first = every[runs[0].name]
+    differ = {
+        key
+        for key in first
+        if key not in SKIPPED and any(s[key] != first[key] for s in every.values())
+    }
+    keys = [key for key in first if key in differ or key in swept]
+    return {name: {key: values[key] for key in keys} for name, values in every.items()}

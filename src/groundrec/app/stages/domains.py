@@ -1,0 +1,117 @@
+"""The data sets of several domains that one training reads: whether they are there, and how large
+they are.
+
+Knows nothing about what is made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import read_json
+from groundrec.text.prompts import has_words
+
+__all__ = ["Size", "fingerprints", "main_domain", "other_domains", "size_table", "sizes"]
+
+FINISHED = "a folder that `groundrec prepare` or `groundrec import` has finished"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What there is of a domain: numbers of items and of targets, None where the data set is not
+    there yet.
+    """
+
+    domain: str
+    dataset: str
+    own_words: bool
+    items: int | None = None
+    train: int | None = None
+    valid: int | None = None
+
+
+def main_domain(recipe: Recipe) -> str:
+    """Return whose words the prompts of the main data set use."""
+    return recipe.model.domain or recipe.data.category or "default"
+
+
+def other_domains(recipe: Recipe) -> dict[str, Path]:
+    """Return the data sets that are trained on beside the main one, by domain, in the order of
+    these names.
+    """
+    return dict(sorted(recipe.train.also.items())) if recipe.train.method != "none" else {}
+
+
+def fingerprints(recipe: Recipe, main: str = "") -> dict[str, str]:
+    """Return the fingerprint of each other data set; raise where one is not there or is one of the
+    others.
+
+    `main` is the main one's, where it is known.
+    """
+    found, places = {}, {main: "the main data set"} if main else {}
+    for domain, path in other_domains(recipe).items():
+        found[domain] = _fingerprint(f"train.also.{domain}", path)
+        if before := places.get(found[domain]):
+            raise ConfigError(
+                f"train.also.{domain} is {before} once more",
+                value=path,
+                accepted="another data set: every example of one would count twice",
+                next_step=f"leave train.also.{domain} out",
+            )
+        places[found[domain]] = f"train.also.{domain}"
+    return found
+
+
+def sizes(recipe: Recipe) -> Iterator[Size]:
+    """Yield the size of the main data set and of each other one, as far as they are there."""
+    yield _size(recipe, main_domain(recipe), recipe.data.dataset)
+    for domain, path in other_domains(recipe).items():
+        yield _size(recipe, domain, path)
+
+
+def size_table(found: Sequence[Size]) -> Table:
+    """Return sizes as a table for the terminal."""
+    table = Table("domain", "data set", "words", "items", "training targets", "validation targets")
+    for size in found:
+        numbers = (
+            "–" if number is None else f"{number:,}"
+            for number in (size.items, size.train, size.valid)
+        )
+        words = f"[words.{size.domain}]" if size.own_words else "the default ones"
+        table.add_row(*map(escape, (size.domain, size.dataset, words, *numbers)))
+    table.caption = "train.max_examples and train.validation_queries are drawn from each"
+    return table
+
+
+def _fingerprint(setting: str, path: Path) -> str:
+    if not (path / "dataset.json").is_file():
+        raise ArtifactError(
+            f"{setting} is no finished data set",
+            value=path,
+            accepted=FINISHED,
+            next_step=(
+                f"groundrec prepare SOURCE --out {path}, or groundrec import FOLDER --format FORMAT"
+                f" --out {path}"
+            ),
+        )
+    from groundrec.data.dataset import Reader
+
+    return Reader(path).fingerprint
+
+
+def _size(recipe: Recipe, domain: str, path: Path | None) -> Size:
+    own_words = has_words(recipe.model.template, domain)
+    if path is None:
+        return Size(domain, "made by this run", own_words)
+    counts = (read_json(path / "dataset.json") or {}).get("counts")
+    if counts is None:
+        return Size(domain, f"{path} (not there yet)", own_words)
+    targets = (counts.get(split, {}).get("targets") for split in ("train", "valid"))
+    return Size(domain, str(path), own_words, counts.get("items"), *targets)

@@ -1,0 +1,273 @@
+"""Raw data by its name: a path as it is; a URL or a file of a hub fetched once, kept in a cache,
+and checked.
+
+A download that breaks off goes on where it stopped, in this process or the next, if the server can
+tell that the file is still the same. Knows nothing about what a file holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+
+from groundrec.core.errors import DataError, MissingDependency
+from groundrec.core.runs import digest, read_json, write_json
+from groundrec.core.track import log, progress_bar
+from groundrec.data.raw.download import cache_folder
+from groundrec.data.raw.files import existing
+
+__all__ = ["known", "local", "modelscope", "sha256_of", "unreachable"]
+
+HUB = re.compile(r"(?:hf|modelscope)://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
+ACCEPTED = "a path, https://…, hf://datasets/OWNER/NAME/FILE, modelscope://datasets/OWNER/NAME/FILE"
+ATTEMPTS = 5
+WAIT = 1.0
+"""Seconds before the second attempt; each later wait is twice as long."""
+
+PATIENCE = 60
+BLOCK = 1 << 20
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+"""Answers after which it is worth trying again."""
+
+
+def known(location: Path | str | None, setting: str) -> None:
+    """Raise `DataError` unless a path is there, or a URL has a form that can be fetched; nothing is
+    fetched.
+    """
+    if not isinstance(location, str):
+        existing(location, setting)
+    elif urlsplit(location).scheme not in FETCH or (
+        not location.startswith("http") and not HUB.fullmatch(location)
+    ):
+        raise DataError(
+            "no such place for raw data",
+            value=location,
+            accepted=ACCEPTED,
+            next_step=f"--set {setting}=…",
+        )
+
+
+def local(location: Path | str | None, setting: str, sha256: str | None = None) -> Path:
+    """Return the file or folder on this machine, fetched first where it is not yet there.
+
+    Raises `DataError` where it cannot be had, or has another digest than `sha256`.
+    """
+    known(location, setting)
+    if isinstance(location, str):
+        return FETCH[urlsplit(location).scheme](location, sha256)
+    path = existing(location, setting)
+    if sha256:
+        _check(str(path), sha256_of(path), sha256)
+    return path
+
+
+def _from_web(url: str, sha256: str | None) -> Path:
+    folder = cache_folder() / "downloads" / digest(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / (Path(unquote(urlsplit(url).path)).name or "file")
+    with FileLock(folder / ".lock"):
+        record = read_json(folder / "download.json")
+        if (
+            record
+            and file.exists()
+            and file.stat().st_size == record["size"]
+            and sha256 in (None, record["sha256"])
+        ):
+            return file
+        part = file.with_name(f"{file.name}.part")
+        log.info(f"downloading {url} into {folder}")
+        _persist(url, part)
+        found = sha256_of(part)
+        if sha256 not in (None, found):
+            part.unlink()
+            _check(url, found, str(sha256))
+        part.replace(file)
+        write_json(
+            folder / "download.json", {"url": url, "sha256": found, "size": file.stat().st_size}
+        )
+    log.info(
+        f"{file.name}: {file.stat().st_size:,} bytes, sha256 {found}"
+        + ("" if sha256 else "; nothing to check")
+    )
+    return file
+
+
+def _persist(url: str, part: Path) -> None:
+    """Fetch the rest of a file, trying again after what may pass."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _go_on(url, part)
+            return
+        except (OSError, http.client.HTTPException) as error:
+            final = isinstance(error, urllib.error.HTTPError) and error.code not in PASSING
+            if final or attempt == ATTEMPTS:
+                raise unreachable(url, error, part) from None
+            log.warning(f"{part.name}: {error}; trying again")
+            time.sleep(WAIT * 2 ** (attempt - 1))
+
+
+def _go_on(url: str, part: Path) -> None:
+    """Append what is missing to `part`, or begin anew where the server cannot or the file is
+    another by now.
+    """
+    state = part.with_name("part.json")
+    have = part.stat().st_size if part.exists() else 0
+    tag = (read_json(state) or {}).get("tag") if have else None
+    headers = {"Range": f"bytes={have}-", "If-Range": tag} if tag else {}
+    try:
+        answer = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=PATIENCE
+        )
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            raise
+        part.unlink()
+        return _go_on(url, part)
+    with answer:
+        begin = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        if begin and not answer.headers["Content-Range"].startswith(f"bytes {begin}-"):
+            raise OSError(
+                f"asked for the bytes from {begin}, the server sent"
+                f" {answer.headers['Content-Range']}"
+            )
+        write_json(state, {"tag": _tag(answer.headers)})
+        length = answer.headers["Content-Length"]
+        _copy(answer, part, begin, begin + int(length) if length else None)
+    state.unlink()
+    return None
+
+
+def _copy(answer: http.client.HTTPResponse, part: Path, begin: int, total: int | None) -> None:
+    with part.open("ab" if begin else "wb") as file, progress_bar() as bar:
+        task = bar.add_task(part.stem, total=total, completed=begin)
+        while block := answer.read(BLOCK):
+            file.write(block)
+            bar.advance(task, len(block))
+        os.fsync(file.fileno())
+        if total not in (None, file.tell()):
+            raise OSError(f"the connection ended after {file.tell():,} of {total:,} bytes")
+
+
+def _tag(headers: http.client.HTTPMessage) -> str | None:
+    """Return what tells one version of a file from another; a weak tag does not."""
+    strong = headers["ETag"] and not headers["ETag"].startswith("W/")
+    return headers["ETag"] if strong else headers["Last-Modified"]
+
+
+def unreachable(url: str, error: Exception, part: Path | None = None) -> DataError:
+    """Return the error that says what could not be fetched, and how to go on."""
+    kept = part.stat().st_size if part and part.exists() else 0
+    return DataError(
+        f"{url} cannot be downloaded",
+        value=str(error) or type(error).__name__,
+        accepted="a connection, and a file that is there",
+        next_step=(
+            f"the same command again goes on after the {kept:,} bytes that are here"
+            if kept
+            else "look at the address, or get the file by other means and name its path"
+        ),
+    )
+
+
+def _from_hugging_face(url: str, sha256: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    repository, revision, name = _hub_parts(url)
+    try:
+        path = Path(
+            hf_hub_download(
+                repository,
+                name,
+                repo_type="dataset",
+                revision=revision,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise unreachable(url, error) from None
+    log.info(f"{url}: commit {path.parts[path.parts.index('snapshots') + 1]}")
+    if sha256:
+        _check(url, sha256_of(path), sha256)
+    return path
+
+
+def modelscope() -> tuple[Any, type[Exception]]:
+    """Return ModelScope's client, at the mirror that the environment names, and the class of its
+    errors.
+    """
+    try:
+        from modelscope_hub import HubApi, HubConfig
+        from modelscope_hub.errors import HubError
+    except ImportError:
+        raise MissingDependency("modelscope-hub", "modelscope") from None
+    mirror = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
+    with warnings.catch_warnings():  # the client takes the older variable, with a warning
+        warnings.simplefilter("ignore", FutureWarning)
+        config = HubConfig(
+            endpoint=mirror if not mirror or "://" in mirror else f"https://{mirror}"
+        )
+        return HubApi(config), HubError
+
+
+def _from_modelscope(url: str, sha256: str | None) -> Path:
+    client, failed = modelscope()
+    repository, revision, name = _hub_parts(url)
+    try:
+        path = client.download_file(repository, "dataset", name, revision=revision)
+    except (OSError, failed) as error:
+        raise unreachable(url, error) from None
+    if sha256:
+        _check(url, sha256_of(path), sha256)
+    return path
+
+
+def _hub_parts(url: str) -> tuple[str, str | None, str]:
+    """Return repository, revision and file of a hub's URL."""
+    parts = HUB.fullmatch(url)
+    assert parts
+    return parts[1], parts[2], parts[3]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 digest of a file in hexadecimal digits."""
+    if path.is_dir():
+        raise DataError(
+            "a folder has no digest", value=path, accepted="data.sha256 beside the path of one file"
+        )
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(name: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise DataError(
+            f"{name} has a wrong checksum",
+            value=found,
+            accepted=expected,
+            next_step=(
+                "see whether the file or the recipe's sha256 is the wrong one; nothing was kept of"
+                " a download"
+            ),
+        )
+
+
+FETCH: dict[str, Callable[[str, str | None], Path]] = {
+    "http": _from_web,
+    "https": _from_web,
+    "hf": _from_hugging_face,
+    "modelscope": _from_modelscope,
+}
+"""How a URL is fetched, by its scheme."""

@@ -1,0 +1,196 @@
+"""Files with one object per line, JSON or Python literals, as tables of an engine: only the fields
+that are asked for.
+
+A line is a row whatever it holds, so that none is lost: DuckDB gives a row of nulls for one that it
+cannot parse. Such lines are looked at again by Python's own parsers, which take a little more (lone
+surrogates, Python literals); what they cannot read either is in `BROKEN`. Knows nothing about what
+the fields mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from groundrec.data.raw.files import (
+    BROKEN,
+    ROW,
+    Backend,
+    Column,
+    fetched,
+    few_threads,
+    first_lines,
+    give_back,
+    lines_of,
+    place,
+    written,
+)
+from groundrec.data.raw.literals import literal, literal_fields
+
+__all__ = ["SHOWN", "fields_of", "glance_at_objects", "read_objects"]
+
+SHOWN = 200
+"""Characters of a broken line that are kept."""
+
+LOOKED_AT = 100
+BATCH = 1 << 14
+
+
+def read_objects(
+    connection: Backend, path: Path, fields: Sequence[str], ids: Sequence[str] = ()
+) -> ir.Table:
+    """Return the fields as text, a list or an object among them as JSON, plus `ROW`, `FILE` and
+    `BROKEN`; stored.
+
+    A field that is missing is null. `BROKEN` is also set where one of `ids` is a list or an object.
+    """
+    if _is_literal(path):
+        return place(_parsed(connection, path, fields, ids, None), path)
+    table = _scanned(connection, path, fields)
+    doubtful = _doubtful(table, fields, ids)
+    rows = fetched(table.filter(doubtful).select(ROW))[ROW].to_pylist()
+    if not rows:
+        return place(table, path)
+    clear = table.filter(~doubtful).mutate(**{BROKEN: ibis.null("string")})
+    return place(clear.union(_parsed(connection, path, fields, ids, frozenset(rows))), path)
+
+
+def glance_at_objects(
+    connection: Backend, path: Path, fields: Sequence[str], ids: Sequence[str] = ()
+) -> ir.Table | None:
+    """Return the same without storing it: every `ROW` is 0, and `BROKEN` is also set where a line
+    is doubtful.
+
+    None for a file of Python literals.
+    """
+    if _is_literal(path):
+        return None
+    columns = dict.fromkeys(fields, "VARCHAR")
+    table = connection.read_json(
+        str(path), columns=columns, format="newline_delimited", ignore_errors=True
+    )
+    doubt = _doubtful(table, fields, ids).ifelse("not read yet", ibis.null("string"))
+    return place(table.mutate(**{ROW: ibis.literal(0), BROKEN: doubt}), path)
+
+
+def _doubtful(table: ir.Table, fields: Sequence[str], ids: Sequence[str]) -> Column:
+    """Return where a row has no field at all, or an id that seems to be a list or an object."""
+    doubtful: Column = ibis.and_(*(table[f].isnull() for f in fields))
+    for field in ids:
+        text: Column = table[field]
+        doubtful |= text.fill_null("").startswith("[") | text.fill_null("").startswith("{")
+    return doubtful
+
+
+def fields_of(path: Path) -> dict[str, Any]:
+    """Return every field of the first lines that hold an object, with its first value."""
+    found: dict[str, Any] = {}
+    for line in first_lines(path, LOOKED_AT):
+        found = {**(_object(line.encode())[0] or {}), **found}
+    return found
+
+
+def _scanned(connection: Backend, path: Path, fields: Sequence[str]) -> ir.Table:
+    """Return one row per line that is not empty, all of it null where the line holds no object."""
+    name = ibis.util.gen_name("lines")
+    columns = ", ".join(f"{_text_literal(f)}: 'VARCHAR'" for f in fields)
+    with few_threads(connection, path.stat().st_size):
+        connection.raw_sql(
+            f"CREATE TEMP TABLE {name} AS SELECT * FROM read_json({_text_literal(str(path))}, "
+            f"format = 'newline_delimited', columns = {{{columns}}}, ignore_errors = true)"
+        )
+    give_back(connection)
+    table: Any = connection.table(name)
+    return table.mutate(**{ROW: table.rowid() + 1})
+
+
+def _text_literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _no_text(field: str) -> str:
+    return f"{field} is neither text nor a number: "
+
+
+def _parsed(
+    connection: Backend,
+    path: Path,
+    fields: Sequence[str],
+    ids: Sequence[str],
+    wanted: Collection[int] | None,
+) -> ir.Table:
+    """Return the rows `wanted`, or all, as Python parses them."""
+    schema = pa.schema(
+        [*((f, pa.string()) for f in fields), (ROW, pa.int64()), (BROKEN, pa.string())]
+    )
+    rows = _rows(path, fields, ids, wanted)
+    blocks = iter(lambda: list(islice(rows, BATCH)), [])
+    batches = (
+        pa.record_batch([list(c) for c in zip(*block, strict=True)], schema) for block in blocks
+    )
+    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    return written(connection, reader)
+
+
+def _rows(
+    path: Path, fields: Sequence[str], ids: Sequence[str], wanted: Collection[int] | None
+) -> Iterator[tuple[str | int | None, ...]]:
+    full = (line for line in lines_of(path) if line.strip())
+    for row, line in enumerate(full, 1):
+        if wanted is not None and row not in wanted:
+            continue
+        value, broken = _object(line, fields)
+        value = value or {}
+        for field in ids:
+            if isinstance(value.get(field), list | dict):
+                broken = _no_text(field) + str(_text(value[field]))[:SHOWN]
+        yield (*(_text(value.get(f)) for f in fields), row, broken)
+
+
+def _object(
+    line: bytes, wanted: Collection[str] | None = None
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the object that a line holds, at least the fields `wanted` of it, or what stands there
+    instead.
+    """
+    try:
+        text = line.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None, "not UTF-8: " + line.decode("utf-8", errors="replace").strip()[:SHOWN]
+    if wanted and (found := literal_fields(text, wanted)) is not None:
+        return found, None
+    for parse in (_json, literal):
+        if isinstance(value := parse(text), dict):
+            return value, None
+    return None, f"not an object: {text[:SHOWN]}"
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        value = json.dumps(value, default=str, ensure_ascii=False)
+    return value if value.isascii() else value.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _is_literal(path: Path) -> bool:
+    """Return whether the first line that holds an object is a Python literal, not JSON."""
+    for text in first_lines(path, LOOKED_AT):
+        for parse in (_json, literal):
+            if isinstance(parse(text), dict):
+                return parse is literal
+    return False

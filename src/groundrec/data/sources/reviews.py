@@ -1,0 +1,178 @@
+"""Published reviews with one object per line: Amazon's of 2014, 2018 and 2023, and Steam's.
+
+Knows nothing about splits or histories; of a review it reads who, what, when and how good, never
+the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+
+from groundrec.core.config import Data
+from groundrec.core.errors import DataError, closest
+from groundrec.core.track import log
+from groundrec.data.raw.fetch import known, local
+from groundrec.data.raw.files import Backend
+from groundrec.data.raw.lines import fields_of, glance_at_objects, read_objects
+from groundrec.data.sources.table import Glance, Raw, interactions, items_of, only
+
+__all__ = ["Amazon", "Steam"]
+
+ENDS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
+AMAZON_REVIEWS = ("{}_5", "{}", "reviews_{}_5", "reviews_{}")
+"""Names of the reviews of a category, in the order in which they are looked for; `_5` is the
+published 5-core.
+"""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    years: str
+    columns: Mapping[str, str]
+    milliseconds: bool
+
+
+LAYOUTS = (
+    _Layout(
+        "2014 and 2018",
+        {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "rating": "overall"},
+        False,
+    ),
+    _Layout(
+        "2023",
+        {"user": "user_id", "item": "parent_asin", "time": "timestamp", "rating": "rating"},
+        True,
+    ),
+)
+
+
+class Amazon:
+    """Amazon's reviews and metadata: the files of `data.category` in a folder, or `data.path` and
+    `data.items`.
+    """
+
+    def __init__(self, data: Data) -> None:
+        only(data, "items", "category", "items_sha256")
+        known(data.path, "data.path")
+        self._data = data
+        self._files = (
+            _of_category(data) if isinstance(data.path, Path) and data.path.is_dir() else None
+        )
+        if not self._files:
+            known(data.items, "data.items")
+
+    def read(self, connection: Backend) -> Raw:
+        """Return the raw tables; says which layout and files they are."""
+        events_file, items_file = self._files or _both(self._data)
+        layout = _layout(events_file)
+        log.info(
+            f"{events_file.name} and {items_file.name}: Amazon reviews in the layout of"
+            f" {layout.years}"
+        )
+        fields = list(layout.columns.values())
+
+        def named(table: ir.Table) -> ir.Table:
+            return interactions(table, layout.columns, milliseconds=layout.milliseconds)
+
+        item = next(
+            (f for f in ("parent_asin", "asin") if f in fields_of(items_file)),
+            layout.columns["item"],
+        )
+        items = read_objects(connection, items_file, (item, "title"), ids=(item,))
+        seen = glance_at_objects(connection, events_file, fields, ids=fields[:2])
+        return Raw(
+            lambda: named(read_objects(connection, events_file, fields, ids=fields[:2])),
+            items_of(items, item, "title"),
+            None if seen is None else Glance(named(seen), events_file.stat().st_size),
+        )
+
+
+class Steam:
+    """Steam's reviews and games: a folder with one `*reviews*` and one `*games*` file, or both by
+    name.
+
+    A review's user is `user_id`, else `username`; its time is a day; `hours` stands for a rating.
+    """
+
+    def __init__(self, data: Data) -> None:
+        only(data, "items", "items_sha256")
+        known(data.path, "data.path")
+        self._data = data
+        self._files = None
+        if isinstance(data.path, Path) and data.path.is_dir():
+            self._files = (_one(data.path, "*reviews*"), _one(data.path, "*games*"))
+        else:
+            known(data.items, "data.items")
+
+    def read(self, connection: Backend) -> Raw:
+        """Return the raw tables."""
+        events_file, items_file = self._files or _both(self._data)
+        ids = ("user_id", "username", "product_id")
+        events = read_objects(connection, events_file, (*ids, "date", "hours"), ids)
+        events = events.mutate(user=ibis.coalesce(events["user_id"], events["username"]))
+        items = read_objects(connection, items_file, ("id", "title", "app_name"), ("id",))
+        items = items.mutate(title=ibis.coalesce(items["title"], items["app_name"]))
+        columns = {"user": "user", "item": "product_id", "time": "date", "rating": "hours"}
+        return Raw(interactions(events, columns), items_of(items, "id", "title"))
+
+
+def _both(data: Data) -> tuple[Path, Path]:
+    events = local(data.path, "data.path", data.sha256)
+    return events, local(data.items, "data.items", data.items_sha256)
+
+
+def _layout(file: Path) -> _Layout:
+    there = fields_of(file)
+    for layout in LAYOUTS:
+        if there.keys() >= {layout.columns["user"], layout.columns["item"], layout.columns["time"]}:
+            return layout
+    raise DataError(
+        f"{file.name} holds no Amazon reviews",
+        value=", ".join(there) or "no line with a JSON object among the first",
+        accepted="; ".join(f"{', '.join(x.columns.values())} ({x.years})" for x in LAYOUTS),
+        next_step='--set data.source="table" for files of your own',
+    )
+
+
+def _of_category(data: Data) -> tuple[Path, Path]:
+    """Return the reviews and the metadata of `data.category`."""
+    assert isinstance(data.path, Path)
+    found = {p.name for p in data.path.iterdir()}
+    pairs = []
+    for patterns in (AMAZON_REVIEWS, ("meta_{}",)):
+        names = [pattern.format(data.category) + end for pattern in patterns for end in ENDS]
+        pairs.append(next((data.path / name for name in names if name in found), None))
+    if data.category and pairs[0] and pairs[1]:
+        return pairs[0], pairs[1]
+    categories = sorted(
+        {
+            name.removeprefix("meta_").partition(".json")[0]
+            for name in found
+            if name.startswith("meta_")
+        }
+    )
+    raise DataError(
+        "no reviews and metadata of a category in"
+        f" {data.path}{closest(data.category or '', categories)}",
+        value=data.category or "data.category is not set",
+        accepted=", ".join(categories)
+        or "a folder with files like Books.json.gz and meta_Books.json.gz",
+        next_step="--set data.category=…, or name both files: --set data.path=… --set data.items=…",
+    )
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    found = sorted(p for end in ENDS for p in folder.glob(pattern + end))
+    if len(found) == 1:
+        return found[0]
+    raise DataError(
+        f"not one file {pattern}.json in {folder}",
+        value=", ".join(p.name for p in found) or "none",
+        accepted="one file of reviews and one of games, plain or .gz",
+        next_step="--set data.path=REVIEWS --set data.items=GAMES",
+    )

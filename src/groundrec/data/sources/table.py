@@ -1,0 +1,273 @@
+"""What a source yields: raw interactions and titles as two tables with fixed columns; and the
+source `table`.
+
+A source is constructed from the recipe's `data` section. Knows nothing about splits, histories or
+which rows are good: a value that cannot be read is null here, and its text is kept for the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import ibis
+import ibis.expr.types as ir
+
+from groundrec.core.config import Data
+from groundrec.core.errors import ConfigError, DataError, closest
+from groundrec.core.track import log
+from groundrec.data.raw.fetch import known, local
+from groundrec.data.raw.files import BROKEN, FILE, ROW, Backend, Column
+from groundrec.data.raw.tables import columns_of, read_table
+
+__all__ = ["INTERACTIONS", "ITEMS", "MILLISECONDS", "NAMES", "Glance", "Raw", "Source", "Table"]
+__all__ += ["in_milliseconds", "interactions", "items_of", "only", "require"]
+
+INTERACTIONS = {
+    "user": "string",
+    "item_id": "string",
+    "time": "int64",
+    "rating": "float64",
+    "time_text": "string",
+    "rating_text": "string",
+    "row": "int64",
+    "file": "string",
+    "broken": "string",
+}
+"""Columns of `Raw.interactions`: `time` in whole seconds UTC; the texts are the values as they
+stand in the file.
+
+`broken` is null but for a line that no row could be read from: what stands there.
+"""
+
+ITEMS = {
+    "item_id": "string",
+    "title": "string",
+    "row": "int64",
+    "file": "string",
+    "broken": "string",
+}
+"""Columns of `Raw.items`; an item may be listed more than once with the same title."""
+
+MILLISECONDS = 1e11
+"""A time above this is in milliseconds: in seconds it would be past the year 5138."""
+
+LARGEST = 1e18
+"""Numbers beyond this do not fit int64 and are no times."""
+
+NAMES = {"user": "user", "item": "item", "rating": "rating", "time": "time", "title": "title"}
+"""Our columns under their own names: where a table calls them otherwise, other values stand here."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The interactions as a table that is read straight from its file, of so many bytes, each time
+    it is computed.
+
+    It has the columns of `INTERACTIONS` but no `row`, comes in the order of the file, and `broken`
+    is also set where a line needs the second look that `Raw.interactions` gives it.
+    """
+
+    table: ir.Table
+    size: int
+
+
+class Raw:
+    """What a source read: tables with the columns of `INTERACTIONS` and `ITEMS`; perhaps a `glance`
+    at the former.
+
+    `encoding` is that of the items' file where its format does not fix one.
+    """
+
+    def __init__(
+        self,
+        interactions: ir.Table | Callable[[], ir.Table],
+        items: ir.Table,
+        glance: Glance | None = None,
+        encoding: str = "",
+    ) -> None:
+        self._interactions, self.items, self.glance, self.encoding = (
+            interactions,
+            items,
+            glance,
+            encoding,
+        )
+
+    @cached_property
+    def interactions(self) -> ir.Table:
+        """Every row, also what can be made of lines that an engine cannot parse."""
+        return self._interactions() if callable(self._interactions) else self._interactions
+
+
+class Source(Protocol):
+    """Constructed from `core.config.Data`; raises `DataError` there for a file that is missing."""
+
+    def read(self, connection: Backend) -> Raw:
+        """Return the raw tables; raise `DataError` for a file that cannot be read or a missing
+        column.
+        """
+        ...
+
+
+class Table:
+    """Any CSV, TSV, Parquet or JSON table with the columns user, item and time, and perhaps rating
+    and title.
+
+    `data.columns` says what they are called there. Titles come from the table `data.items` (item,
+    title), else from the interactions' title column, else an item's id is its title. Times are
+    seconds, milliseconds or ISO 8601 (UTC where no offset is given).
+    """
+
+    def __init__(self, data: Data) -> None:
+        only(data, "items", "columns", "items_sha256")
+        known(data.path, "data.path")
+        if data.items:
+            known(data.items, "data.items")
+        if unknown := [name for name in data.columns if name not in NAMES]:
+            raise DataError(
+                f"data.columns renames no such column{closest(unknown[0], NAMES)}",
+                value=unknown[0],
+                accepted=", ".join(NAMES),
+            )
+        self._data = data
+        self._columns = {**NAMES, **data.columns}
+
+    def read(self, connection: Backend) -> Raw:
+        """Return the raw tables; says so when times were taken as milliseconds."""
+        file = local(self._data.path, "data.path", self._data.sha256)
+        there = columns_of(connection, file)
+        named = {*self._data.columns, "user", "item", "time"} - {"title"}
+        has_title = not self._data.items and (
+            "title" in self._data.columns or self._columns["title"] in there
+        )
+        wanted = [
+            n for n in ("user", "item", "time", "rating") if n in named or self._columns[n] in there
+        ]
+        columns = {name: self._columns[name] for name in [*wanted, *["title"] * has_title]}
+        require(columns.values(), there, file)
+        ids = (columns["user"], columns["item"])
+        events = read_table(connection, file, list(dict.fromkeys(columns.values())), ids)
+        milliseconds = in_milliseconds(events, columns["time"])
+        if milliseconds:
+            log.info(f"{file.name}: most times are above 1e11, so they are milliseconds")
+        raw = interactions(events, columns, milliseconds=milliseconds)
+        return Raw(
+            raw, self._listed(connection) if self._data.items else _titles_among(events, columns)
+        )
+
+    def _listed(self, connection: Backend) -> ir.Table:
+        """Return the items of `data.items`; a column that is not renamed there may have our own
+        name.
+        """
+        file = local(self._data.items, "data.items", self._data.items_sha256)
+        there = columns_of(connection, file)
+        item, title = (
+            n if self._columns[n] not in there and n in there else self._columns[n]
+            for n in ("item", "title")
+        )
+        require((item, title), there, file)
+        return items_of(
+            read_table(connection, file, list(dict.fromkeys((item, title))), (item,)), item, title
+        )
+
+
+def _titles_among(events: ir.Table, columns: Mapping[str, str]) -> ir.Table:
+    """Return the items that occur, each with its titles, or its id for a title."""
+    events = events.filter(events[BROKEN].isnull())
+    pairs = items_of(events, columns["item"], columns.get("title", columns["item"]))
+    pairs = pairs.filter(pairs.item_id.notnull(), pairs.title.notnull())
+    first = pairs.group_by("item_id", "title").agg(row=pairs.row.min(), file=pairs.file.min())
+    return first.mutate(broken=ibis.null("string"))
+
+
+def interactions(
+    table: ir.Table, columns: Mapping[str, str], *, milliseconds: bool = False
+) -> ir.Table:
+    """Return a table that was read as `Raw.interactions`; `columns` says which of its columns is
+    which of ours.
+    """
+    time = table[columns["time"]]
+    rating: Column = table[columns["rating"]] if "rating" in columns else ibis.null("string")
+    return table.select(
+        user=table[columns["user"]].cast("string"),
+        item_id=table[columns["item"]].cast("string"),
+        time=_seconds(time, milliseconds),
+        rating=rating.try_cast("float64"),
+        time_text=time.cast("string"),
+        rating_text=rating.cast("string"),
+        row=table[ROW].cast("int64"),
+        file=FILE,
+        broken=BROKEN,
+    )
+
+
+def items_of(table: ir.Table, item: str, title: str) -> ir.Table:
+    """Return a table that was read as `Raw.items`."""
+    return table.select(
+        item_id=table[item].cast("string"),
+        title=table[title].cast("string"),
+        row=table[ROW].cast("int64"),
+        file=FILE,
+        broken=BROKEN,
+    )
+
+
+def in_milliseconds(table: ir.Table, column: str) -> bool:
+    """Return whether most of the numbers in a column of times are too large for seconds."""
+    time: Column = table[column]
+    if time.type().is_temporal():
+        return False
+    number = time.try_cast("float64")
+    found = (
+        table.aggregate(large=(number > MILLISECONDS).sum(), all=number.count())
+        .to_pyarrow()
+        .to_pylist()[0]
+    )
+    return 2 * (found["large"] or 0) > found["all"]
+
+
+def _seconds(column: Column, milliseconds: bool) -> Column:
+    """Return whole seconds UTC, rounded down; null for what is neither a number in that unit nor an
+    ISO time.
+    """
+    if column.type().is_temporal():
+        return column.cast("timestamp('UTC')").epoch_seconds().cast("int64")
+    number = column.try_cast("float64")
+    number = (number.abs() < LARGEST).ifelse(number, None)
+    large = number > MILLISECONDS
+    number = large.ifelse(number / 1000, None) if milliseconds else large.ifelse(None, number)
+    whole = number.floor().cast("int64")
+    if not column.type().is_string():
+        return whole
+    return ibis.coalesce(whole, column.try_cast("timestamp('UTC')").epoch_seconds().cast("int64"))
+
+
+def require(names: Iterable[str], there: Sequence[str], file: Path) -> None:
+    """Raise `DataError` for the first of `names` that a file does not have."""
+    for name in names:
+        if name not in there:
+            raise DataError(
+                f"{file.name} has no such column{closest(name, there)}",
+                value=name,
+                accepted=", ".join(there),
+                next_step=(
+                    'for the `table` source: --set data.columns={user="…", item="…", time="…"}'
+                ),
+            )
+
+
+def only(data: Data, *used: str) -> None:
+    """Raise `ConfigError` for a setting that a source would ignore: any but `source`, `path`,
+    `sha256` and `used`.
+    """
+    given = [name for name in type(data).model_fields if getattr(data, name)]
+    if ignored := [name for name in given if name not in ("source", "path", "sha256", *used)]:
+        raise ConfigError(
+            f"the `{data.source}` source has no use for a setting",
+            value=f"data.{ignored[0]}",
+            accepted=", ".join(f"data.{name}" for name in ("path", "sha256", *used)),
+            next_step='--set data.source="table" for files of your own',
+        )

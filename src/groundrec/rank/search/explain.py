@@ -1,0 +1,156 @@
+"""Why an item is where it is: its path, token by token, and the step at which a beam of each width
+loses it.
+
+The path is scored by one plain forward pass over prompt and answer, without the tree, so it also
+checks the search. Knows nothing about titles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from groundrec.core.errors import SearchError
+from groundrec.core.types import NO_ITEM
+from groundrec.rank.search.beam import BeamSearch
+from groundrec.rank.search.masks import Guide, Mask, guide_steps
+from groundrec.rank.search.scoring import Below
+from groundrec.rank.search.search import Search
+
+__all__ = ["Explanation", "Step", "explain"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token of the path."""
+
+    token: int
+    choices: int
+    """Tokens that lead to an allowed item here; 1 where the token is forced."""
+    log_p: float
+    """Its log-probability over the whole vocabulary."""
+    log_p_choices: float
+    """Its log-probability over the choices; 0 where it is forced."""
+    log_p_signal: float
+    """The guide's log-probability; 0 where there is none, or no choice."""
+    total: float
+    """The score of the path so far, as the search counts it."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The path of one item behind one prompt."""
+
+    steps: list[Step]
+    place: int | None
+    """Place of the item in the exact slate, from 1; None where it is not among the `k` looked at."""
+    lost: dict[int, int | None]
+    """For each number of beams, the step (from 1) at which a beam search drops the item; None where
+    it keeps it.
+
+    The last step where the item was finished, but others took its place, then or later.
+    """
+
+
+@torch.inference_mode()
+def explain(
+    search: Search,
+    prompt: list[int],
+    item: int,
+    mask: Mask | None = None,
+    guide: Guide | None = None,
+    *,
+    beams: Sequence[int] = (5, 10, 20, 50),
+    k: int = 50,
+) -> Explanation:
+    """Return how `item` comes by its score behind `prompt`; raise `SearchError` where the mask
+    forbids it.
+    """
+    mask = mask or Mask.of(1)
+    if not mask.allows(np.array([0]), np.array([item]))[0]:
+        raise SearchError(
+            "the item may not be recommended here",
+            value=item,
+            accepted="an item that the mask allows",
+        )
+    nodes = _path(search, item)
+    where = [(node, used + 1) for node in nodes for used in range(len(search.trie.edge(node)))]
+    slate = search.exact([prompt], k, mask, guide).items[0]
+    places = np.flatnonzero(slate[slate != NO_ITEM] == item)
+    return Explanation(
+        steps=_steps(search, prompt, nodes, mask, guide),
+        place=int(places[0]) + 1 if len(places) else None,
+        lost={
+            b: _lost(BeamSearch(search.branches([prompt], mask, guide), b, b), where) for b in beams
+        },
+    )
+
+
+def _path(search: Search, item: int) -> list[int]:
+    """Return the nodes from below the root to the leaf of `item`."""
+    trie = search.trie
+    at = int(np.flatnonzero(trie.item_order == item)[0])
+    leaf = int(
+        np.flatnonzero((trie.child_counts == 0) & (trie.item_lo <= at) & (at < trie.item_hi))[0]
+    )
+    nodes = []
+    while leaf > 0:
+        nodes.append(leaf)
+        leaf = int(trie.parent[leaf])
+    return nodes[::-1]
+
+
+def _steps(
+    search: Search, prompt: list[int], nodes: list[int], mask: Mask, guide: Guide | None
+) -> list[Step]:
+    trie, paths = search.trie, search.paths
+    tokens = [int(t) for node in nodes for t in trie.edge(node)]
+    ids = torch.tensor([[*prompt, *tokens]], device=paths.depth.device)
+    logits = search.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float() / paths.temperature
+    below = Below(paths, mask)
+    signal = guide_steps(trie, guide, mask)[0] if guide else torch.zeros(len(trie))
+    alpha, total, steps = guide.alpha if guide else 1.0, 0.0, []
+    entered = {int(trie.depth[trie.parent[node]]): node for node in nodes}
+    for place, token in enumerate(tokens):
+        log_p = float(logits[place, token] - logits[place].logsumexp(0))
+        choices, log_p_choices, log_p_signal = 1, 0.0, 0.0
+        if node := entered.get(place):
+            first = _choices(search, int(trie.parent[node]), below)
+            choices = len(first)
+            log_p_choices = float(logits[place, token] - logits[place, first].logsumexp(0))
+            log_p_signal = float(signal[node])
+        counted = log_p_choices if paths.renormalised else log_p
+        total += alpha * counted + ((1 - alpha) * log_p_signal if guide else 0)
+        steps.append(Step(token, choices, log_p, log_p_choices, log_p_signal, total))
+    return steps
+
+
+def _choices(search: Search, node: int, below: Below) -> list[int]:
+    """Return the tokens behind `node` that lead to an allowed item."""
+    trie = search.trie
+    children = trie.children[trie.child_start[node] : trie.child_start[node + 1]].astype(np.int64)
+    allowed = (
+        below.allowed(torch.from_numpy(children).to(search.paths.depth.device)[None])[0]
+        .cpu()
+        .numpy()
+    )
+    return trie.first_tokens[children[allowed]].tolist()
+
+
+def _lost(beam: BeamSearch, where: list[tuple[int, int]]) -> int | None:
+    """Return the step at which a beam search drops a path of (node, tokens of its edge); None where
+    it is found.
+    """
+    beam.begin()
+    for step, (node, used) in enumerate(where, 1):
+        if not beam.goes_on():
+            return step
+        beam.step()
+        if step < len(where) and not beam.holds(node, used):
+            return step
+    while beam.goes_on():
+        beam.step()
+    return None if beam.has_found(where[-1][0]) else len(where)

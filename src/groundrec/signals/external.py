@@ -1,0 +1,215 @@
+"""A signal that was made elsewhere: a file of scores, one row per query, one column per item.
+
+Knows nothing about how the scores came about; they are taken for unnormalised log-probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from groundrec.core.config_learn import External as Settings
+from groundrec.core.errors import ArtifactError, ConfigError, DataError
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import atomic_write
+from groundrec.core.types import Catalogue, PreparedDataset, Queries, Scores
+from groundrec.signals.counts import existing
+
+__all__ = ["External"]
+
+FILE = "scores.safetensors"
+ACCEPTED = (
+    "arrays `query_ids` [Q] and `scores` [Q, I]; columns `query_id` and `scores`; or one array [Q,"
+    " I] of numbers"
+)
+
+
+class External:
+    """Scores from `external.path`, keyed by query id."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._ids: NDArray[np.int64] = np.empty(0, np.int64)
+        self._scores: Scores | None = None
+        self._file: Path | None = None
+
+    def fit(self, dataset: PreparedDataset, folder: Path) -> None:
+        """Read the file and check it against the data set; raise `DataError` where it is another's."""
+        section = self.recipe.external
+        ids, scores = _read(section, dataset)
+        _check(section, ids, scores, dataset)
+        order = np.argsort(ids)
+        self._ids, self._scores = (
+            ids[order],
+            (scores[order] / section.temperature).astype(np.float32),
+        )
+
+    def scores(self, queries: Queries) -> Scores:
+        """Return the row of each query. Shape: [q, I]. Raise `DataError` for a query that has none."""
+        place = np.searchsorted(self._ids, queries.ids).clip(max=len(self._ids) - 1)
+        missing = queries.ids[self._ids[place] != queries.ids]
+        if len(missing):
+            raise DataError(
+                "a query has no scores",
+                value=f"query {missing[0]}, and {len(missing) - 1:,} more",
+                accepted="a row for each query of validation and test",
+                next_step="add them to the file that external.path names",
+            )
+        return self._rows(place)
+
+    def save(self, folder: Path) -> None:
+        """Write `scores.safetensors`."""
+        if self._scores is None:
+            raise ArtifactError(
+                "this signal was not fitted", value="external", next_step="call fit first"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / FILE) as part:
+            save_file({"ids": self._ids, "scores": self._scores}, part)
+
+    @classmethod
+    def load(cls, folder: Path, recipe: Recipe) -> External:
+        """Return the signal that `save` wrote into `folder`; rows are read from the file when they
+        are asked for.
+        """
+        signal = cls(recipe)
+        signal._file = existing(folder / FILE)
+        with safe_open(signal._file, "np") as file:
+            signal._ids = file.get_tensor("ids")
+        return signal
+
+    def _rows(self, place: NDArray[np.intp]) -> Scores:
+        if self._scores is not None:
+            return self._scores[place]
+        if self._file is None:
+            raise ArtifactError(
+                "this signal was not fitted", value="external", next_step="call fit or load first"
+            )
+        with safe_open(self._file, "np") as file:
+            rows = file.get_slice("scores")
+            found = [rows[int(i) : int(i) + 1] for i in place]
+            return (
+                np.concatenate(found) if found else np.empty((0, rows.get_shape()[1]), np.float32)
+            )
+
+
+def _read(section: Settings, dataset: PreparedDataset) -> tuple[NDArray[np.int64], NDArray]:
+    """Return query ids [Q] and scores [Q, I], the columns in the catalogue's order."""
+    path = section.path
+    if path is None or not path.is_file():
+        raise ConfigError(
+            "the signal `external` needs a file of scores",
+            value=path,
+            accepted=(
+                "a .npz or .parquet file keyed by query id, or a bare .npy in the order of"
+                " `external.rows`"
+            ),
+            next_step="--set external.path=scores.npz",
+        )
+    try:
+        if path.suffix == ".npz":
+            return _from_npz(path, dataset)
+        if path.suffix == ".parquet":
+            table = pq.read_table(path, columns=["query_id", "scores"])
+            return table["query_id"].to_numpy(), _matrix(table["scores"].to_pylist(), path)
+        return _from_npy(path, section.rows, dataset)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            "the file of scores cannot be read", value=f"{path}: {error}", accepted=ACCEPTED
+        ) from None
+
+
+def _from_npz(path: Path, dataset: PreparedDataset) -> tuple[NDArray[np.int64], NDArray]:
+    with np.load(path, allow_pickle=False) as file:
+        ids, scores = file["query_ids"].astype(np.int64), file["scores"]
+        made_for = str(file["dataset"]) if "dataset" in file else dataset.fingerprint
+        if made_for != dataset.fingerprint:
+            raise DataError(
+                "the scores were made for another data set",
+                value=f"{path}: {made_for}",
+                accepted=dataset.fingerprint,
+            )
+        return ids, (
+            scores
+            if "item_ids" not in file
+            else scores[:, _columns(file["item_ids"], dataset.catalogue, path)]
+        )
+
+
+def _columns(item_ids: NDArray, catalogue: Catalogue, path: Path) -> NDArray[np.intp]:
+    """Return in which column of the file each item of the catalogue is."""
+    column = {str(name): i for i, name in enumerate(item_ids)}
+    if missing := [name for name in catalogue.item_ids if name not in column]:
+        raise DataError(
+            "the scores lack items of the catalogue",
+            value=f"{path}: {missing[0]}, and {len(missing) - 1:,} more",
+            accepted="every item id of the data set in `item_ids`",
+        )
+    return np.array([column[name] for name in catalogue.item_ids], np.intp)
+
+
+def _from_npy(
+    path: Path, splits: Sequence[str], dataset: PreparedDataset
+) -> tuple[NDArray[np.int64], NDArray]:
+    """Return a bare array with the ids of the queries that its rows are said to be."""
+    scores = np.load(path, allow_pickle=False)
+    ids = np.concatenate([dataset.split(name).ids for name in splits] or [np.empty(0, np.int64)])
+    if not splits or len(scores) != len(ids):
+        queries = " + ".join(
+            f"{name} ({len(dataset.split(name)):,})" for name in ("train", "valid", "test")
+        )
+        raise DataError(
+            "a bare array says nothing of which row is which query",
+            value=f"{path}: {len(scores):,} rows; external.rows = {list(splits)}",
+            accepted=f"external.rows names splits whose queries are its rows, in order: {queries}",
+            next_step="--set 'external.rows=[\"test\"]', or write an .npz with query_ids",
+        )
+    return ids, scores
+
+
+def _matrix(rows: list[list[float]], path: Path) -> NDArray:
+    if len({len(row) for row in rows}) > 1:
+        raise DataError(
+            "rows of different lengths", value=path, accepted="a score for every item in each row"
+        )
+    return np.array(rows, np.float32)
+
+
+def _check(
+    section: Settings, ids: NDArray[np.int64], scores: NDArray, dataset: PreparedDataset
+) -> None:
+    """Raise `DataError` unless there is a sane row for each query of validation and test."""
+    shape = (len(ids), len(dataset.catalogue))
+    if scores.shape != shape:
+        raise DataError(
+            "scores of another catalogue",
+            value=f"{section.path}: {scores.shape}",
+            accepted=f"{shape}",
+        )
+    if len(np.unique(ids)) < len(ids):
+        raise DataError("two rows for one query", value=section.path, accepted="each query id once")
+    wanted = np.concatenate([dataset.valid.ids, dataset.test.ids])
+    if len(missing := np.setdiff1d(wanted, ids)):
+        raise DataError(
+            "queries without scores",
+            value=f"{section.path}: query {missing[0]}, and {len(missing) - 1:,} more",
+            accepted="a row for each query of validation and test",
+        )
+    if len(bad := np.flatnonzero(~np.isfinite(scores).all(1))):
+        raise DataError(
+            "scores that are no numbers",
+            value=f"{section.path}: query {ids[bad[0]]}",
+            accepted="finite scores",
+        )
+    if len(ids) and (scores == scores[:, :1]).all():
+        raise DataError(
+            "every item has the same score",
+            value=section.path,
+            accepted="scores that rank something",
+        )

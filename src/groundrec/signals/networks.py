@@ -1,0 +1,125 @@
+"""Signals of networks over item numbers: SASRec, GRU4Rec and Caser, plain or trained with DROS's
+objective.
+
+All are fitted on the training split; validation chooses the epoch, and what turns scores into
+log-probabilities. Knows nothing about language models, slates or metrics of a report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from groundrec.core.errors import ArtifactError
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import atomic_write
+from groundrec.core.track import Metrics
+from groundrec.core.types import PreparedDataset, Queries, Scores
+from groundrec.signals.counts import existing
+from groundrec.signals.fit import calibrate, fit, validator
+from groundrec.signals.sequential import NETWORKS, NextItem
+
+__all__ = ["Caser", "CaserDROS", "GRU4Rec", "GRU4RecDROS", "SASRec", "SASRecDROS"]
+
+T = TypeVar("T", bound="SASRec")
+VALIDATION = 1000
+"""Validation queries that choose the epoch and the scale."""
+
+
+class SASRec:
+    """What a transformer over item numbers expects next."""
+
+    network: ClassVar[str] = "sasrec"
+    robust: ClassVar[bool] = False
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.model: NextItem | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the signal."""
+        return f"{self.network}-dros" if self.robust else self.network
+
+    def fit(self, dataset: PreparedDataset, folder: Path) -> None:
+        """Train on the training split, choosing the epoch on validation; checkpoints stay in
+        `folder`.
+        """
+        recipe = self.recipe
+        self.model = fit(
+            dataset.train.sequences(),
+            len(dataset.catalogue),
+            recipe.sequential,
+            recipe.seed,
+            folder,
+            validator(dataset.valid, recipe.seed, VALIDATION),
+            "cuda" if torch.cuda.is_available() else "cpu",
+            network=self.network,
+            robust=self.robust,
+            moments=dataset.train.moments(),
+            metrics=Metrics(folder / "metrics.jsonl", self.name),
+        )
+        if self.robust or recipe.sequential.loss != "cross-entropy":
+            calibrate(self.model, dataset.valid.sample(VALIDATION, recipe.seed))
+
+    def scores(self, queries: Queries) -> Scores:
+        """Return the network's logits of every item for each query. Shape: [q, I]."""
+        return self._fitted().scores(queries.history)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors`."""
+        weights = self._fitted().state_dict()
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / "model.safetensors") as part:
+            save_file(weights, part)
+
+    @classmethod
+    def load(cls: type[T], folder: Path, recipe: Recipe) -> T:
+        """Return the signal that `save` wrote into `folder`; `recipe.sequential` must be what it
+        was.
+        """
+        weights = load_file(existing(folder / "model.safetensors"))
+        signal = cls(recipe)
+        signal.model = NETWORKS[cls.network](len(weights["bias"]), recipe.sequential).eval()
+        signal.model.load_state_dict(weights)
+        return signal
+
+    def _fitted(self) -> NextItem:
+        if self.model is None:
+            raise ArtifactError(
+                "this signal was not fitted", value=self.name, next_step="call fit or load first"
+            )
+        return self.model
+
+
+class GRU4Rec(SASRec):
+    """What a recurrent network over item numbers expects next."""
+
+    network = "gru4rec"
+
+
+class Caser(SASRec):
+    """What convolutions over the last few items expect next."""
+
+    network = "caser"
+
+
+class SASRecDROS(SASRec):
+    """SASRec, trained against shifts of what is popular."""
+
+    robust = True
+
+
+class GRU4RecDROS(GRU4Rec):
+    """GRU4Rec, trained against shifts of what is popular."""
+
+    robust = True
+
+
+class CaserDROS(Caser):
+    """Caser, trained against shifts of what is popular."""
+
+    robust = True

@@ -1,0 +1,190 @@
+"""`groundrec prepare` and `groundrec export`, and a recipe that names a finished data set."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from groundrec.data.dataset import load
+from tests.app.conftest import Tiny
+from tests.commands import command
+from tests.data.amazon import Shape, write_amazon
+
+WINDOW = ("--K", 5, "--st_year", 2017, "--st_month", 10, "--ed_year", 2018, "--ed_month", 11)
+FEW = ("--set", "prepare.d3.least_items=30")
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Return a folder with the reviews and metadata of a category."""
+    write_amazon(tmp_path / "raw", "Toys", Shape(users=150, items=60, reviews=2_000))
+    return tmp_path / "raw"
+
+
+def test_the_known_command_line_makes_the_known_files(raw: Path, tmp_path: Path) -> None:
+    out, files = tmp_path / "out", tmp_path / "files"
+    made = command(
+        "prepare", "amazon", "--category", "Toys", *WINDOW, "--path", raw, "--out", out, *FEW
+    )
+    assert made.code == 0, made.err
+    dataset = load(out)
+    sizes = [len(dataset.split(name)) for name in ("train", "valid", "test")]
+    assert f"interaction_list: {sum(sizes)}" in made.err
+    assert "train: {}, valid: {}, test: {}".format(*sizes) in made.err
+    assert dataset.fingerprint in made.out
+    assert dataset.card["settings"]["protocol"] == "d3"  # type: ignore[index]
+    shown = command("export", out, "--format", "d3", "--out", files, "--json")
+    assert shown.code == 0, shown.err
+    names = [Path(file).relative_to(files).as_posix() for file in json.loads(shown.out)]
+    stem = "Toys_5_2017-10-2018-11"
+    assert names == [
+        f"train/{stem}.csv",
+        f"valid/{stem}.csv",
+        f"test/{stem}.csv",
+        f"info/{stem}.txt",
+    ]
+    assert all((files / name).stat().st_size for name in names)
+
+
+def test_without_a_window_the_protocol_is_the_recipes_default(raw: Path, tmp_path: Path) -> None:
+    arguments = ("--set", "prepare.bad_rows=quarantine", "--k-core", 3, "--json")
+    made = command(
+        "prepare",
+        "amazon",
+        "--category",
+        "Toys",
+        "--path",
+        raw,
+        "--out",
+        tmp_path / "out",
+        *arguments,
+    )
+    assert made.code == 0, made.err
+    dataset = load(tmp_path / "out")
+    assert json.loads(made.out)["fingerprint"] == dataset.fingerprint
+    assert dataset.card["settings"]["protocol"] == "global-time"  # type: ignore[index]
+    assert dataset.card["settings"]["k_core"] == 3  # type: ignore[index]
+
+
+def test_a_data_set_is_replaced_only_when_asked(raw: Path, tmp_path: Path) -> None:
+    call = (
+        "prepare",
+        "amazon",
+        "--category",
+        "Toys",
+        "--path",
+        raw,
+        "--out",
+        tmp_path / "out",
+        *FEW,
+    )
+    assert command(*call, "--protocol", "d3").code == 0
+    before = load(tmp_path / "out").fingerprint
+    refused = command(*call, "--protocol", "d3", "--K", 3)
+    assert refused.code == 2
+    assert "there is a data set already" in refused.err
+    assert "--overwrite" in refused.err
+    assert command(*call, "--protocol", "d3", "--K", 3, "--overwrite").code == 0
+    assert load(tmp_path / "out").fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--protocol", "d33"), "did you mean 'd3'"),
+        (("--engine", "duckdbb"), "did you mean 'duckdb'"),
+        (("--memory-limit", "much"), "bad value for prepare.memory_limit"),
+        (("--st_year", 1990), "bad value for prepare.d3.st_year"),
+        (("--st_year", 2019), "the window of time ends before it begins"),
+        (("--st_year", 2019, "--ed_year", 2020), "no review lies inside the window of time"),
+        (("--protocol", "d3", "--K", 900), "no item is left after the 900-core"),
+        (
+            ("--protocol", "d3", "--set", "prepare.min_rating=3"),
+            "the protocol `d3` has no use for a setting",
+        ),
+        (("--category", "Games"), "no reviews and metadata of a category"),
+    ],
+)
+def test_what_cannot_be_is_one_error_of_four_parts(
+    raw: Path, tmp_path: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    category = () if "--category" in arguments else ("--category", "Toys")
+    call = ("prepare", "amazon", *category, "--path", raw, "--out", tmp_path / "out", *FEW)
+    refused = command(*call, *arguments)
+    assert refused.code == 2
+    lines = [line for line in refused.err.splitlines() if not line.startswith("  from")]
+    told = lines[next(i for i, line in enumerate(lines) if line.startswith("error: ")) :]
+    assert message in told[0]
+    assert [line.partition(":")[0] for line in told[1:]] == ["  accepted", "  next"]
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_a_memory_limit_changes_nothing(raw: Path, tmp_path: Path) -> None:
+    call = ("prepare", "amazon", "--category", "Toys", *WINDOW, "--path", raw, *FEW, "--json")
+    prints = [
+        json.loads(command(*call, "--out", tmp_path / str(i), *limit).out)["fingerprint"]
+        for i, limit in enumerate([(), ("--memory-limit", "200MB")])
+    ]
+    assert prints[0] == prints[1]
+
+
+def test_a_full_disk_is_one_error_and_nothing_half_written(raw: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=16k tmpfs {small} && {sys.executable} -c 'from"
+        " groundrec.app.commands.main import main; main()' prepare amazon --category Toys --path"
+        f" {raw} --out {small}/out --protocol d3 {' '.join(FEW)}; echo code $?; ls -A {small}/out"
+    )
+    isolated = [*("unshare", "--user", "--map-root-user", "--mount"), "sh", "-c", script]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*isolated[:-1], "true"], check=False).returncode
+    ):
+        pytest.skip("needs a mount namespace")
+    done = subprocess.run(isolated, capture_output=True, text=True, check=False)
+    if "mount:" in done.stderr:
+        pytest.skip("needs the right to mount")
+    assert "error: the disk is full" in done.stderr
+    assert done.stdout.splitlines() == ["code 2"]
+
+
+def test_the_data_set_of_a_run_is_exported(tiny: Tiny, tmp_path: Path) -> None:
+    shown = command("export", tiny.run, "--format", "d3", "--out", tmp_path / "files")
+    assert shown.code == 0, shown.err
+    assert (tmp_path / "files" / "test" / "table.csv").read_text().startswith("user_id,item_asins")
+    assert command("export", tiny.run, "--format", "d4", "--out", tmp_path / "files").code == 2
+    nothing = command("export", tmp_path, "--format", "d3", "--out", tmp_path / "other")
+    assert nothing.code == 2
+    assert "no finished data set" in nothing.err
+
+
+def test_a_recipe_uses_a_finished_data_set(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert (
+        command(
+            "prepare", "amazon", "--category", "Toys", *WINDOW, "--path", raw, "--out", out, *FEW
+        ).code
+        == 0
+    )
+    recipe = tmp_path / "toys.toml"
+    recipe.write_text(f'[data]\ndataset = "{out}"\n', encoding="utf-8")
+    call = ("run", recipe, "--run-dir", tmp_path / "run", "--until", "prepare")
+    done = command(*call)
+    assert done.code == 0, done.err
+    assert load(tmp_path / "run" / "dataset").fingerprint == load(out).fingerprint
+    assert (
+        command("export", tmp_path / "run", "--format", "d3", "--out", tmp_path / "files").code == 0
+    )
+    late = command(*call, "--if-exists", "new", "--set", "prepare.k_core=3")
+    assert late.code == 2
+    assert "for which other settings come too late: prepare.k_core" in late.err
+    (out / "dataset.json").unlink()
+    gone = command(*call, "--if-exists", "new")
+    assert gone.code == 2
+    assert "no finished data set" in gone.err

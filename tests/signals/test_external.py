@@ -1,0 +1,114 @@
+"""Scores made elsewhere: taken by query id, refused where they are somebody else's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundrec.core.errors import ArtifactError, ConfigError, DataError
+from groundrec.core.recipe import Recipe
+from groundrec.signals.external import External
+from tests.shops import planted_shop
+
+SHOP = planted_shop()
+IDS = np.concatenate([SHOP.valid.ids, SHOP.test.ids])
+SCORES = np.random.default_rng(2).normal(size=(len(IDS), 12)).astype(np.float32)
+
+
+def external(path: Path | None, **given: object) -> External:
+    return External(Recipe.model_validate({"external": {"path": path, **given}}))
+
+
+def written(path: Path, **changes: np.ndarray | str) -> Path:
+    np.savez(path, **{"query_ids": IDS, "scores": SCORES, **changes})
+    return path
+
+
+def test_rows_are_found_by_query_id_in_whatever_order_they_come(tmp_path: Path) -> None:
+    order = np.random.default_rng(1).permutation(len(IDS))
+    signal = external(
+        written(tmp_path / "s.npz", query_ids=IDS[order], scores=SCORES[order]), temperature=2.0
+    )
+    signal.fit(SHOP, tmp_path)
+    some = SHOP.test.take(np.array([5, 0, 5]))
+    expected = SCORES[len(SHOP.valid) + np.array([5, 0, 5])] / 2
+    np.testing.assert_array_equal(signal.scores(some), expected)
+    signal.save(tmp_path / "saved")
+    loaded = External.load(tmp_path / "saved", signal.recipe)
+    np.testing.assert_array_equal(loaded.scores(some), expected)
+    assert loaded.scores(some.take(np.arange(0))).shape == (0, 12)
+    with pytest.raises(DataError, match="a query has no scores"):
+        loaded.scores(SHOP.train)
+
+
+def test_columns_can_be_in_another_order(tmp_path: Path) -> None:
+    order = np.random.default_rng(1).permutation(12)
+    names = np.array(SHOP.catalogue.item_ids)[order]
+    signal = external(written(tmp_path / "s.npz", scores=SCORES[:, order], item_ids=names))
+    signal.fit(SHOP, tmp_path)
+    np.testing.assert_array_equal(signal.scores(SHOP.valid), SCORES[: len(SHOP.valid)])
+    with pytest.raises(DataError, match="lack items of the catalogue"):
+        external(written(tmp_path / "t.npz", scores=SCORES[:, :11], item_ids=names[:11])).fit(
+            SHOP, tmp_path
+        )
+
+
+def test_parquet_and_a_bare_array_whose_order_is_stated_are_read_too(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"query_id": IDS, "scores": SCORES.tolist()}), tmp_path / "s.parquet")
+    np.save(tmp_path / "s.npy", SCORES)
+    for signal in (
+        external(tmp_path / "s.parquet"),
+        external(tmp_path / "s.npy", rows=["valid", "test"]),
+    ):
+        signal.fit(SHOP, tmp_path)
+        np.testing.assert_array_equal(signal.scores(SHOP.test), SCORES[len(SHOP.valid) :])
+
+
+@pytest.mark.parametrize("rows", [[], ["test"], ["train", "test"]])
+def test_a_bare_array_without_its_order_is_refused(tmp_path: Path, rows: list[str]) -> None:
+    np.save(tmp_path / "s.npy", SCORES)
+    with pytest.raises(DataError, match="which row is which query") as refused:
+        external(tmp_path / "s.npy", rows=rows).fit(SHOP, tmp_path)
+    assert "train (144) + valid (24) + test (24)" in str(refused.value)
+
+
+NOT_A_NUMBER = SCORES.copy()
+NOT_A_NUMBER[3, 3] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"dataset": "another"}, "made for another data set"),
+        ({"scores": SCORES[:, :9]}, "another catalogue"),
+        ({"scores": SCORES[:-1]}, "another catalogue"),
+        ({"query_ids": np.append(IDS[:-1], IDS[0])}, "two rows for one query"),
+        ({"query_ids": IDS + 1}, "queries without scores"),
+        ({"scores": NOT_A_NUMBER}, "no numbers"),
+        ({"scores": np.full_like(SCORES, 0.5)}, "the same score"),
+        ({"scores": np.array(["a"])}, "another catalogue"),
+        ({"query_ids": np.array([{}], dtype=object)}, "cannot be read"),
+    ],
+)
+def test_somebody_elses_scores_are_refused(
+    tmp_path: Path, changes: dict[str, np.ndarray | str], what: str
+) -> None:
+    with pytest.raises(DataError, match=what):
+        external(written(tmp_path / "s.npz", **changes)).fit(SHOP, tmp_path)
+
+
+def test_no_file_and_no_fit_are_clear_errors(tmp_path: Path) -> None:
+    for path in (None, tmp_path / "nowhere.npz"):
+        with pytest.raises(ConfigError, match="needs a file of scores"):
+            external(path).fit(SHOP, tmp_path)
+    (tmp_path / "s.npz").write_text("no archive")
+    with pytest.raises(DataError, match="cannot be read"):
+        external(tmp_path / "s.npz").fit(SHOP, tmp_path)
+    with pytest.raises(ArtifactError, match="not fitted"):
+        external(None).save(tmp_path)
+    with pytest.raises(ArtifactError):
+        External.load(tmp_path, Recipe())
