@@ -114,7 +114,8 @@ class _Wandb:
         import wandb  # pyright: ignore[reportMissingImports]
 
         section = recipe.track
-        self._wandb, self._with_model = wandb, section.model
+        self._wandb = wandb
+        self._with_model = section.model
         self._name = re.sub(r"[^\w.-]", "-", recipe.name)  # all that an artifact may be called
         self._run = wandb.init(
             project=section.project,
@@ -148,7 +149,8 @@ class _TensorBoard:
     def __init__(self, recipe: Recipe, run: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer, self._steps = SummaryWriter(str(run / "tensorboard")), 0
+        self._writer = SummaryWriter(str(run / "tensorboard"))
+        self._steps = 0
         self._writer.add_text("recipe", f"```json\n{recipe.model_dump_json(indent=2)}\n```")
 
     def write(self, stage: str, values: dict[str, Any]) -> None:
@@ -193,7 +195,8 @@ class _Trackio:
     """
 
     def __init__(self, recipe: Recipe, run: Path) -> None:
-        folder, self._lines = run.resolve() / "trackio", 0
+        folder = run.resolve() / "trackio"
+        self._lines = 0
         folder.mkdir(parents=True, exist_ok=True)
         with _silent(), _trackio_in(folder) as self._trackio:
             self._run = self._trackio.init(

@@ -79,7 +79,8 @@ class Recommender:
         Where `allow` is given, nothing else is recommended; nothing in `deny` ever is (out of
         stock, another category). Raises `DataError` for a name that is not in the catalogue.
         """
-        allow_list, deny_list = self._listed(allow), self._listed(deny)
+        allow_list = self._listed(allow)
+        deny_list = self._listed(deny)
         slates = self._ranker.slates(self._query(history), k, allow_list, deny_list)
         return [
             Recommendation(
@@ -99,7 +100,9 @@ class Recommender:
         """
         from groundrec.rank.search.explain import explain
 
-        ranker, query, number = self._ranker, self._query(history), self._items(item)[0]
+        ranker = self._ranker
+        query = self._query(history)
+        number = self._items(item)[0]
         guide = ranker.assistant.guide(query) if ranker.assistant else None
         found = explain(
             ranker.search, ranker.prompts(query)[0], number, ranker.mask(query), guide, beams=beams

@@ -64,7 +64,8 @@ def parts_of(lm: LanguageModel, recipe: Recipe, folder: Path, **lists: Any) -> P
     """Return what groundings of the catalogue `TITLES` are built of; the later an item, the more
     popular.
     """
-    encoder, popularity = Encoder(TEMPLATE, lm.tokenizer, TITLES, ROOM), np.arange(len(TITLES))
+    encoder = Encoder(TEMPLATE, lm.tokenizer, TITLES, ROOM)
+    popularity = np.arange(len(TITLES))
     return Parts(
         lm, encoder, Trie.compile(encoder.answers, popularity), recipe, popularity, folder, **lists
     )

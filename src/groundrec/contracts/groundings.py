@@ -23,7 +23,8 @@ from groundrec.rank.recommend import Parts, Ranker, recommend
 __all__ = ["RULES", "Grounding", "check_grounding", "small_model"]
 
 SCRATCH = {"hidden": 32, "layers": 2, "heads": 2, "vocabulary": 300, "dropout": 0.0}
-ITEMS, K = len(TITLES), 6
+ITEMS = len(TITLES)
+K = 6
 SAME = (13, 12, 3)
 """The items of one title, the most popular first."""
 
@@ -89,7 +90,8 @@ def ranks_real_items(case: Grounding) -> None:
 
 def keeps_to_the_lists(case: Grounding) -> None:
     """Nothing seen and nothing denied is recommended, nothing but what is allowed, and all of that."""
-    allow, deny = np.array([0, 3, 7, 8, 12, 13], np.int32), np.array([8], np.int32)
+    allow = np.array([0, 3, 7, 8, 12, 13], np.int32)
+    deny = np.array([8], np.int32)
     found = case.ranker(allow=allow, deny=deny).slates(_queries(), K)
     for query, row, scores in zip(_queries(), found.items, found.scores, strict=True):
         rest = set(allow.tolist()) - {8} - set(query.history.tolist())
@@ -118,7 +120,8 @@ def ranks_a_batch_like_its_rows(case: Grounding) -> None:
     it.
     """
     for decoding in ("beam", "sample"):
-        ranker, some = case.ranker(ground={"decoding": decoding, "vote": "mean"}), _queries()
+        ranker = case.ranker(ground={"decoding": decoding, "vote": "mean"})
+        some = _queries()
         together = ranker.slates(some, K)
         alone = Slates.concatenate(
             [ranker.slates(some.take(np.array([i])), K) for i in range(len(some))]
@@ -136,7 +139,8 @@ def fills_shards(case: Grounding) -> None:
     some = _queries([0], list(range(ITEMS)), [4, 5], [7])
     ranker = case.ranker({"batch_size": 2, "shard_size": 3})
     folder = Path(tempfile.mkdtemp(dir=case.folder))
-    found, kept = recommend(ranker, some, folder), np.array([0, 2, 3])
+    found = recommend(ranker, some, folder)
+    kept = np.array([0, 2, 3])
     assert (found.items[1] == NO_ITEM).all(), found.items[1]
     np.testing.assert_array_equal(found.items[kept], ranker.slates(some.take(kept), K).items)
     assert len(list(folder.iterdir())) == 2, sorted(folder.iterdir())

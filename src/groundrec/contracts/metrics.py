@@ -35,7 +35,8 @@ def gives_a_float_per_query(metric: Metric) -> None:
 
 def is_one_when_perfect(metric: Metric) -> None:
     """A slate that could not be better is 1."""
-    hits, relevant = _hits("x-----", "xxx---", "xxxxxx"), np.array([1, 3, 9])
+    hits = _hits("x-----", "xxx---", "xxxxxx")
+    relevant = np.array([1, 3, 9])
     for k in (1, 2, 3, K):
         np.testing.assert_allclose(metric(hits, relevant, k), 1, rtol=1e-12)
 
@@ -47,7 +48,8 @@ def is_zero_without_hits(metric: Metric) -> None:
 
 def sees_one_query_at_a_time(metric: Metric) -> None:
     """A query's value does not depend on its neighbours."""
-    hits, relevant = _hits("x-x---", "-x----", "-----x"), np.array([2, 1, 3])
+    hits = _hits("x-x---", "-x----", "-----x")
+    relevant = np.array([2, 1, 3])
     alone = [metric(hits[[i]], relevant[[i]], 4)[0] for i in range(3)]
     np.testing.assert_array_equal(metric(hits, relevant, 4), alone)
 

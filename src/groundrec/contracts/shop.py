@@ -37,7 +37,8 @@ def planted_shop(
         for step, item in enumerate(walk):
             name = "train" if step < length else ("valid" if step == length else "test")
             splits[name].append((f"user {user}", 1000 * step + user, walk[:step], [item]))
-    train, valid = queries_of(splits["train"]), queries_of(splits["valid"], 1000)
+    train = queries_of(splits["train"])
+    valid = queries_of(splits["valid"], 1000)
     catalogue = Catalogue(
         tuple(f"id {i}" for i in range(items)), tuple(f"Title {i}" for i in range(items))
     )

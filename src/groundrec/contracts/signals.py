@@ -106,7 +106,8 @@ def finds_what_is_planted(case: Fitted) -> None:
 
 def does_not_see_the_future(case: Fitted) -> None:
     """Neither the test split nor a query's targets, number and time change a score."""
-    rng, test = np.random.default_rng(3), SHOP.test
+    rng = np.random.default_rng(3)
+    test = SHOP.test
     shuffled = dataclasses.replace(
         test,
         times=test.times + 10**6,

@@ -75,7 +75,8 @@ def keeps_time_in_seconds(case: Readings) -> None:
 
 def knows_a_title_for_each_item(case: Readings) -> None:
     """Every item that somebody took has a title."""
-    items, events = case.items[0], case.interactions[0]
+    items = case.items[0]
+    events = case.interactions[0]
     titled = {
         i
         for i, title in zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)

@@ -30,7 +30,10 @@ class GroundrecError(Exception):
     def __init__(
         self, what: str, *, value: object = None, accepted: str = "", next_step: str = ""
     ) -> None:
-        self.what, self.value, self.accepted, self.next_step = what, value, accepted, next_step
+        self.what = what
+        self.value = value
+        self.accepted = accepted
+        self.next_step = next_step
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -107,7 +107,8 @@ def parts(setting: str) -> dict[str, Any]:
     """Return what the words' file says of a setting: `cost`, `zh`, `zh_cost` and perhaps `called`;
     {} where nothing.
     """
-    file, keys = file_of(setting), setting.split(".")
+    file = file_of(setting)
+    keys = setting.split(".")
     node: Any = _read(file.stem) if file.is_file() else {}
     for key in keys[1:] or keys:
         node = node.get(key, {})
@@ -118,13 +119,12 @@ def entries(language: str) -> Iterator[Entry]:
     """Yield every setting, in the order they are declared."""
     schema = Recipe.model_json_schema()
     for setting, default, meaning in settings(Recipe()):
-        words, accepted = (
-            parts(setting),
-            _accepted(_property(schema, setting), LANGUAGES.index(language)),
-        )
+        words = parts(setting)
+        accepted = _accepted(_property(schema, setting), LANGUAGES.index(language))
         cost, zh, zh_cost = (words.get(key, "") for key in WORDS)
         if language == "zh":
-            meaning, cost = zh or meaning, zh_cost or cost
+            meaning = zh or meaning
+            cost = zh_cost or cost
         yield Entry(setting, default, meaning, cost, accepted, words.get("called", {}))
 
 
@@ -140,7 +140,8 @@ def find(word: str) -> tuple[list[str], list[str]]:
     It may be the whole name, its last part, its section, or an original's name for it;
     `--num-epochs` is `num_epochs`. Raises `ConfigError` with what may have been meant.
     """
-    known, without = _names(), [flag.name for flag in flags("en")]
+    known = _names()
+    without = [flag.name for flag in flags("en")]
     plain = word.lstrip("-").replace("-", "_")
     exact = plain if plain in known or plain in without else plain.lower()
     if exact in known or exact in without:

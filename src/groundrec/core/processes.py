@@ -58,7 +58,8 @@ class Processes:
         """
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return ALONE
-        rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        rank = int(environment["RANK"])
+        world = int(environment["WORLD_SIZE"])
         return cls(
             rank,
             world,
@@ -119,7 +120,8 @@ class Processes:
         `what` is waited for. `on` lists ranks; all others when left out.
         """
         ranks = [r for r in (range(self.world) if on is None else on) if r != self.rank]
-        signs, silent = {rank: self._sign(rank) for rank in ranks}, dict.fromkeys(ranks, 0)
+        signs = {rank: self._sign(rank) for rank in ranks}
+        silent = dict.fromkeys(ranks, 0)
         while not done():
             time.sleep(LOOK)
             for rank in ranks:
@@ -149,7 +151,8 @@ class Processes:
 
     @contextlib.contextmanager
     def _showing_life(self, word: str) -> Iterator[None]:
-        file, over = self._file(self.rank), threading.Event()
+        file = self._file(self.rank)
+        over = threading.Event()
 
         def beat() -> None:
             part = file.with_suffix(".part")

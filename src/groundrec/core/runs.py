@@ -413,7 +413,8 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
     for key in [*new, *(k for k in old if k not in new)]:
-        a, b = old.get(key), new.get(key)
+        a = old.get(key)
+        b = new.get(key)
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
             return _difference(a, b, f"{prefix}{key}.")
         if a != b:

@@ -53,6 +53,7 @@ def saving() -> Iterator[Callable[[], bool]]:
 
 def _on_signal(_: int, frame: FrameType | None) -> None:
     """Note the wish; raise at the first one only: a machine that shuts down sends several."""
-    first, _state.asked = not _state.asked, True
+    first = not _state.asked
+    _state.asked = True
     if first and not _state.saving:
         raise Stopped

@@ -218,7 +218,8 @@ class Metrics:
     """
 
     def __init__(self, path: Path, stage: str) -> None:
-        self._path, self._stage = path, stage
+        self._path = path
+        self._stage = stage
         self._torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
 
     def write(self, **values: Any) -> None:

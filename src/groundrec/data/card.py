@@ -47,7 +47,8 @@ def event_count(splits: Mapping[str, Queries]) -> int:
 
 def leakage(splits: Mapping[str, Queries]) -> dict[str, float]:
     """Return what the test queries share with, or lack in, the training events."""
-    train, test = splits["train"], splits["test"]
+    train = splits["train"]
+    test = splits["test"]
     targets = train.targets.lengths
     late = targets[train.times >= test.times.min()].sum()
     known = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
@@ -76,7 +77,8 @@ def popularity(splits: Mapping[str, Queries], items: int) -> NDArray[np.int64]:
 
 def filters(rows: Mapping[str, int]) -> list[tuple[str, int, int]]:
     """Return each filter that took rows or could have: its name, what it took, and what was left."""
-    left, found = rows.get("read", 0), []
+    left = rows.get("read", 0)
+    found = []
     for name, taken in rows.items():
         if name not in ("read", "bad_items", "kept"):
             left -= taken

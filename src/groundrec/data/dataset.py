@@ -245,14 +245,13 @@ def room_on_disk(folder: Path) -> Iterator[None]:
 
 def _counts(split: Split) -> dict[str, Any]:
     if isinstance(split, Windows):
-        lengths, targets = split.start - split.since, int(split.target_counts.sum())
+        lengths = split.start - split.since
+        targets = int(split.target_counts.sum())
         users = np.count_nonzero(np.bincount(split.users))
     else:
-        lengths, targets, users = (
-            split.history.lengths,
-            len(split.targets.values),
-            len(np.unique(split.users)),
-        )
+        lengths = split.history.lengths
+        targets = len(split.targets.values)
+        users = len(np.unique(split.users))
     return {
         "queries": len(split),
         "targets": targets,
@@ -280,7 +279,9 @@ def _item_table(catalogue: Catalogue) -> pa.Table:
 
 def _write_queries(split: Split, file: Path) -> list[str]:
     """Write the queries and return the digests of their columns."""
-    hashes, ids, times = QueryHashes(), split.ids, split.times
+    hashes = QueryHashes()
+    ids = split.ids
+    times = split.times
     names, user = _users(split)
     texts, in_json = _texts(tuple(names))
     with pq.ParquetWriter(file, QUERIES, compression="zstd", use_dictionary=False) as writer:

@@ -78,7 +78,8 @@ def write_events(events: Events, query_ids: NDArray[np.int64], file: Path) -> st
 
 
 def _row_groups(events: Events, query_ids: NDArray[np.int64]) -> Iterator[pa.Table]:
-    ends, texts = np.append(events.first, len(events)), as_texts(events.ratings)
+    ends = np.append(events.first, len(events))
+    texts = as_texts(events.ratings)
     for start in range(0, len(events.users), USERS):
         bounds = ends[start : start + USERS + 1]
         some = slice(bounds[0], bounds[-1])

@@ -106,11 +106,13 @@ def _leakage(splits: Mapping[str, Windows]) -> dict[str, float]:
     """Return what the test queries share with, or lack in, the training events; all are shares from
     0 to 1.
     """
-    train, test = splits["train"], splits["test"]
+    train = splits["train"]
+    test = splits["test"]
     targets = train.target_counts
     late = targets[train.times >= test.times.min()].sum()
     known = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
-    tested, total = test.target_items, int(targets.sum())
+    tested = test.target_items
+    total = int(targets.sum())
     return {
         "train_events_at_or_after_first_test_moment": _share(late, total),
         "train_events_at_or_after_a_test_moment_on_average": round(

@@ -143,7 +143,9 @@ class Row:
 def dots(axes: Axes, rows: Sequence[Row], label: str) -> None:
     """Draw one dot per row, first row on top, with its interval as a line and its mean as a number."""
     for y, row in enumerate(rows):
-        mean, low, high = row.interval.mean, row.interval.low, row.interval.high
+        mean = row.interval.mean
+        low = row.interval.low
+        high = row.interval.high
         colour = PALETTE[row.kind]
         if math.isfinite(low):
             axes.plot(

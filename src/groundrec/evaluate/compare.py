@@ -121,7 +121,8 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     The i-th smallest of m is multiplied by m - i + 1, never falls below the one before it, and
     never exceeds 1.
     """
-    adjusted, floor = {}, 0.0
+    adjusted = {}
+    floor = 0.0
     for place, name in enumerate(sorted(p, key=lambda n: p[n])):
         floor = min(1.0, max(floor, (len(p) - place) * p[name]))
         adjusted[name] = floor

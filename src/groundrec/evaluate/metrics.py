@@ -126,7 +126,8 @@ def measure(name: str) -> Callable[[Slates, Queries], Values]:
         raise ConfigError(
             "not a metric at a cut-off", value=name, accepted=f"metric@k, for example {known}"
         )
-    metric, k = match[1], int(match[2])
+    metric = match[1]
+    k = int(match[2])
     resolve("metrics", metric)
     return lambda slates, queries: per_query(slates, queries, [k], [metric])[name]
 
@@ -266,8 +267,10 @@ def beyond_accuracy(
 
 
 def _aligned(slates: Slates, queries: Queries) -> NDArray[np.int32]:
-    of_slates, of_queries = np.argsort(slates.query_ids), np.argsort(queries.ids)
-    have, want = slates.query_ids[of_slates], queries.ids[of_queries]
+    of_slates = np.argsort(slates.query_ids)
+    of_queries = np.argsort(queries.ids)
+    have = slates.query_ids[of_slates]
+    want = queries.ids[of_queries]
     if not np.array_equal(have, want) or np.any(have[1:] == have[:-1]):
         both = len(np.intersect1d(have, want))
         raise ArtifactError(

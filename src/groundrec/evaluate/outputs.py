@@ -96,7 +96,8 @@ class Outputs:
         inside = (place >= 0) & (place < self.width)
         items[rows[inside], place[inside]] = 0
         slates = Slates(rows, items, np.zeros(items.shape, np.float32))
-        nothing, one = Ragged.of([[]] * len(place)), Ragged.of([[0]] * len(place))
+        nothing = Ragged.of([[]] * len(place))
+        one = Ragged.of([[0]] * len(place))
         queries = Queries(rows, rows.astype(np.str_), rows, nothing, one)
         return per_query(slates, queries, ks, names("metrics"))
 

@@ -143,7 +143,8 @@ def headline(report: Report) -> str:
     """
     best = report.ranked[0]
     reference = next(m for m in report.methods if m.name == report.reference)
-    metric, value = _label(report.main_metric), best.metrics[report.main_metric].mean
+    metric = _label(report.main_metric)
+    value = best.metrics[report.main_metric].mean
     start = f"On {report.dataset}, {best.name} reaches {metric} = {value:.3f}"
     if best.name == reference.name:
         return f"{start}; no other method does better."

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["FLEX", "additive", "attending", "for_layers", "skipping"]
 
 Mask = TypeVar("Mask")
-WINDOW, FULL = "sliding_attention", "full_attention"
-FLEX, SKIPPING = "flex_attention", "sdpa_of_what_is_seen"
+WINDOW = "sliding_attention"
+FULL = "full_attention"
+FLEX = "flex_attention"
+SKIPPING = "sdpa_of_what_is_seen"
 OTHER_SCORES = ("softcap", "position_bias", "s_aux")
 """What some layers ask for beyond a mask; transformers' own SDPA applies or refuses it."""
 RUN = 128
@@ -100,7 +102,8 @@ def _attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
-    queries, masks = query.split(RUN, 2), attention_mask.split(RUN, 2)
+    queries = query.split(RUN, 2)
+    masks = attention_mask.split(RUN, 2)
     keys, values = (key,), (value,)
     if len(queries) > 1:
         seen = [(mask == 0).any(0)[0].any(0).nonzero()[:, 0] for mask in masks]

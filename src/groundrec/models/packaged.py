@@ -65,7 +65,8 @@ def _convert(content: bytes, folder: Path) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        raw, part = Path(temporary) / "raw", Path(temporary) / "converted"
+        raw = Path(temporary) / "raw"
+        part = Path(temporary) / "converted"
         raw.mkdir()
         (raw / "model.gguf").write_bytes(content)
         tokenizer = AutoTokenizer.from_pretrained(raw, gguf_file="model.gguf")

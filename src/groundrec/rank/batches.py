@@ -46,12 +46,10 @@ class Batches:
         section: config_rank.Recommend,
         sharing: int = 1,
     ) -> None:
-        self._section, self._size, self._one, self._smaller = (
-            section,
-            section.batch_size,
-            one,
-            smaller,
-        )
+        self._section = section
+        self._size = section.batch_size
+        self._one = one
+        self._smaller = smaller
         free = free_bytes(device, sharing)
         self._limit = size_of(section.memory_limit) if section.memory_limit else int(SHARE * free)
         self._said = False
@@ -60,7 +58,8 @@ class Batches:
         """Predict what keys and values of prompts of at most `longest` tokens take; lower the batch
         to the limit.
         """
-        one, wanted = replace(self._one, prompt=longest), min(self._size, queries)
+        one = replace(self._one, prompt=longest)
+        wanted = min(self._size, queries)
         if self._section.memory_limit and one.total > self._limit:
             raise self._too_little(f"recommend.memory_limit is less than keys and values of {one}")
         size = max(1, min(wanted, self._limit // one.total))
@@ -84,7 +83,8 @@ class Batches:
         Batches hold queries of like length, which wastes the least padding. Where memory runs out,
         the batch is halved. Raises `SearchError` where one query alone does not fit.
         """
-        by_length, done = np.argsort(queries.history.lengths, kind="stable"), 0
+        by_length = np.argsort(queries.history.lengths, kind="stable")
+        done = 0
         while done < len(queries):
             rows = by_length[done : done + self._size]
             if (found := self._try(queries.take(rows), ask)) is not None:

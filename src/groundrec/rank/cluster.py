@@ -59,7 +59,8 @@ def _handed_out(
 ) -> Any:
     """Return the data set that writes the shards when it is read."""
     has = ray.cluster_resources()
-    cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
+    cpus = has.get("CPU", 0)
+    gpus = has.get("GPU", 0)
     workers = min(workers or int(gpus) or WORKERS, len(shards))
     sharing = ceil(workers / gpus) if gpus else workers
     log.info(f"  Ray {ray.__version__}: {workers} actors on {cpus:g} CPUs and {gpus:g} GPUs")
@@ -99,7 +100,8 @@ class _Actor(logging.Handler):
                 self._writer.write(int(shard))
         except GroundrecError as error:
             refusal = [error.what, error.value, error.accepted, error.next_step]
-        told, self._messages = json.dumps([self._messages, refusal], default=str), []
+        told = json.dumps([self._messages, refusal], default=str)
+        self._messages = []
         return {"told": np.array([told])}
 
 
@@ -121,7 +123,8 @@ def _connected() -> Iterator[Any]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody anything unless asked to
     try:
-        ray, _ = import_module("ray"), import_module("ray.data")
+        ray = import_module("ray")
+        _ = import_module("ray.data")
     except ImportError:
         raise MissingDependency("ray", "ray") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -39,7 +39,8 @@ Combine = Callable[[Scores, Scores, float], Scores]
 """A way to make two scores one by a weight."""
 RANKS = 60
 PENALTY = 1e-4
-STEPS, ENOUGH = 100, 1e-9
+STEPS = 100
+ENOUGH = 1e-9
 """Most steps in which weights are learned, and what a query's likelihood has to gain for one more."""
 BLOCK = 32
 """Queries looked at together while learning: few, so that they stay in the processor's cache."""
@@ -96,7 +97,8 @@ def reweight(lm: Scores, signal: Scores, gamma: float) -> Scores:
     if not gamma >= 0:
         raise SearchError("gamma is no weight", value=gamma, accepted="a number from 0")
     allowed = _shared(lm, signal)
-    w, d = _unit(signal, allowed), _unit(-lm, allowed)
+    w = _unit(signal, allowed)
+    d = _unit(-lm, allowed)
     return np.where(allowed, -((1 + w) ** -gamma) * d, -np.inf).astype(np.float32)
 
 
@@ -168,7 +170,8 @@ def _lowest(
             return place - step
         while (there := at(place - step)).value > here.value - here.slope @ step / 4:
             step /= 2
-        place, here = place - step, there
+        place = place - step
+        here = there
     return place
 
 
@@ -182,7 +185,8 @@ def _unlikelihood(
     know of them.
     """
     value = PENALTY * weights @ weights - weights @ wanted
-    slope, bend = 2 * PENALTY * weights - wanted, 2 * PENALTY * np.eye(len(weights))
+    slope = 2 * PENALTY * weights - wanted
+    bend = 2 * PENALTY * np.eye(len(weights))
     for start in range(0, len(allowed), BLOCK):
         rows = slice(start, start + BLOCK)
         x = table[:, rows].astype(np.float64)
@@ -311,7 +315,8 @@ def _unit(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
     """
     low = np.where(allowed, values, np.inf).min(1, keepdims=True).astype(np.float64)
     high = np.where(allowed, values, -np.inf).max(1, keepdims=True).astype(np.float64)
-    low, high = np.where(np.isinf(low), 0, low), np.where(np.isinf(high), 0, high)
+    low = np.where(np.isinf(low), 0, low)
+    high = np.where(np.isinf(high), 0, high)
     return np.where(allowed, values - low, 0) / np.where(high > low, high - low, 1)
 
 

@@ -191,7 +191,8 @@ class Recommender:
         `allow` and `deny` list items that may or may not be recommended, a row per query, besides
         the recipe's rules.
         """
-        prompts, mask = self.prompts(queries), self.mask(queries, allow, deny)
+        prompts = self.prompts(queries)
+        mask = self.mask(queries, allow, deny)
         guide = self.assistant.guide(queries) if self.assistant else None
         if self.section.mode == "all":
             return Slates.from_scores(queries.ids, self.search.all(prompts, mask, guide), k)
@@ -224,7 +225,8 @@ class Recommender:
 
     def batches(self, sharing: int = 1) -> Batches:
         """Return what divides queries into batches that fit into memory."""
-        section, search = self.section, self.search
+        section = self.section
+        search = self.search
         one = Need(1, 0, tree_tokens(search.paths, section), bytes_per_token(search.model))
         smaller = {
             "exact": f"budget={section.budget // 2 or 1}",
@@ -239,7 +241,8 @@ class Recommender:
 
     def _search(self, prompts: list[list[int]], k: int, mask: Mask, guide: Guide | None) -> Answer:
         if self.section.mode == "beam":
-            beams, penalty = max(k, self.section.beams), self.section.length_penalty
+            beams = max(k, self.section.beams)
+            penalty = self.section.length_penalty
             return self.search.beam(prompts, k, beams, mask, guide, length_penalty=penalty)
         return self.search.exact(
             prompts, k, mask, guide, width=self.section.width, budget=self.section.budget
@@ -275,14 +278,16 @@ class Writer:
 
     def __init__(self, ranker: Ranker, queries: Queries, folder: Path, sharing: int = 1) -> None:
         self.shards = Shards(folder, len(queries), ranker.section.shard_size)
-        self._ranker, self._queries = ranker, queries
+        self._ranker = ranker
+        self._queries = queries
         self._batches = ranker.batches(sharing)
 
     def write(self, shard: int) -> None:
         """Write a shard, unless it is there already."""
         if self.shards.path(shard).exists():
             return
-        queries, work = self._queries.take(self.shards.rows(shard)), self._ranker.work
+        queries = self._queries.take(self.shards.rows(shard))
+        work = self._ranker.work
         work.clear()
         self._batches.fit(len(queries), max(map(len, self._ranker.prompts(queries))))
         slates, columns = self._search(queries)
@@ -300,7 +305,8 @@ class Writer:
         for rows, found in self._batches.run(
             queries.take(some), lambda q: self._ranker.slates(q, k)
         ):
-            items[some[rows]], scores[some[rows]] = found.items, found.scores
+            items[some[rows]] = found.items
+            scores[some[rows]] = found.scores
             for name, values in self._ranker.columns(found).items():
                 column = columns.setdefault(name, [None] * len(queries))
                 for row, value in zip(some[rows], values, strict=True):

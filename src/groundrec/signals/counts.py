@@ -165,11 +165,13 @@ class CoOccurrence(_Table):
         self.smoothing = section.smoothing
 
     def _votes(self, sequences: Ragged) -> sparse.csr_array:
-        section, items = self.recipe.co_occurrence, len(self.counts)
+        section = self.recipe.co_occurrence
+        items = len(self.counts)
         table = sparse.csr_array((items, items))
         for distance in range(1, section.window + 1):
             same = sequences.rows[:-distance] == sequences.rows[distance:]
-            before, after = sequences.values[:-distance][same], sequences.values[distance:][same]
+            before = sequences.values[:-distance][same]
+            after = sequences.values[distance:][same]
             table = table + _sparse(
                 before, after, (items, items), np.full(len(before), 1 / distance)
             )

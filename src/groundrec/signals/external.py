@@ -45,10 +45,8 @@ class External:
         ids, scores = _read(section, dataset)
         _check(section, ids, scores, dataset)
         order = np.argsort(ids)
-        self._ids, self._scores = (
-            ids[order],
-            (scores[order] / section.temperature).astype(np.float32),
-        )
+        self._ids = ids[order]
+        self._scores = (scores[order] / section.temperature).astype(np.float32)
 
     def scores(self, queries: Queries) -> Scores:
         """Return the row of each query. Shape: [q, I]. Raise `DataError` for a query that has none."""
@@ -127,7 +125,8 @@ def _read(section: Settings, dataset: PreparedDataset) -> tuple[NDArray[np.int64
 
 def _from_npz(path: Path, dataset: PreparedDataset) -> tuple[NDArray[np.int64], NDArray]:
     with np.load(path, allow_pickle=False) as file:
-        ids, scores = file["query_ids"].astype(np.int64), file["scores"]
+        ids = file["query_ids"].astype(np.int64)
+        scores = file["scores"]
         made_for = str(file["dataset"]) if "dataset" in file else dataset.fingerprint
         if made_for != dataset.fingerprint:
             raise DataError(

@@ -94,10 +94,8 @@ def fit(
         standing.epoch = epoch
         score = validate(model) if validate else None
         if score is None or score > standing.best:
-            standing.best, standing.best_epoch = (
-                score if score is not None else standing.best,
-                epoch,
-            )
+            standing.best = score if score is not None else standing.best
+            standing.best_epoch = epoch
         _checkpoint(folder, model, optimizer, standing)
         _tell(name, metrics, epoch, loss, score)
     model.load_state_dict(load_file(_weights(folder, standing.best_epoch)))
@@ -108,7 +106,8 @@ def calibrate(model: NextItem, queries: Queries) -> None:
     """Set the network's `scale` so that its scores are log-probabilities: the most likely one of
     `queries`' targets.
     """
-    rows, items = queries.targets.rows, queries.targets.values
+    rows = queries.targets.rows
+    items = queries.targets.values
     scores = torch.from_numpy(model.scores(queries.history)).double() / model.scale.item()
 
     def surprise(log_scale: float) -> float:
@@ -139,7 +138,8 @@ def ndcg(scores: Scores, targets: Ragged, k: int = 10) -> NDArray[np.float64]:
     """Return one NDCG@k per row of `scores` [q, I] for sets of targets; an item that ties with a
     target is above it.
     """
-    rows, items = targets.rows, targets.values
+    rows = targets.rows
+    items = targets.values
     own = scores[rows, items]
     ranks = np.array(
         [np.count_nonzero(scores[r] >= s) for r, s in zip(rows, own, strict=True)], dtype=np.int64

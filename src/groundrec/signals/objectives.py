@@ -69,7 +69,8 @@ def _sampled(
     others = (others + (others >= following[:, None])) % model.item_count
     items = torch.cat([following[:, None], others], 1)
     scores = (model.items.weight[items] * states[:, None]).sum(2) + model.bias[items]
-    positive, negative = F.logsigmoid(scores[:, 0]), F.logsigmoid(-scores[:, 1:]).sum(1)
+    positive = F.logsigmoid(scores[:, 0])
+    negative = F.logsigmoid(-scores[:, 1:]).sum(1)
     return -((beta * positive + negative) / (negatives + 1)).mean()
 
 

@@ -44,8 +44,10 @@ class _Block(nn.Module):
     def __init__(self, hidden: int, heads: int, dropout: float, max_length: int) -> None:
         super().__init__()
         self.heads = heads
-        self.before_attention, self.before_mlp = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.qkv, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
+        self.before_attention = nn.LayerNorm(hidden)
+        self.before_mlp = nn.LayerNorm(hidden)
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.out = nn.Linear(hidden, hidden)
         self.distance_bias = nn.Parameter(torch.zeros(heads, max_length + 1))
         self.mlp = nn.Sequential(
             nn.Linear(hidden, 4 * hidden), nn.GELU(), nn.Linear(4 * hidden, hidden)
@@ -79,7 +81,8 @@ class NextItem(nn.Module, ABC):
 
     def __init__(self, item_count: int, section: Sequential) -> None:
         super().__init__()
-        self.item_count, self.max_length = item_count, section.max_length
+        self.item_count = item_count
+        self.max_length = section.max_length
         self.items = nn.Embedding(item_count + 1, section.hidden)
         self.bias = nn.Parameter(torch.zeros(item_count))
         self.dropout = nn.Dropout(section.dropout)
@@ -123,7 +126,8 @@ class NextItem(nn.Module, ABC):
     @torch.inference_mode()
     def scores(self, histories: Ragged, batch_size: int = 256) -> NDArray[np.float32]:
         """Return the scores of every item after each history, without dropout. Shape: [q, I]."""
-        training, device = self.training, self.bias.device
+        training = self.training
+        device = self.bias.device
         self.eval()
         batches = torch.from_numpy(pad(histories, self.max_length)).split(batch_size)
         parts = [(self.scale * self(batch.to(device))).float().cpu().numpy() for batch in batches]
@@ -186,7 +190,8 @@ class Caser(NextItem):
     """
 
     def add_layers(self, section: Sequential) -> None:
-        hidden, self.window = section.hidden, section.window
+        hidden = section.hidden
+        self.window = section.window
         heights = range(1, section.window + 1)
         self.horizontal = nn.ModuleList(
             nn.Conv2d(1, section.horizontal, (h, hidden)) for h in heights

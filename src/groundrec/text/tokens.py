@@ -35,7 +35,9 @@ CHUNK = 1 << 14
 SOME = 256
 """Items by which it is found out what all prompts have in common."""
 
-PAD, START, END = 0, 1, 2
+PAD = 0
+START = 1
+END = 2
 """Ids of the special tokens of a tokenizer made by `train_tokenizer`."""
 
 
@@ -121,7 +123,8 @@ class Encoder:
         """
         some = range(min(len(self.titles), SOME))
         prompts = [self._whole([], 0), *(self._whole([item], 0) for item in some)]
-        least, most = min(prompts), max(prompts)
+        least = min(prompts)
+        most = max(prompts)
         return [a for i, a in enumerate(least) if least[: i + 1] == most[: i + 1]]
 
     def prompt(self, history: NDArray[np.integer] | Sequence[int], head: int = 0) -> list[int]:
@@ -174,7 +177,8 @@ class Encoder:
             self.prompt(history, self._drawn(history, target) if varied else 0), np.int32
         )
         before = prompt if train_on_inputs else np.full_like(prompt, IGNORED)
-        ids, labels = self.answers[target], self._labels(target)
+        ids = self.answers[target]
+        labels = self._labels(target)
         return Example(np.concatenate([prompt, ids]), np.concatenate([before, labels]))
 
     def running(self, items: NDArray[np.integer]) -> Example:
@@ -193,7 +197,8 @@ class Encoder:
         epoch.
         """
         room = self.cutoff_len - self._empty[0]
-        cuts, used = [0], round((1 - first) * room)
+        cuts = [0]
+        used = round((1 - first) * room)
         for place, length in enumerate(self.answers.lengths[items]):
             used += length
             if used > room and place > 0:
@@ -220,7 +225,8 @@ class Encoder:
             longer = self._whole(history[len(history) - n - 1 :], head)
             if len(longer) > self._most:
                 break
-            ids, n = longer, n + 1
+            ids = longer
+            n = n + 1
         return ids, n
 
     def _whole(self, history: NDArray[np.integer] | Sequence[int], head: int) -> list[int]:

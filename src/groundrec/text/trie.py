@@ -83,7 +83,8 @@ class Trie:
     @property
     def level(self) -> Ints:
         """Number of nodes above each node; 0 at the root. Shape: [N]."""
-        level, above = np.zeros(len(self), np.int32), self.parent
+        level = np.zeros(len(self), np.int32)
+        above = self.parent
         while (below_root := above >= 0).any():
             level += below_root
             above = np.where(below_root, self.parent[above], -1)
@@ -166,13 +167,17 @@ def _compile(
     """
     lo, hi, depth, parent, leaf_parent = _branching_nodes(common)
     each = np.arange(len(rows))
-    lo, hi = np.concatenate([lo, each]), np.concatenate([hi, each + 1])
-    depth, parent = np.concatenate([depth, rows.lengths]), np.concatenate([parent, leaf_parent])
+    lo = np.concatenate([lo, each])
+    hi = np.concatenate([hi, each + 1])
+    depth = np.concatenate([depth, rows.lengths])
+    parent = np.concatenate([parent, leaf_parent])
     # Depth-first numbers: by first row, then the shallower (larger) node first.
     order = np.lexsort([depth, lo])
     number = np.empty(len(order), np.int32)
     number[order] = np.arange(len(order))
-    lo, hi, depth = lo[order], hi[order], depth[order].astype(np.int32)
+    lo = lo[order]
+    hi = hi[order]
+    depth = depth[order].astype(np.int32)
     parent = np.where(parent[order] < 0, -1, number[parent[order]]).astype(np.int32)
     above = np.where(parent < 0, 0, depth[parent])
     edge_start = np.concatenate([[0], np.cumsum(depth - above)])
@@ -197,10 +202,12 @@ def _compile(
 
 def _common_prefix(rows: Ragged) -> NDArray[np.int64]:
     """Return how many tokens each row shares with the row before it; -1 for the first row."""
-    start, lengths = rows.offsets[:-1], rows.lengths
+    start = rows.offsets[:-1]
+    lengths = rows.lengths
     shorter = np.minimum(lengths, np.concatenate([[0], lengths[:-1]]))
     common = np.zeros(len(rows), np.int64)
-    alike, depth = np.arange(1, len(rows)), 0
+    alike = np.arange(1, len(rows))
+    depth = 0
     while len(alike := alike[shorter[alike] > depth]):
         alike = alike[rows.values[start[alike] + depth] == rows.values[start[alike - 1] + depth]]
         depth += 1
@@ -224,7 +231,8 @@ def _branching_nodes(common: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]
     """
     found = [(np.array([0]), np.array([len(common)]), np.array([0]), np.array([-1]))]
     owner = np.zeros(len(common), np.int64)
-    count, depth = 1, 1
+    count = 1
+    depth = 1
     rows = np.arange(len(common))
     while len(rows):
         opens = (common[rows] < depth) | np.append(True, np.diff(rows) > 1)
@@ -232,7 +240,8 @@ def _branching_nodes(common: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]
         size = np.diff(np.append(start, len(rows)))
         inner = np.where(opens, np.iinfo(np.int64).max, common[rows])
         parts = (size > 1) & (np.minimum.reduceat(inner, start) == depth)
-        lo, hi = rows[start[parts]], rows[start[parts]] + size[parts]
+        lo = rows[start[parts]]
+        hi = rows[start[parts]] + size[parts]
         if len(lo):
             found.append((lo, hi, np.full(len(lo), depth), owner[lo]))
             members = np.repeat(parts, size)

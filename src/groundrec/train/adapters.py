@@ -79,7 +79,8 @@ def put_adapters(model: Any, folder: Path, section: config_learn.Train, weights:
             raise _other(
                 folder, f"{name} = {found}, the recipe's is {now}", f"--set train.{setting}={found}"
             )
-    state, own = _read(folder, weights), get_peft_model_state_dict(model)
+    state = _read(folder, weights)
+    own = get_peft_model_state_dict(model)
     differ = {
         name for name in state.keys() | own.keys() if _shape(state, name) != _shape(own, name)
     }

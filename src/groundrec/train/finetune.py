@@ -70,7 +70,8 @@ def finetune(
         hold(model, chosen(section))
     args = arguments(section, seed, folder)
     checkpoint = _begin(model, section, args, folder, start)
-    mean, patience = _Mean(model, section, checkpoint), Patience(section)
+    mean = _Mean(model, section, checkpoint)
+    patience = Patience(section)
     if checkpoint and patience.was_over_at(checkpoint):
         args.num_train_epochs = epochs_of(checkpoint)
         log.info(f"  train.patience was over behind epoch {args.num_train_epochs:g}")

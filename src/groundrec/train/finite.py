@@ -37,7 +37,8 @@ class Finite(TrainerCallback):
         self._look(args)
 
     def _look(self, args: Any) -> None:
-        seen, self._seen = self._seen, []
+        seen = self._seen
+        self._seen = []
         values = torch.stack([loss for *_, loss in seen]).tolist() if seen else []
         for (step, epoch, _), value in zip(seen, values, strict=True):
             require_finite(value, f"the batch of step {step}", epoch, args)

@@ -25,7 +25,8 @@ class TellsGradients(TrainerCallback):
     """
 
     def __init__(self, *, in_pieces: bool) -> None:
-        self._in_pieces, self._said = in_pieces, False
+        self._in_pieces = in_pieces
+        self._said = False
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -57,5 +58,6 @@ def histogram(values: torch.Tensor) -> Histogram:
         return [0], [0.0, 1.0]
     low, high = (float(end) for end in finite.aminmax())
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        low = low - 0.5
+        high = high + 0.5
     return finite.histc(BINS, low, high).tolist(), np.linspace(low, high, BINS + 1).tolist()

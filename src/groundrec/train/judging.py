@@ -41,7 +41,8 @@ class Patience(TrainerCallback):
     """Stops training behind `patience` epochs without a better one; never where it is 0."""
 
     def __init__(self, section: config_learn.Train) -> None:
-        self._patience, self._measure = section.patience, MEASURES[section.select]
+        self._patience = section.patience
+        self._measure = MEASURES[section.select]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._is_over(state.log_history):

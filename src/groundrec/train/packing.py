@@ -49,11 +49,14 @@ class Tree:
         """Return the tree whose branches are the examples."""
         lengths = np.array([len(e.input_ids) for e in examples])
         real = np.arange(lengths.max()) < lengths[:, None]
-        rows, learned = np.full(real.shape, -1, np.int32), np.zeros(real.shape, bool)
+        rows = np.full(real.shape, -1, np.int32)
+        learned = np.zeros(real.shape, bool)
         rows[real] = np.concatenate([e.input_ids for e in examples])
         learned[real] = np.concatenate([e.labels != IGNORED for e in examples])
         order = np.lexsort(rows.T[::-1])
-        rows, learned, real = rows[order], learned[order], real[order]
+        rows = rows[order]
+        learned = learned[order]
+        real = real[order]
         shared = np.zeros(real.shape, bool)
         shared[1:] = np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1)
         new = real & ~shared

@@ -18,7 +18,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def chosen(section: config_learn.Train) -> str:
     """Return `fp32`, `bf16` or `fp16`; raise `ConfigError` where this machine cannot compute in it."""
-    asked, on_cuda = section.precision, torch.cuda.is_available()
+    asked = section.precision
+    on_cuda = torch.cuda.is_available()
     bf16 = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if asked == "auto":
         return "bf16" if bf16 else "fp32"

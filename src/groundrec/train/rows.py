@@ -47,7 +47,9 @@ class Rows(Dataset[Row]):
     """Training rows as the Trainer reads them. Row `i` of epoch `e` is always the same."""
 
     def __init__(self, length: int, row: Callable[[int, int], Example | Tree]) -> None:
-        self._length, self._row_of, self._epoch = length, row, 0
+        self._length = length
+        self._row_of = row
+        self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Move on to an epoch; called by the data loader, on resume too."""
@@ -79,7 +81,8 @@ class _Joined(Rows):
     """The rows of several data sets, one below the other."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
-        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
         super().__init__(int(self._ends[-1]), self._row)
 
     def set_epoch(self, epoch: int) -> None:
@@ -99,7 +102,8 @@ class Filled(Dataset[Row]):
     """
 
     def __init__(self, rows: Rows, multiple: int) -> None:
-        self.rows, self._filler = rows, _teaches_nothing(rows[0]) if len(rows) else {}
+        self.rows = rows
+        self._filler = _teaches_nothing(rows[0]) if len(rows) else {}
         self._length = -(-len(rows) // multiple) * multiple
 
     def set_epoch(self, epoch: int) -> None:
@@ -116,7 +120,8 @@ class Filled(Dataset[Row]):
 
 
 def _teaches_nothing(like: Row) -> Row:
-    one, none = torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    one = torch.zeros(1, dtype=torch.long)
+    none = torch.zeros(0, dtype=torch.long)
     found = {**dict.fromkeys(like, none), "input_ids": one}
     return {**found, "position_ids": one, "ends": one + 1} if "ends" in like else found
 
@@ -153,7 +158,8 @@ def _together(parts: Sequence[Rows]) -> Rows:
 
 
 def _rows(domain: Domain, section: config_learn.Train, seed: int) -> Rows:
-    train, encoder = domain.dataset.train, domain.encoder
+    train = domain.dataset.train
+    encoder = domain.encoder
     if section.packing == "tree":
         rows = _trees(train, encoder, section, seed)
     elif encoder.template.running:
@@ -177,15 +183,14 @@ def _trees(queries: Queries, encoder: Encoder, section: config_learn.Train, seed
     blocks = _whole_blocks(
         list(anchored(queries, encoder, section.tree_targets)), section.max_examples, seed
     )
-    trees, alone = [], 0
+    trees = []
+    alone = 0
     for block in blocks:
         examples = block.examples(encoder, train_on_inputs=section.train_on_inputs)
         alone += sum(len(example.input_ids) for example in examples)
         trees.append(Tree.of(examples))
-    targets, tokens = (
-        sum(len(block.targets) for block in blocks),
-        sum(len(tree.tokens) for tree in trees),
-    )
+    targets = sum(len(block.targets) for block in blocks)
+    tokens = sum(len(tree.tokens) for tree in trees)
     if trees:
         log.info(
             f"  {targets:,} examples in {len(trees):,} trees: {tokens:,} tokens instead of"
@@ -200,7 +205,8 @@ def _whole_blocks(blocks: list[Block], limit: int | None, seed: int) -> list[Blo
     """
     if limit is None:
         return blocks
-    left, chosen = limit, {}
+    left = limit
+    chosen = {}
     for i in np.random.default_rng(seed).permutation(len(blocks)).tolist():
         if left > 0:
             chosen[i] = blocks[i].first(left)
@@ -219,12 +225,10 @@ class _RunningRows(Rows):
     def __init__(
         self, queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int
     ) -> None:
-        self._sequences, self._encoder, self._section, self._seed = (
-            queries.sequences(),
-            encoder,
-            section,
-            seed,
-        )
+        self._sequences = queries.sequences()
+        self._encoder = encoder
+        self._section = section
+        self._seed = seed
         self._moments = np.append(0, np.cumsum(np.diff(queries.moments()) != 0))
         rows = [
             (u, j)

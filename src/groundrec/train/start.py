@@ -145,7 +145,8 @@ def epochs_of(checkpoint: Path) -> float:
 
 def _copy(source: Path, folder: Path, state: dict[str, Any]) -> Path:
     """Copy whole or not at all; the mean of epochs is one training's own, and stays behind."""
-    copy, part = folder / source.name, folder / f".{source.name}"
+    copy = folder / source.name
+    part = folder / f".{source.name}"
     if not copy.exists():
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(source, part, ignore=shutil.ignore_patterns("mean.safetensors"))

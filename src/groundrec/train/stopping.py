@@ -33,13 +33,16 @@ class SavesWhenAsked(TrainerCallback):
         self._begin: torch.Tensor | None = (
             load_file(file)["state"] if file and file.is_file() else None
         )
-        self._resumed, self._asked, self._saved = self._begin is not None, asked, False
+        self._resumed = self._begin is not None
+        self._asked = asked
+        self._saved = False
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._end()
         if self._resumed and self._begin is not None:
             torch.set_rng_state(self._begin)
-        self._begin, self._resumed = torch.get_rng_state(), False
+        self._begin = torch.get_rng_state()
+        self._resumed = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._end()

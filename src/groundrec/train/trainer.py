@@ -48,8 +48,11 @@ class GroundedTrainer(Trainer):
         tree_attention: str = "sdpa",
         **options: Any,
     ) -> None:
-        self._rows, self._judge, args = train_dataset, judge, options["args"]
-        self._tree_attention, self._finite = tree_attention, Finite()
+        self._rows = train_dataset
+        self._judge = judge
+        args = options["args"]
+        self._tree_attention = tree_attention
+        self._finite = Finite()
         at_once = args.per_device_train_batch_size * args.world_size if args.world_size > 1 else 1
         valid = Filled(eval_dataset, at_once) if eval_dataset is not None else None
         super().__init__(
@@ -153,10 +156,8 @@ class GroundedTrainer(Trainer):
         it, for all.
         """
         output = super().evaluation_loop(*args, **options)
-        where, metrics = (
-            f"a validation batch behind step {self.state.global_step}",
-            cast("Any", output.metrics),
-        )
+        where = f"a validation batch behind step {self.state.global_step}"
+        metrics = cast("Any", output.metrics)
         require_finite(metrics["eval_loss"], where, self.state.epoch or 0, self.args)
         if self._judge:
             model: Any = self.accelerator.unwrap_model(cast("torch.nn.Module", self.model))
@@ -177,7 +178,8 @@ class GroundedTrainer(Trainer):
         if self.is_deepspeed_enabled or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        optimizer, schedule = cast("Any", self.optimizer), cast("Any", self.lr_scheduler)
+        optimizer = cast("Any", self.optimizer)
+        schedule = cast("Any", self.lr_scheduler)
         own = [
             {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
@@ -232,7 +234,10 @@ class _Order(Sampler[int]):
     def __init__(
         self, rows: Sampler[int], length: int, device: torch.device, world_size: int
     ) -> None:
-        self._rows, self._length, self._device, self._world_size = rows, length, device, world_size
+        self._rows = rows
+        self._length = length
+        self._device = device
+        self._world_size = world_size
 
     def __len__(self) -> int:
         return self._length

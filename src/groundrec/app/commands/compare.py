@@ -134,7 +134,8 @@ def _labels(table: Table) -> list[str]:
 
 
 def _sheets(table: Table, common: Agreement, main: str) -> list[Sheet]:
-    labels, metrics = _labels(table), list(table.rows[0].metrics)
+    labels = _labels(table)
+    metrics = list(table.rows[0].metrics)
     rows = list(zip(labels, table.rows, strict=True))
     left = f"; {table.left_out:,} that not all have ranked are left out" if table.left_out else ""
     asked = (
@@ -220,7 +221,8 @@ def _draw(path: Path, table: Table, common: Agreement, main: str) -> None:
     """Write the main metric, its head and tail, and the common items, side by side."""
     from groundrec.evaluate import charts
 
-    labels, names = _labels(table), list(common.slices[0])
+    labels = _labels(table)
+    names = list(common.slices[0])
     panels = {main.upper(): [row.metrics[main] for row in table.rows]}
     for name in (names[0], names[-1]):
         panels[f"{main.upper()}, {name}"] = [part[name] for part in common.slices]

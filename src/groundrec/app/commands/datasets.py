@@ -58,7 +58,8 @@ def export(
 
     Refuse to write beside other files unasked, and a `template` for a format without words.
     """
-    write, words = resolve("formats", name), {"template": template} if template else {}
+    write = resolve("formats", name)
+    words = {"template": template} if template else {}
     if words and "template" not in signature(write).parameters:
         raise ConfigError(
             f"the format {name} has no words to set",

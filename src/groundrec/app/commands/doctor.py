@@ -33,7 +33,8 @@ from groundrec.core.recipe import Recipe, load_recipe
 __all__ = ["Check", "checks", "doctor", "needs"]
 
 GIB = 1 << 30
-LEAST_MEMORY, LEAST_DISK = 2.0, 5.0
+LEAST_MEMORY = 2.0
+LEAST_DISK = 5.0
 """GiB that are free."""
 OLDEST_PYTHON = (3, 11)
 ALWAYS = frozenset({"Python", "packages", "torch", "memory", "disk: runs", "disk: cache"})
@@ -197,7 +198,8 @@ def _memory() -> Iterator[Check]:
 def _disks() -> Iterator[Check]:
     from groundrec.data.raw.download import cache_folder
 
-    runs, cache = Path.cwd(), cache_folder()
+    runs = Path.cwd()
+    cache = cache_folder()
     for name, folder, fix in (
         ("disk: runs", runs, "groundrec run RECIPE --run-dir /ANOTHER/DISK/runs/NAME"),
         (
@@ -310,7 +312,8 @@ def _write_launch(*, as_json: bool) -> None:
 
 
 def _print(found: list[Check]) -> None:
-    console, wide = Console(highlight=False), max(len(check.name) for check in found)
+    console = Console(highlight=False)
+    wide = max(len(check.name) for check in found)
     for check in found:
         mark, style = ("✓", "green") if check.ok else ("✗", "red" if check.needed else "yellow")
         line = Text.assemble((mark, style), f" {check.name:<{wide}}  {check.found}")

@@ -32,7 +32,8 @@ __all__ = ["EXAMPLES", "Data", "batch_lines"]
 SAMPLE = 2000
 """Test queries that are looked at."""
 PROCESSES = (1, 2, 4, 8)
-BINS, WIDTH = 8, 30
+BINS = 8
+WIDTH = 30
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Data:
         from groundrec.text.tokens import Encoder
 
         tokenizer, whose = self._tokenizer()
-        template, titles = template_of(self.recipe), self.dataset.catalogue.titles
+        template = template_of(self.recipe)
+        titles = self.dataset.catalogue.titles
         encoder = Encoder(template, tokenizer, titles, cutoff_len=np.iinfo(np.int64).max)
         longest = int(encoder.answers.lengths.max())
         return (
@@ -111,7 +113,8 @@ class Data:
             )
         from groundrec.text.tokens import train_tokenizer
 
-        size, answer = self.recipe.model.scratch.vocabulary, template_of(self.recipe).answer_text
+        size = self.recipe.model.scratch.vocabulary
+        answer = template_of(self.recipe).answer_text
         learned = train_tokenizer((answer(title) for title in self.dataset.catalogue.titles), size)
         return learned, self.say(
             f"{size:,} pieces learned from the titles", f"从标题学出的 {size:,} 个词片"
@@ -196,7 +199,8 @@ def _seen(x: Data) -> Iterator[str]:
 
 
 def _shards(x: Data) -> Iterator[str]:
-    queries, size = len(x.dataset.test), x.recipe.recommend.shard_size
+    queries = len(x.dataset.test)
+    size = x.recipe.recommend.shard_size
     yield x.say(
         f"{queries:,} test queries: {-(-queries // size):,} files",
         f"{queries:,} 个测试查询：{-(-queries // size):,} 个文件",
@@ -205,7 +209,8 @@ def _shards(x: Data) -> Iterator[str]:
 
 def _examples(x: Data) -> Iterator[str]:
     counts = [int(t.targets.lengths[t.history.lengths > 0].sum()) for t in x.trained_on]
-    count, batch = sum(counts), x.recipe.train.batch_size
+    count = sum(counts)
+    batch = x.recipe.train.batch_size
     used = sum(min(n, x.recipe.train.max_examples or n) for n in counts)
     yield x.say(f"{count:,} targets that have a history", f"有历史的目标共 {count:,} 个")
     if template_of(x.recipe).running:
@@ -224,7 +229,8 @@ def _batch(x: Data) -> Iterator[str]:
 
 
 def _prompt(x: Data) -> Iterator[str]:
-    template, titles = template_of(x.recipe), x.dataset.catalogue.titles
+    template = template_of(x.recipe)
+    titles = x.dataset.catalogue.titles
     query = next((q for q in x.dataset.test if len(q.history)), None)
     if query is None:
         return

@@ -28,7 +28,8 @@ def show(
             )
         )
         return
-    console, path = Console(highlight=False), explained.path
+    console = Console(highlight=False)
+    path = explained.path
     place = f"place {path.place}" if path.place else "not among the best 50"
     console.print(
         Text(f"{explained.title}: score {path.steps[-1].total:.3f}, {place} of the exact ranking")

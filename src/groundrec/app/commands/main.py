@@ -134,10 +134,8 @@ def run(
             "--after, --max-parallel and --grid are for runs in the background",
             next_step="add --detach",
         )
-    path, processes = (
-        run_dir or Path("runs") / resolved.name,
-        awaited(Processes.of(), debug_attach, debug_rank),
-    )
+    path = run_dir or Path("runs") / resolved.name
+    processes = awaited(Processes.of(), debug_attach, debug_rank)
     try:
         with stoppable():
             _run(resolved, recipe, path, processes, if_exists, job, quiet, as_json)  # type: ignore[arg-type]

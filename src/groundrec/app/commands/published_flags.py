@@ -91,10 +91,8 @@ def understood(words: Sequence[str]) -> Asked:
         if "train.method" in settings or not any("lora" in key for key in settings)
         else {"train.method": '"lora"'}
     )
-    out, checkpoint = (
-        Path(given.get("output_dir") or "runs/train"),
-        given.get("resume_from_checkpoint", ""),
-    )
+    out = Path(given.get("output_dir") or "runs/train")
+    checkpoint = given.get("resume_from_checkpoint", "")
     if checkpoint in (*UNSET, "False"):
         return Asked({**settings, **lora}, data, out, resume=False)
     if checkpoint.lower() == "true" or out.resolve() in (
@@ -134,7 +132,8 @@ def recipe_file(asked: Asked) -> Path:
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
     """Return values by word: `--word value`, `--word=value`, or `--word` alone, which is true."""
-    found, rest = {}, list(words)
+    found = {}
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):

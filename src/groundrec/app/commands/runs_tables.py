@@ -88,7 +88,8 @@ def _facts(s: State) -> Iterator[tuple[str, str]]:
 
 def comparison(found: compare.Table, waiting: Sequence[State]) -> Table:
     """Return one line for each run and method, and one for each run that has measured nothing yet."""
-    keys, metrics = list(found.rows[0].settings), list(found.rows[0].metrics)
+    keys = list(found.rows[0].settings)
+    metrics = list(found.rows[0].metrics)
     method = ["method"] * (len({row.method for row in found.rows}) > 1)
     fixed = [
         Column(name, no_wrap=True) for name in ("run", *method, *keys)

@@ -229,10 +229,12 @@ def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
             next_step="groundrec run RECIPE",
         )
     x = Experiment(Recipe.model_validate(config), Run(path))
-    train, encoder = x.dataset.train, x.encoder(tokenizer)
+    train = x.dataset.train
+    encoder = x.encoder(tokenizer)
     if number >= len(train):
         raise DataError("no such example", value=number, accepted=f"0 … {len(train) - 1}")
-    query, target = train[number], int(train.targets[number][0])
+    query = train[number]
+    target = int(train.targets[number][0])
     if encoder.template.running:
         made = encoder.running(
             [*query.history[len(query.history) - encoder.fitting(query.history) :], target]
@@ -254,7 +256,8 @@ def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
 
 
 def _show(shown: dict[str, Any]) -> None:
-    console, facts = Console(highlight=False, soft_wrap=True), shown["tokenizer"]
+    console = Console(highlight=False, soft_wrap=True)
+    facts = shown["tokenizer"]
     special = ", ".join(
         f"{name} {text} {number}" for name, (text, number) in facts["special"].items()
     )

@@ -81,7 +81,9 @@ def merged(text: str, wanted: dict[str, list[dict[str, Any]]]) -> tuple[str, lis
 
 def plain(text: str) -> Any:
     """Return the value of JSON with comments and with commas behind the last of a list."""
-    pieces, last, at = [], -1, 0
+    pieces = []
+    last = -1
+    at = 0
     for token in TOKEN.finditer(text):
         pieces.append(text[at : token.start()])
         at = token.end()
@@ -120,7 +122,8 @@ def _opening(text: str, key: str | None) -> tuple[int | None, bool]:
     whether it is empty.
     """
     tokens = [token for token in TOKEN.finditer(text) if not token["comment"]]
-    depth, named = 0, key is None
+    depth = 0
+    named = key is None
     for token, behind in zip(tokens, [*tokens[1:], None], strict=True):
         if named and token[0] == ("{" if key is None else "["):
             rest = _without_comments(text[token.end() : behind.start() if behind else len(text)])

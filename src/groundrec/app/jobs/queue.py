@@ -56,7 +56,8 @@ class Queue:
     """The tickets in `folder`."""
 
     def __init__(self, folder: Path, devices: list[str]) -> None:
-        self._folder, self._devices = folder, devices
+        self._folder = folder
+        self._devices = devices
 
     def take(self, mine: Ticket) -> Ticket | str:
         """Return the ticket to work with, or what it waits for; nobody overtakes who waits for the

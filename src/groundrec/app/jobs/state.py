@@ -152,7 +152,8 @@ class _Signs:
     @property
     def exit(self) -> dict[str, Any] | None:
         """How the newest attempt ended, where a supervisor saw it."""
-        found, worker = self.record.get("exit"), Identity.read(self.record.get("worker"))
+        found = self.record.get("exit")
+        worker = Identity.read(self.record.get("worker"))
         is_newest = found and (
             worker == Identity.read(self.status) or found["ended"] > self.status.get("updated", 0)
         )
@@ -171,7 +172,8 @@ class _Signs:
 
 def state_of(path: Path, root: Path | None = None) -> State:
     """Return what the run in `path` is doing; its name is its path below `root`."""
-    signs, deadline = _Signs.of(path), time.monotonic() + PATIENCE
+    signs = _Signs.of(path)
+    deadline = time.monotonic() + PATIENCE
     while signs.is_between and time.monotonic() < deadline:
         time.sleep(0.05)
         signs = _Signs.of(path)
@@ -295,7 +297,8 @@ def _progress(path: Path, status: dict[str, Any]) -> dict[str, Any]:
     note = read_json(path / "progress.json") or {}
     if note.get("updated", 0) < status.get("updated", 0) or status.get("state") != "running":
         return {}
-    done, total = note["completed"] - note["first"], note["total"]
+    done = note["completed"] - note["first"]
+    total = note["total"]
     found = {"what": note["what"], "completed": note["completed"], "total": total}
     if done <= 0 or not total:
         return found

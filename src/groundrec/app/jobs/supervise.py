@@ -64,7 +64,9 @@ class Supervisor:
     """Waits for a run's turn, starts it, and records its end."""
 
     def __init__(self, run: Path, job: Job, begun: Callable[[], None]) -> None:
-        self._run, self._job, self._queue = run, job, Queue(state_folder(), gpus())
+        self._run = run
+        self._job = job
+        self._queue = Queue(state_folder(), gpus())
         self._begun = begun
         self._asked = threading.Event()
         self._worker: subprocess.Popen[bytes] | None = None

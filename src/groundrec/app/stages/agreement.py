@@ -55,11 +55,13 @@ def agreement(
         for n, path in runs.items()
     }
     ids = reduce(np.intersect1d, (x.queries("test").ids for x in opened.values()))
-    slates, slices = {}, {}
+    slates = {}
+    slices = {}
     for name, x in opened.items():
         queries = x.queries("test")
         places = np.flatnonzero(np.isin(queries.ids, ids))
-        queries, found = queries.take(places), slates_of(x)
+        queries = queries.take(places)
+        found = slates_of(x)
         for key in (key for key in rows if key[0] == name):
             one = found[key[1]]
             slates[key] = Slates(one.query_ids[places], one.items[places], one.scores[places])
@@ -80,7 +82,8 @@ def overlap(a: NDArray[np.integer], b: NDArray[np.integer], k: int) -> float:
 
     |A ∩ B| / max(|A|, |B|), for a slate may have fewer items than places; queries with two empty slates are left out.
     """
-    a, b = a[:, :k], b[:, :k]
+    a = a[:, :k]
+    b = b[:, :k]
     same = ((a[:, :, None] == b[:, None]) & (a != NO_ITEM)[:, :, None]).sum((1, 2))
     most = np.maximum((a != NO_ITEM).sum(1), (b != NO_ITEM).sum(1))
     return float(np.mean(same[most > 0] / most[most > 0])) if most.any() else float("nan")

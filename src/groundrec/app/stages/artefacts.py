@@ -40,7 +40,8 @@ __all__ = [
     "slates_at",
 ]
 
-SEARCH, GROUND = "search", "ground"
+SEARCH = "search"
+GROUND = "ground"
 LM = "language model"
 METHODS = {SEARCH: (LM, "LM"), GROUND: ("grounded", "grounded")}
 """How groundings are called in a report, alone and fused; a stranger's goes by its own name."""
@@ -85,7 +86,8 @@ class Experiment:
         from groundrec.rank.recommend import Parts
         from groundrec.text.trie import Trie
 
-        folder, section = self.run.path / "model", self.recipe.recommend
+        folder = self.run.path / "model"
+        section = self.recipe.recommend
         lm = language.load(folder)
         lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
         parts = Parts(
@@ -179,10 +181,8 @@ class Experiment:
         """
         from groundrec.text.tokens import Encoder
 
-        template, titles = (
-            template_of(self.recipe, domain),
-            (dataset or self.dataset).catalogue.titles,
-        )
+        template = template_of(self.recipe, domain)
+        titles = (dataset or self.dataset).catalogue.titles
         return Encoder(template, tokenizer, titles, self.recipe.train.cutoff_len, self.recipe.seed)
 
     def others(self) -> dict[str, PreparedDataset]:

@@ -41,11 +41,9 @@ def _choose(x: Experiment, folder: Path) -> dict[str, Any]:
     from groundrec.evaluate.metrics import measure
     from groundrec.rank.fuse import choose_alpha
 
-    recommender, queries, value_of = (
-        x.recommender(guided=False),
-        x.queries("valid"),
-        measure(x.recipe.fuse.metric),
-    )
+    recommender = x.recommender(guided=False)
+    queries = x.queries("valid")
+    value_of = measure(x.recipe.fuse.metric)
     queries = queries.take(recommender.answerable(queries))
     lm, signal = _candidates(x, recommender, queries)
     alpha, curve = choose_alpha(
@@ -57,7 +55,8 @@ def _choose(x: Experiment, folder: Path) -> dict[str, Any]:
         k=x.recipe.recommend.k,
     )
     write_json(folder / "curve.json", [point._asdict() for point in curve])
-    name, metric = x.recipe.recommend.assistant, x.recipe.fuse.metric
+    name = x.recipe.recommend.assistant
+    metric = x.recipe.fuse.metric
     log.info(f"  {name} in the search: alpha = {alpha:.2f}, {metric} on validation")
     return {"alpha": alpha}
 
@@ -68,8 +67,10 @@ def _candidates(x: Experiment, recommender: Recommender, queries: Queries) -> tu
     """
     from groundrec.rank.search.masks import Guide, guide_totals
 
-    section, signal = x.recipe.recommend, x.signal(x.recipe.recommend.assistant or "")
-    trie, batches = recommender.search.trie, recommender.batches()
+    section = x.recipe.recommend
+    signal = x.signal(x.recipe.recommend.assistant or "")
+    trie = recommender.search.trie
+    batches = recommender.batches()
 
     def ask(batch: Queries) -> tuple[Scores, Scores]:
         mask = recommender.mask(batch)

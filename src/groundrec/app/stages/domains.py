@@ -55,7 +55,8 @@ def fingerprints(recipe: Recipe, main: str = "") -> dict[str, str]:
 
     `main` is the main one's, where it is known.
     """
-    found, places = {}, {main: "the main data set"} if main else {}
+    found = {}
+    places = {main: "the main data set"} if main else {}
     for domain, path in other_domains(recipe).items():
         found[domain] = _fingerprint(f"train.also.{domain}", path)
         if before := places.get(found[domain]):

@@ -69,7 +69,8 @@ class Fusion:
 
 def fusions(x: Experiment) -> list[Fusion]:
     """Return every fusion of the recipe."""
-    section, found = x.recipe.fuse, []
+    section = x.recipe.fuse
+    found = []
     for method in x.recipe.recommend.methods if section.signals else ():
         for kind in section.kinds:
             if kind == LEARNED:
@@ -127,13 +128,12 @@ def _with_scores(x: Experiment) -> Iterator[tuple[Fusion, dict[str, Scores]]]:
     """Yield each fusion with its grounding's scores of validation and test, read once for each
     grounding.
     """
-    method, lm = None, {}
+    method = None
+    lm = {}
     for fusion in fusions(x):
         if fusion.method != method:
-            method, lm = (
-                fusion.method,
-                {s: language_scores(x, s, fusion.method) for s in ("valid", "test")},
-            )
+            method = fusion.method
+            lm = {s: language_scores(x, s, fusion.method) for s in ("valid", "test")}
         yield fusion, lm
 
 
@@ -142,7 +142,8 @@ def _weighed(x: Experiment, fusion: Fusion, lm: dict[str, Scores], folder: Path)
     from groundrec.rank.fuse import KINDS, choose_alpha
 
     kind, (signal,), valid = KINDS[fusion.kind], fusion.signals, x.queries("valid")
-    value_of, means = measure(x.recipe.fuse.metric), []
+    value_of = measure(x.recipe.fuse.metric)
+    means = []
 
     def values(slates: Slates) -> NDArray[np.floating]:
         if fusion.paper:

@@ -65,7 +65,9 @@ def evaluate_run(x: Experiment, folder: Path) -> None:
 
 def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.float64]]]]:
     """Return the report of a run, and each method's metrics per test query."""
-    main, queries, slates = x.recipe.fuse.metric, x.queries("test"), slates_of(x)
+    main = x.recipe.fuse.metric
+    queries = x.queries("test")
+    slates = slates_of(x)
     values = _values(x, slates)
     single = [name for name in slates if kind_of(x, name) != "fused"]
     reference = max(single, key=lambda name: values[name][main].mean())
@@ -98,7 +100,8 @@ def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.flo
 
 def slates_of(x: Experiment) -> dict[str, Slates]:
     """Return every method's test slates: each signal, the language model, each fusion."""
-    queries, k = x.queries("test"), x.recipe.recommend.k
+    queries = x.queries("test")
+    k = x.recipe.recommend.k
     found = {
         name: Slates.from_scores(queries.ids, signal_scores(x, name, queries), k)
         for name in progress(x.recipe.signals, "ranking by signals")
@@ -114,7 +117,9 @@ def _values(x: Experiment, slates: dict[str, Slates]) -> dict[str, dict[str, NDA
     """Return each method's metrics per test query; those of a fusion done the papers' way each from
     its own weight.
     """
-    queries, ks, measured = x.queries("test"), sorted(x.recipe.evaluate.ks), names("metrics")
+    queries = x.queries("test")
+    ks = sorted(x.recipe.evaluate.ks)
+    measured = names("metrics")
     values = {
         name: metrics.per_query(s, queries, ks, measured)
         for name, s in progress(slates.items(), "measuring")
@@ -142,7 +147,8 @@ def _warnings(x: Experiment) -> tuple[str, ...]:
 def _method(
     x: Experiment, name: str, slates: Slates, values: dict[str, Any], versus: Any
 ) -> Method:
-    queries, popularity = x.queries("test"), x.dataset.popularity()
+    queries = x.queries("test")
+    popularity = x.dataset.popularity()
     options = {"samples": x.recipe.evaluate.bootstrap, "seed": x.recipe.seed}
     main = x.recipe.fuse.metric
     k = int(main.partition("@")[2])
@@ -221,7 +227,8 @@ def _series(rows: list[dict[str, Any]], x: str, y: str, name: str) -> Series:
 
 
 def _fusions(x: Experiment) -> list[FusionCurve]:
-    chosen, curves = weights_of(x), []
+    chosen = weights_of(x)
+    curves = []
     for fusion in fusions(x):
         if fusion.kind == LEARNED:
             continue

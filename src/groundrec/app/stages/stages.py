@@ -119,7 +119,8 @@ def train_stage(x: Experiment) -> None:
         from groundrec.train.finetune import finetune
         from groundrec.train.rows import Domain
 
-        popularity, others = x.dataset.popularity(), x.others()
+        popularity = x.dataset.popularity()
+        others = x.others()
         lm = _begun(x, others, start, folder)
         encoder = x.encoder(lm.tokenizer)
         trie = Trie.compile(encoder.answers, popularity)
@@ -176,7 +177,8 @@ def recommend_stage(x: Experiment) -> None:
 
 
 def _rank(x: Experiment, method: str, split: str) -> None:
-    by_ray, stage = x.recipe.recommend.engine == "ray", slates_at(method, split)
+    by_ray = x.recipe.recommend.engine == "ray"
+    stage = slates_at(method, split)
 
     def work(folder: Path) -> dict[str, Any]:
         from groundrec.rank.recommend import work_of

@@ -27,7 +27,8 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
     from groundrec.models.language import LanguageModel
     from groundrec.rank.recommend import Parts
 
-    section, encoder = x.recipe.recommend, x.encoder(tokenizer)
+    section = x.recipe.recommend
+    encoder = x.encoder(tokenizer)
     queries = x.dataset.valid.sample(x.recipe.train.validation_queries, x.recipe.seed)
     if not len(queries):
         raise ConfigError(
@@ -35,18 +36,19 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
             accepted="train.select = loss, or a data set with a validation split",
             next_step="--set train.select=loss",
         )
-    allow, deny, ndcg = x.listed(section.allow), x.listed(section.deny), measure(f"ndcg@{K}")
+    allow = x.listed(section.allow)
+    deny = x.listed(section.deny)
+    ndcg = measure(f"ndcg@{K}")
 
     def judge(model: Any) -> float:
-        lm, place = LanguageModel(model, tokenizer), x.run.path / "embeddings"
+        lm = LanguageModel(model, tokenizer)
+        place = x.run.path / "embeddings"
         popularity = x.dataset.popularity()
         ranker = resolve("groundings", SEARCH)(
             Parts(lm, encoder, trie, x.recipe, popularity, place, allow=allow, deny=deny)
         )
-        some, batches = (
-            queries.take(ranker.answerable(queries)),
-            ranker.batches(x.run.processes.local_world),
-        )
+        some = queries.take(ranker.answerable(queries))
+        batches = ranker.batches(x.run.processes.local_world)
         batches.fit(len(some), max(map(len, ranker.prompts(some)), default=0))
         found = batches.run(some, lambda q: ranker.slates(q, K))
         return sum(float(np.sum(ndcg(slates, some.take(rows)))) for rows, slates in found) / len(

@@ -77,7 +77,8 @@ def _first_look(
     """Return the words around the titles of the first input that has some, and the titles with
     `BETWEEN` in them.
     """
-    around, unclear = "", {title for title in listed if BETWEEN in title}
+    around = ""
+    unclear = {title for title in listed if BETWEEN in title}
     for text, target in chain.from_iterable(_texts(connection, file) for file in files):
         around = around or (
             text[: text.find('"')] + text[text.rfind('"') + 1 :] if '"' in text else ""
@@ -91,7 +92,8 @@ def quoted_titles(text: str, unclear: Collection[str] = ()) -> list[str]:
     """Return the titles that a text names as `"one", "two"`; `unclear` are titles with the mark
     between two in them.
     """
-    begin, end = text.find('"'), text.rfind('"')
+    begin = text.find('"')
+    end = text.rfind('"')
     if end <= begin:
         return []
     pieces = text[begin + 1 : end].split(BETWEEN)
@@ -110,7 +112,8 @@ class _Items:
     """Items by title: those of a list first, then each title as it is met."""
 
     def __init__(self, ids: Sequence[str], titles: Sequence[str]) -> None:
-        self.ids, self.titles = list(ids), list(titles)
+        self.ids = list(ids)
+        self.titles = list(titles)
         self._numbers = {title: number for number, title in reversed(list(enumerate(titles)))}
 
     def number(self, title: str) -> int:
@@ -143,7 +146,8 @@ def _texts(connection: Backend, file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _file(folder: Path, split: str) -> Path:
-    whole, sample = folder / f"{split}.json", folder / f"{split}{SAMPLES}.json"
+    whole = folder / f"{split}.json"
+    sample = folder / f"{split}{SAMPLES}.json"
     if whole.exists():
         return whole
     if sample.exists() and split != "train":
@@ -163,7 +167,8 @@ def _file(folder: Path, split: str) -> Path:
 
 def _listed(folder: Path) -> _Items:
     """Return the items of a list beside the splits: `id::title::genres` or title, tab, number."""
-    movies, names = folder / "movies.dat", folder / "id2name.txt"
+    movies = folder / "movies.dat"
+    names = folder / "id2name.txt"
     if movies.exists():
         rows = [line.split("::") for line in _lines(movies, "iso-8859-1") if "::" in line]
         return _Items([row[0] for row in rows], [row[1] for row in rows])
@@ -172,7 +177,9 @@ def _listed(folder: Path) -> _Items:
 
 def _named(file: Path) -> _Items:
     """Return the items of `id2name.txt`; a title may hold tabs and line breaks."""
-    ids, titles, held = [], [], ""
+    ids = []
+    titles = []
+    held = ""
     for line in _lines(file, "utf-8"):
         title, tab, item_id = f"{held}{line}".rpartition("\t")
         if tab and item_id.strip().isdigit():

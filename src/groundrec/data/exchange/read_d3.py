@@ -63,7 +63,8 @@ class _Items:
 
     def name(self, number: int, item_id: str) -> bool:
         """Note an item's id and return whether it is the one it had before."""
-        before, self.ids[number] = self.ids[number], item_id
+        before = self.ids[number]
+        self.ids[number] = item_id
         return before in (None, item_id)
 
     def catalogue(self) -> Catalogue:
@@ -85,7 +86,8 @@ def d3(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
     `info` file.
     """
     files = _files(folder, category)
-    items, ratings = _Items(_titles(files["info"], semantic_ids=False)), {}
+    items = _Items(_titles(files["info"], semantic_ids=False))
+    ratings = {}
     parts = {split: Rows() for split in SPLITS}
     for split, part in parts.items():
         for row in _Row.of(files[split], items.titles, TIMED):
@@ -99,7 +101,8 @@ def d3(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
 def minionerec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
     """Import MiniOneRec's files; an item's id is its number, and semantic ids are left out."""
     files = _files(folder, category)
-    items, place = _Items(_titles(files["info"], semantic_ids=True)), count()
+    items = _Items(_titles(files["info"], semantic_ids=True))
+    place = count()
     parts = {split: Rows() for split in SPLITS}
     for split, part in parts.items():
         for row in _Row.of(files[split], items.titles, ()):
@@ -155,7 +158,10 @@ class _Row:
     def __init__(
         self, file: Path, line: int, cells: Mapping[str, str], titles: Sequence[str]
     ) -> None:
-        self._file, self._line, self._cells, self._titles = file, line, cells, titles
+        self._file = file
+        self._line = line
+        self._cells = cells
+        self._titles = titles
         self.history = [
             self._item("history_item_id", number) for number in self._list("history_item_id")
         ]

@@ -49,7 +49,8 @@ class Rows:
 
 def queries_of(parts: Mapping[str, Rows]) -> dict[str, Queries]:
     """Return one query per row; ids run on from part to part."""
-    found, first = {}, 0
+    found = {}
+    first = 0
     for name, part in parts.items():
         count = len(part.users)
         history = Ragged(
@@ -94,11 +95,13 @@ def rejoin(
 def _windows(
     parts: Mapping[str, Rows], events: Events, user: NDArray[np.int32], places: _Places
 ) -> dict[str, Windows]:
-    found, first = {}, 0
+    found = {}
+    first = 0
     for name, part in parts.items():
         rows = slice(first, first + len(part.users))
         start = places.start[rows]
-        times, since = np.array(part.times, np.int64), start - places.length[rows]
+        times = np.array(part.times, np.int64)
+        since = start - places.length[rows]
         found[name] = Windows(
             events.users, events.items, first, user[rows], times, since, start, start + 1
         )

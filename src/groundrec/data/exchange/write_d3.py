@@ -72,7 +72,8 @@ def name_of(reader: Reader) -> str:
     """Return what the published script would call the files: category, k and window, as far as they
     are known.
     """
-    settings, window = reader.card.get("settings", {}), reader.card.get("window")
+    settings = reader.card.get("settings", {})
+    window = reader.card.get("window")
     category = settings.get("category") or settings.get("source") or "dataset"
     if not window:
         return category
@@ -133,12 +134,14 @@ class _Writer:
     """
 
     def __init__(self, reader: Reader) -> None:
-        self.left_out, self._reader = 0, reader
+        self.left_out = 0
+        self._reader = reader
         self._events, query_ids = reader.events()
         self._start = _first_targets(query_ids)
         words = _Words()
         self._users = words.add(f"{_cell(user)}," for user in self._events.users.tolist())
-        self._open, self._close = words.add(("[", '"[')), words.add(("],", ']",'))
+        self._open = words.add(("[", '"['))
+        self._close = words.add(("],", ']",'))
         self._columns = _columns(words, reader.catalogue, self._events)
         self._spell = words.spell()
 
@@ -153,7 +156,8 @@ class _Writer:
         if ids.max(initial=-1) >= len(self._start):
             raise self._reader.refused("the queries are not those of events.parquet")
         first = self._start[ids]
-        start, length = np.repeat(first, targets), np.repeat(lengths, targets)
+        start = np.repeat(first, targets)
+        length = np.repeat(lengths, targets)
         target = ranges(first, first + targets)
         self.left_out += int((lengths == 0).sum())
         rows = np.flatnonzero(length)
@@ -173,7 +177,8 @@ class _Writer:
         for c, column in enumerate(self._columns):
             at = first + 1 + c * (length + 3)
             quoted = (length > 1) | column.special[column.code[start - length]]
-            numbers[at], numbers[at + length + 1] = self._open + quoted, self._close + quoted
+            numbers[at] = self._open + quoted
+            numbers[at + length + 1] = self._close + quoted
             numbers[np.repeat(at + 1, length) + place] = (
                 np.where(place, column.later, column.first) + column.code[history]
             )

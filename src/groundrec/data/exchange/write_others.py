@@ -40,7 +40,8 @@ from groundrec.data.protocols.windows import SPLITS
 
 __all__ = ["Words", "bigrec", "minionerec", "recbole"]
 
-SAMPLED, SAMPLE_SEED = 5000, 42
+SAMPLED = 5000
+SAMPLE_SEED = 42
 TITLES = "{titles}"
 LINES = 1 << 16
 ENDS = re.compile(r"[\t\r\n]")
@@ -104,7 +105,8 @@ def bigrec(reader: Reader, folder: Path, template: Path | None = None) -> list[P
 
 def minionerec(reader: Reader, folder: Path) -> list[Path]:
     """Write MiniOneRec's files."""
-    name, titles = name_of(reader), reader.catalogue.titles
+    name = name_of(reader)
+    titles = reader.catalogue.titles
     files = [folder / split / f"{name}.csv" for split in SPLITS] + [folder / "info" / f"{name}.txt"]
     with _together(files) as parts:
         for split, part in zip(SPLITS, parts, strict=False):
@@ -126,7 +128,8 @@ def recbole(reader: Reader, folder: Path) -> list[Path]:
     for _ in chain.from_iterable(map(reader.blocks, SPLITS)):
         pass
     reader.check()
-    ids, titles = reader.catalogue.item_ids, reader.catalogue.titles
+    ids = reader.catalogue.item_ids
+    titles = reader.catalogue.titles
     _refuse_breaks("user", events.users.tolist())
     _refuse_breaks("item id", ids)
     files = [folder / f"{name_of(reader)}.{kind}" for kind in ("inter", "item")]
@@ -168,12 +171,15 @@ def _words(template: Path | None) -> Words:
     try:
         return Words.model_validate(tomllib.loads(template.read_text(encoding="utf-8")))
     except OSError as error:
-        what, value = "no such template", error.filename
+        what = "no such template"
+        value = error.filename
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        what, value = f"template {template} is not valid TOML", error
+        what = f"template {template} is not valid TOML"
+        value = error
     except ValidationError as error:
         first = error.errors()[0]
-        what, value = f"template {template}: {first['msg']}", ".".join(map(str, first["loc"]))
+        what = f"template {template}: {first['msg']}"
+        value = ".".join(map(str, first["loc"]))
     raise ConfigError(
         what,
         value=value,
@@ -232,10 +238,8 @@ def _titled_rows(reader: Reader, split: str) -> Iterator[Sequence[object]]:
     """
     values = ("item_title", "item_id", "item_sid")
     yield ("user_id", *chain.from_iterable((f"history_{value}", value) for value in values))
-    titles, sids = (
-        reader.catalogue.titles,
-        [_semantic_id(item) for item in range(len(reader.catalogue))],
-    )
+    titles = reader.catalogue.titles
+    sids = [_semantic_id(item) for item in range(len(reader.catalogue))]
     shown = [[repr(value) for value in column] for column in (titles, range(len(titles)), sids)]
     for user, history, target in _rows(reader, split):
         lists = (f"[{', '.join([column[item] for item in history])}]" for column in shown)
@@ -266,11 +270,9 @@ def _interactions(events: Events, item_ids: Sequence[str]) -> Iterator[memoryvie
     rated = any(events.ratings)
     names = ["user_id:token", "item_id:token", *["rating:float"] * rated, "timestamp:float"]
     yield "\t".join(names).encode() + b"\n"
-    users, items, ratings = (
-        as_texts(events.users.tolist()),
-        as_texts(item_ids),
-        as_texts(events.ratings),
-    )
+    users = as_texts(events.users.tolist())
+    items = as_texts(item_ids)
+    ratings = as_texts(events.ratings)
     for first in range(0, len(events), LINES):
         some = slice(first, first + LINES)
         columns = [

@@ -38,7 +38,9 @@ __all__ = [
     "windows",
 ]
 
-TRAIN, VALID, TEST = 0, 1, 2
+TRAIN = 0
+VALID = 1
+TEST = 2
 LEAST_MOMENTS = 3
 MAX_HISTORY = 200
 
@@ -132,7 +134,9 @@ def windows(
     elsewhere. Query ids run on from train over valid to test.
     """
     usable = (split == TRAIN) | (moments.starts > moments.since)
-    splits, skipped, next_id = {}, {}, 0
+    splits = {}
+    skipped = {}
+    next_id = 0
     for code, name in enumerate(SPLITS):
         chosen = np.flatnonzero(usable & (split == code))
         starts = moments.starts[chosen]
@@ -219,7 +223,8 @@ def _refuse_empty(splits: Mapping[str, Windows], moments: Moments, section: Prep
         remedy = "--set prepare.valid_share=… and prepare.test_share=… to smaller shares"
     else:
         remedy = f"--set prepare.{empty}_share=… to a larger share"
-    times, users = len(np.unique(moments.time)), moments.user[-1] + 1
+    times = len(np.unique(moments.time))
+    users = moments.user[-1] + 1
     raise DataError(
         f"the {empty} split is empty",
         value=", ".join(f"{size:,} {name}" for name, size in counts.items())

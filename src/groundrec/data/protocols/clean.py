@@ -307,7 +307,8 @@ def _bad_rows(events: ir.Table, items: ir.Table) -> ir.Table:
 
 def _placed(bad: pa.Table) -> pa.Table:
     """Return bad rows with the line of each, empty lines counted, and the file's name."""
-    files, lines = bad["file"].to_pylist(), bad["line"].to_numpy().copy()
+    files = bad["file"].to_pylist()
+    lines = bad["line"].to_numpy().copy()
     for file in set(files):
         there = np.array([f == file for f in files])
         lines[there] = line_numbers(Path(file), lines[there])
@@ -356,11 +357,14 @@ def _refuse_too_little(
         f" {count(before):,} events"
     )
     if rows["outside_k_core"]:
-        what, next_step = f"the {section.k_core}-core", "--set prepare.k_core=0"
+        what = f"the {section.k_core}-core"
+        next_step = "--set prepare.k_core=0"
     elif rows["below_min_rating"]:
-        what, next_step = "prepare.min_rating", "--set prepare.min_rating=… to a lower value"
+        what = "prepare.min_rating"
+        next_step = "--set prepare.min_rating=… to a lower value"
     else:
-        what, next_step = "reading", "add data, or look at quarantine.parquet if there is one"
+        what = "reading"
+        next_step = "add data, or look at quarantine.parquet if there is one"
     raise DataError(
         f"too few users are left after {what}",
         value=f"{users} with {rows['kept']:,} events (before it: {there})",

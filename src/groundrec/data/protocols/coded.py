@@ -70,7 +70,8 @@ class Coded:
         order = order_of(time)
         order = order[order_of(user[order])]
         names = self.users.take(as_arrow(seen)).to_pylist()
-        item, rating = number[self.item[kept]], self.rating[kept]
+        item = number[self.item[kept]]
+        rating = self.rating[kept]
         return Events(
             np.array(names),
             user[order],
@@ -81,7 +82,8 @@ class Coded:
         )
 
 
-_NO_CODES, _NO_TEXTS = np.empty(0, np.int32), as_texts([])
+_NO_CODES = np.empty(0, np.int32)
+_NO_TEXTS = as_texts([])
 EMPTY = Coded(
     _NO_CODES, _NO_CODES, _NO_CODES, np.empty(0, np.int64), _NO_TEXTS, _NO_TEXTS, _NO_TEXTS
 )
@@ -135,7 +137,8 @@ class _Growing:
     """An array that grows in place."""
 
     def __init__(self, dtype: type[np.integer]) -> None:
-        self._room, self._used = np.empty(LEAST_ROOM, dtype), 0
+        self._room = np.empty(LEAST_ROOM, dtype)
+        self._used = 0
 
     @property
     def array(self) -> NDArray[Any]:
@@ -160,9 +163,11 @@ class _Texts:
     """
 
     def __init__(self) -> None:
-        self._numbers, self._settled = _Growing(np.int32), 0
+        self._numbers = _Growing(np.int32)
+        self._settled = 0
         self._waiting: list[pa.StringArray] = []
-        self._parts, self._size = [as_texts([])], 0
+        self._parts = [as_texts([])]
+        self._size = 0
 
     @property
     def array(self) -> NDArray[np.int32]:

@@ -143,10 +143,12 @@ def _window_of_rows(reviews: ir.Table, accepted: ir.Table, section: Prepare, yea
         (span,) = fetched(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
         raise _empty_window([t for t in span.values() if t is not None], section.d3, year)
     if counts["items"] >= section.d3.least_items or year == FIRST_YEAR:
-        found, titles = coded(core), fetched(accepted.semi_join(core, "item_id"))
+        found = coded(core)
+        titles = fetched(accepted.semi_join(core, "item_id"))
         assert found is not None
     else:
-        found, titles = EMPTY, pa.table({"item_id": as_texts([]), "title": as_texts([])})
+        found = EMPTY
+        titles = pa.table({"item_id": as_texts([]), "title": as_texts([])})
     forget(titled, *[core] * (core is not titled))
     return _Window(year, **counts, titles=titles, reviews=found, core=np.ones(len(found), bool))
 

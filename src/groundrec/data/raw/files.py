@@ -57,7 +57,9 @@ __all__ = [
 Column: TypeAlias = Any
 """A column of a table. Which methods it has depends on its type, known only when the file is open."""
 
-ROW, FILE, BROKEN = "__row__", "__file__", "__broken__"
+ROW = "__row__"
+FILE = "__file__"
+BROKEN = "__broken__"
 UNREADABLE = (
     duckdb.InvalidInputException,
     duckdb.ConversionException,

@@ -41,7 +41,9 @@ def literal_fields(text: str, wanted: Collection[str]) -> dict[str, Any] | None:
     """
     if not text.startswith(("{'", "{u'")):
         return None
-    found, at, mark = {}, 1, ","
+    found = {}
+    at = 1
+    mark = ","
     while mark == ",":
         pair = PAIR.match(text, at)
         if not pair:

@@ -80,7 +80,8 @@ class MovieLens:
         )
         events = _read(connection, layout, 0, events_file, _EVENT_NAMES)
         items = _read(connection, layout, 1, items_file, ("item", "title"))
-        item, title = layout.columns["item"], layout.columns["title"]
+        item = layout.columns["item"]
+        title = layout.columns["title"]
         if _YEAR in items.columns:
             items = items.mutate(**{title: _with_year(items[title], items[_YEAR])})
         encoding = _encoding(items_file) if layout.names[1] else ""
@@ -126,7 +127,8 @@ def _read(
     """Return our columns `wanted` of the events (part 0) or the items (1), and an item's year where
     it is apart.
     """
-    delimiter, names = layout.delimiters[part], layout.names[part]
+    delimiter = layout.delimiters[part]
+    names = layout.names[part]
     there = names or header(file, delimiter)
     columns = [layout.columns[name] for name in wanted]
     require(columns, there, file)

@@ -89,12 +89,10 @@ class Raw:
         glance: Glance | None = None,
         encoding: str = "",
     ) -> None:
-        self._interactions, self.items, self.glance, self.encoding = (
-            interactions,
-            items,
-            glance,
-            encoding,
-        )
+        self._interactions = interactions
+        self.items = items
+        self.glance = glance
+        self.encoding = encoding
 
     @cached_property
     def interactions(self) -> ir.Table:

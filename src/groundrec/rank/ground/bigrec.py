@@ -128,18 +128,18 @@ class Grounded:
                     titles, allowed[row], 1 if self.ground.duplicates == "first" else None
                 )
                 some = min(k, len(found.values))
-                items[row, :some], scores[row, :some] = (
-                    found.values[:some],
-                    -apart[found.rows[:some]],
-                )
+                items[row, :some] = found.values[:some]
+                scores[row, :some] = -apart[found.rows[:some]]
         return GroundedSlates(queries.ids, items, scores, tuple(texts), tuple(vectors))
 
     def _texts(self, queries: Queries) -> list[list[str]]:
         """Return the titles written for each query, likeliest first."""
-        g, prompts = self.ground, self.prompts(queries)
+        g = self.ground
+        prompts = self.prompts(queries)
         manner = Manner(g.texts, g.max_new_tokens, g.decoding, g.temperature, g.top_p, self.seed)
         written = write(self.lm.model, prompts, self._ends, manner, queries.ids.tolist())
-        decode, template = self.encoder.tokenizer.batch_decode, self.encoder.template
+        decode = self.encoder.tokenizer.batch_decode
+        template = self.encoder.template
         texts = [
             [template.title_of(str(t)) for t in decode(rows, skip_special_tokens=True)]
             for rows in written
@@ -188,7 +188,8 @@ class Grounded:
 
 def grounded(parts: Parts) -> Grounded:
     """Return the grounding `ground`: written freely, then matched with the nearest titles."""
-    recipe, section = parts.recipe, parts.recipe.ground
+    recipe = parts.recipe
+    section = parts.recipe.ground
     lm = parts.lm
     embedder = parts.base() if section.weights == "base" and parts.base else lm
     titles = Titles.of(list(parts.encoder.titles), parts.popularity)

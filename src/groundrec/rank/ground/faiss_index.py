@@ -34,7 +34,8 @@ class Index:
     """A FAISS index of items' embeddings [I, D], kept in a file."""
 
     def __init__(self, items: Tensor, file: Path) -> None:
-        self._items, faiss = items, _faiss()
+        self._items = items
+        faiss = _faiss()
         if not file.exists():
             parts = min(ceil(PARTS * sqrt(len(items))), len(items))
             index = faiss.index_factory(items.shape[1], f"IVF{parts},Flat")

@@ -67,9 +67,11 @@ def write(
     seen = torch.tensor(
         [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
     )
-    ends, copies = ends.to(model.device), manner.texts if manner.decoding == "sample" else 1
+    ends = ends.to(model.device)
+    copies = manner.texts if manner.decoding == "sample" else 1
     names_drawn = [(name, copy) for name in names for copy in range(copies)]
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
     try:
         out = model.generate(  # type: ignore[operator]
             ids.repeat_interleave(copies, 0),
@@ -107,7 +109,8 @@ class _Ended(StoppingCriteria):
     """A text has ended when its last token ends texts, or an earlier one did and padding follows."""
 
     def __init__(self, ends: Tensor, prompt: int) -> None:
-        self._ends, self._prompt = ends, prompt
+        self._ends = ends
+        self._prompt = prompt
 
     def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Any:
         return self._ends[input_ids[:, self._prompt :]].any(1)

@@ -53,7 +53,8 @@ def embed(
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     while by_length:
         size = max(1, TOKENS // len(rows[by_length[-1]]))
-        part, by_length = by_length[-size:], by_length[:-size]
+        part = by_length[-size:]
+        by_length = by_length[:-size]
         out[part] = _embed([rows[i] for i in part], model, pooling).float().cpu()
     return _finite(out, "the language model's embeddings")
 
@@ -95,12 +96,14 @@ def nearest(
         allowed: Which items a query may be given; all when None. Shape: [Q, I], bool.
         chunk: Items compared at a time.
     """
-    texts, _ = _checked(texts, vote), _finite(items, "the items' embeddings")
+    texts = _checked(texts, vote)
+    _ = _finite(items, "the items' embeddings")
     centre = items.mean(0).to(texts.device)
     kept = min(k + SPARE, len(items))
     best, found, reach = _candidates(texts - centre, items, centre, kept, vote, allowed, chunk)
     numbers, exact = _ordered(texts, items, found, best, vote)
-    numbers, exact = numbers[:, :k], exact[:, :k]
+    numbers = numbers[:, :k]
+    exact = exact[:, :k]
     lost = torch.zeros(len(texts), dtype=torch.bool, device=texts.device)
     if kept < len(items):
         # What was left out is farther than the last candidate, less what rounding can have moved
@@ -126,7 +129,8 @@ def nearest_of(
     """Return the same among the candidates `found` [Q, c], distinct in a row, where -1 is none. c
     is at least k.
     """
-    texts, none = _checked(texts, vote), found < 0
+    texts = _checked(texts, vote)
+    none = found < 0
     far = torch.zeros(found.shape, device=found.device).masked_fill(none, torch.inf)
     numbers, exact = _ordered(texts, items, found.clamp(min=0), far, vote)
     return numbers[:, :k].masked_fill(exact[:, :k].isinf(), -1), exact[:, :k].float()
@@ -211,15 +215,14 @@ def _candidates(
     rounding reaches.
     """
     best = torch.empty(len(texts), 0, device=texts.device)
-    found, longest = (
-        torch.empty(len(texts), 0, dtype=torch.long, device=texts.device),
-        torch.zeros_like(centre[0]),
-    )
+    found = torch.empty(len(texts), 0, dtype=torch.long, device=texts.device)
+    longest = torch.zeros_like(centre[0])
     # One place for the numbers of every chunk: fresh memory for each takes the system longer than
     # what is left to do.
     most = min(chunk, len(items))
     room = torch.empty(texts.shape[0] * texts.shape[1] * most, device=texts.device)
-    centred, squares = torch.empty(most, len(centre), device=texts.device), _square_norms(texts)
+    centred = torch.empty(most, len(centre), device=texts.device)
+    squares = _square_norms(texts)
     for start, whole in _chunks(items, chunk, texts.device):
         part = torch.sub(whole, centre, out=centred[: len(whole)])
         norms = part.norm(dim=1)
@@ -291,7 +294,8 @@ def _ordered(
     near = torch.empty(rows * c, dim, dtype=items.dtype, device=items.device)
     room = torch.empty(rows * voting * c, dim, dtype=torch.double, device=texts.device)
     for start in range(0, queries, rows):
-        some, numbers = texts[start : start + rows], found[start : start + rows]
+        some = texts[start : start + rows]
+        numbers = found[start : start + rows]
         part = near[: numbers.numel()]
         torch.index_select(items, 0, numbers.flatten().to(items.device), out=part)
         beside = part.to(texts.device).view(len(some), 1, c, dim)

@@ -38,13 +38,12 @@ class BeamSearch:
         *,
         stride: int = WHOLE,
     ) -> None:
-        self._branches, self._paths, self._beams, self._stride = (
-            branches,
-            branches.paths,
-            beams,
-            stride,
-        )
-        self._penalty, self._keep = length_penalty, keep
+        self._branches = branches
+        self._paths = branches.paths
+        self._beams = beams
+        self._stride = stride
+        self._penalty = length_penalty
+        self._keep = keep
         device = self._paths.depth.device
         shape = (len(branches.below), beams)
         self._node = torch.full(shape, ROOT, device=device)
@@ -109,7 +108,8 @@ class BeamSearch:
         every = torch.cat([grow, forced], dim=2)
         width = every.shape[2]
         score, flat = every.flatten(1).topk(min(2 * self._beams, every.shape[1] * width), dim=1)
-        origin, column = flat // width, flat % width
+        origin = flat // width
+        column = flat % width
         branched = column < width - 1
         child = self._kids.flatten(1).gather(1, origin * (width - 1) + column.clamp(max=width - 2))
         node = torch.where(branched, child, self._node.gather(1, origin))
@@ -121,7 +121,9 @@ class BeamSearch:
         )
         score, kept = score.masked_fill(done, NEVER).topk(self._beams, dim=1)
         origin = origin.gather(1, kept)
-        self._score, self._node, self._used = score, node.gather(1, kept), used.gather(1, kept)
+        self._score = score
+        self._node = node.gather(1, kept)
+        self._used = used.gather(1, kept)
         branched = branched.gather(1, kept)
         self._place, self._first = (
             t.gather(1, origin).masked_fill(branched, 0) for t in (self._place, self._first)
@@ -135,7 +137,8 @@ class BeamSearch:
     def _finish(self, node: Tensor, score: Tensor) -> None:
         score = score / self.steps**self._penalty
         score, best = torch.cat([self._found_score, score], 1).topk(self._keep, dim=1)
-        self._found, self._found_score = torch.cat([self._found, node], 1).gather(1, best), score
+        self._found = torch.cat([self._found, node], 1).gather(1, best)
+        self._found_score = score
 
     def _read(self) -> None:
         """Read on where the next token needs it; note chains, children and slots."""

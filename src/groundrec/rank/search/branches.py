@@ -50,7 +50,9 @@ class Branches:
     """The tree of one batch of Q queries, as far as it has been read."""
 
     def __init__(self, paths: Paths, reader: TreeReader, below: Below) -> None:
-        self.paths, self.reader, self.below = paths, reader, below
+        self.paths = paths
+        self.reader = reader
+        self.below = below
         self._seen = torch.zeros(len(below), 0, 0, dtype=torch.bool, device=paths.depth.device)
         """Which tree tokens each one sees. Shape: [Q, S, S]."""
         self.spent = torch.zeros(len(below), dtype=torch.long, device=paths.depth.device)
@@ -62,7 +64,8 @@ class Branches:
         """Return what follows the prompts, which needs no further reading: A = 1, no chain."""
         nodes = torch.full((len(self.below), 1), ROOT, device=self.spent.device)
         most = int(self.paths.trie.child_counts[ROOT])
-        weights, none = self.paths.log_weights(self.reader.logits), torch.zeros_like(nodes)
+        weights = self.paths.log_weights(self.reader.logits)
+        none = torch.zeros_like(nodes)
         children, entering = self.paths.log_children(weights, none, nodes, most, self.below)
         there = nodes == ROOT
         chain = torch.zeros(len(nodes), 1, 0, device=nodes.device)
@@ -73,7 +76,8 @@ class Branches:
         self.read_before += int(self.spent.sum() - self.spent[rows].sum())
         self.reader.keep(rows)
         self.below = self.below.take(rows)
-        self._seen, self.spent = self._seen[rows], self.spent[rows]
+        self._seen = self._seen[rows]
+        self.spent = self.spent[rows]
 
     def read(
         self,
@@ -130,7 +134,8 @@ class Branches:
         length: Tensor,
         sizes: tuple[int, int, int],
     ) -> Read:
-        paths, device = self.paths, nodes.device
+        paths = self.paths
+        device = nodes.device
         total, longest, most = sizes
         ends = length.cumsum(1)
         step = torch.arange(total, device=device).expand(len(nodes), -1).contiguous()
@@ -152,7 +157,8 @@ class Branches:
             else last
         )
         children, entering = paths.log_children(weights, behind, nodes, max(most, 1), self.below)
-        there, reached = length > 0, start + length
+        there = length > 0
+        reached = start + length
         ended = there & (reached == paths.tokens_to_read(nodes))
         self.spent += ends[:, -1]
         return Read(
@@ -172,7 +178,8 @@ class Branches:
         """Extend `seen` by T tokens: each sees what the slot `above` its edge sees, and its own
         edge so far.
         """
-        old, new = self._seen.shape[1], owner.shape[1]
+        old = self._seen.shape[1]
+        new = owner.shape[1]
         own = (owner[:, :, None] == owner[:, None]) & (place[:, None] <= place[:, :, None])
         seen = torch.nn.functional.pad(self._seen, (0, new, 0, new))
         if old:

@@ -48,9 +48,14 @@ class BestFirst:
     def __init__(
         self, branches: Branches, k: int, width: int, budget: int, goal: Below | None = None
     ) -> None:
-        self._branches, self._paths, self._goal = branches, branches.paths, goal
-        self._width, self._budget, self._k = width, budget, k
-        q, device = len(branches.below), self._paths.depth.device
+        self._branches = branches
+        self._paths = branches.paths
+        self._goal = goal
+        self._width = width
+        self._budget = budget
+        self._k = k
+        q = len(branches.below)
+        device = self._paths.depth.device
         self._query = torch.arange(q, device=device)
         """Which query each row of what follows is about."""
         self._open = torch.full((q, 1), ROOT, device=device)
@@ -87,7 +92,8 @@ class BestFirst:
         if count == 0:
             return False
         width = worth.shape[1]
-        bound, node = self._bound[:, :width], self._open[:, :width]
+        bound = self._bound[:, :width]
+        node = self._open[:, :width]
         reads = self._branches.read(
             node, self._above[:, :width], worth, self._place[:, :width], STRIDE
         )
@@ -101,7 +107,8 @@ class BestFirst:
         vain. Shape: [Q, W].
         """
         width = min(self._width, self._bound.shape[1])
-        bound, length = self._bound[:, :width], self._paths.tokens_to_read(self._open[:, :width])
+        bound = self._bound[:, :width]
+        length = self._paths.tokens_to_read(self._open[:, :width])
         length = (length - self._place[:, :width]).clamp(max=STRIDE)
         worth = (
             (bound >= self._score[:, -1:])
@@ -158,7 +165,8 @@ class BestFirst:
         kept, best = every.topk(min(FRONTIER + 1, every.shape[1]), dim=1)
         if kept.shape[1] > FRONTIER:
             self._dropped = torch.maximum(self._dropped, kept[:, -1])
-        self._bound, best = kept[:, :FRONTIER], best[:, :FRONTIER]
+        self._bound = kept[:, :FRONTIER]
+        best = best[:, :FRONTIER]
         self._open = torch.cat([self._open, node], 1).gather(1, best)
         self._above = torch.cat([self._above, above], 1).gather(1, best)
         self._place = torch.cat([self._place, place], 1).gather(1, best)

@@ -92,7 +92,8 @@ def _sees(paths: Paths, node: Tensor, place: Tensor) -> Tensor:
     """Return which of T tokens, `place` steps into the edges of `node`, each one descends from. [T,
     T].
     """
-    lo, hi = paths.item_lo[node], paths.item_hi[node]
+    lo = paths.item_lo[node]
+    hi = paths.item_hi[node]
     above = (lo <= lo[:, None]) & (hi[:, None] <= hi) & (node < node[:, None])
     return above | ((node == node[:, None]) & (place <= place[:, None]))
 

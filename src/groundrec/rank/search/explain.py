@@ -106,17 +106,22 @@ def _path(search: Search, item: int) -> list[int]:
 def _steps(
     search: Search, prompt: list[int], nodes: list[int], mask: Mask, guide: Guide | None
 ) -> list[Step]:
-    trie, paths = search.trie, search.paths
+    trie = search.trie
+    paths = search.paths
     tokens = [int(t) for node in nodes for t in trie.edge(node)]
     ids = torch.tensor([[*prompt, *tokens]], device=paths.depth.device)
     logits = search.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float() / paths.temperature
     below = Below(paths, mask)
     signal = guide_steps(trie, guide, mask)[0] if guide else torch.zeros(len(trie))
-    alpha, total, steps = guide.alpha if guide else 1.0, 0.0, []
+    alpha = guide.alpha if guide else 1.0
+    total = 0.0
+    steps = []
     entered = {int(trie.depth[trie.parent[node]]): node for node in nodes}
     for place, token in enumerate(tokens):
         log_p = float(logits[place, token] - logits[place].logsumexp(0))
-        choices, log_p_choices, log_p_signal = 1, 0.0, 0.0
+        choices = 1
+        log_p_choices = 0.0
+        log_p_signal = 0.0
         if node := entered.get(place):
             first = _choices(search, int(trie.parent[node]), below)
             choices = len(first)

@@ -148,7 +148,8 @@ def guide_totals(trie: Trie, guide: Guide, mask: Mask) -> Scores:
     """Return log p_signal of each item, summed along its path; -inf where it is not allowed. Shape:
     [Q, I].
     """
-    total, level = guide_steps(trie, guide, mask).numpy().astype(np.float64), trie.level
+    total = guide_steps(trie, guide, mask).numpy().astype(np.float64)
+    level = trie.level
     for depth in range(1, int(level.max(initial=0)) + 1):
         nodes = np.flatnonzero(level == depth)
         total[:, nodes] += total[:, trie.parent[nodes]]

@@ -99,7 +99,8 @@ def _left_in_container() -> int:
 
 def size_of(text: str) -> int:
     """Return the bytes of a size like `4GB` (thousands) or `4GiB` (1024s)."""
-    number, unit = text.rstrip("KMGTiB"), text.lstrip("0123456789.")
+    number = text.rstrip("KMGTiB")
+    unit = text.lstrip("0123456789.")
     return int(float(number) * (1024 if "i" in unit else 1000) ** "BKMGT".index(unit[0]))
 
 

@@ -40,12 +40,19 @@ class Paths:
         def tensor(array: NDArray) -> Tensor:
             return torch.from_numpy(np.asarray(array, dtype=np.int64)).to(model.device)
 
-        self.trie, self.renormalised, self.temperature = trie, score == "renormalised", temperature
-        self.parent, self.depth = tensor(trie.parent), tensor(trie.depth)
-        self.item_lo, self.item_hi = tensor(trie.item_lo), tensor(trie.item_hi)
-        self.edge_length, self.child_count = tensor(trie.edge_lengths), tensor(trie.child_counts)
-        self._edge_start, self._edge_tokens = tensor(trie.edge_start[:-1]), tensor(trie.edge_tokens)
-        self._child_start, self._children = tensor(trie.child_start[:-1]), tensor(trie.children)
+        self.trie = trie
+        self.renormalised = score == "renormalised"
+        self.temperature = temperature
+        self.parent = tensor(trie.parent)
+        self.depth = tensor(trie.depth)
+        self.item_lo = tensor(trie.item_lo)
+        self.item_hi = tensor(trie.item_hi)
+        self.edge_length = tensor(trie.edge_lengths)
+        self.child_count = tensor(trie.child_counts)
+        self._edge_start = tensor(trie.edge_start[:-1])
+        self._edge_tokens = tensor(trie.edge_tokens)
+        self._child_start = tensor(trie.child_start[:-1])
+        self._children = tensor(trie.children)
         chosen, column = np.unique(trie.first_tokens[1:], return_inverse=True)
         self.head = head_of(model, tensor(chosen)) if self.renormalised else None
         """Output layer for the tokens that are ever chosen; None where the model's own is used."""
@@ -133,7 +140,8 @@ class Below:
     """A mask and perhaps a guide over the trie, for one batch of Q queries, on the model's device."""
 
     def __init__(self, paths: Paths, mask: Mask, guide: Guide | None = None) -> None:
-        self._paths, self._only = paths, mask.only
+        self._paths = paths
+        self._only = mask.only
         device = paths.depth.device
         self._places = torch.from_numpy(mask.places(paths.trie)).to(device)
         self._steps = guide_steps(paths.trie, guide, mask).to(device) if guide else None
@@ -145,15 +153,14 @@ class Below:
     def take(self, rows: Tensor) -> Below:
         """Return the same for some of the queries. `rows`: int64 [q]."""
         some = copy.copy(self)
-        some._places, some._steps = (
-            self._places[rows],
-            None if self._steps is None else self._steps[rows],
-        )
+        some._places = self._places[rows]
+        some._steps = None if self._steps is None else self._steps[rows]
         return some
 
     def allowed(self, nodes: Tensor) -> Tensor:
         """Return whether any allowed item lies below each of `nodes` [Q, n]. Shape: [Q, n]."""
-        lo, hi = self._paths.item_lo[nodes], self._paths.item_hi[nodes]
+        lo = self._paths.item_lo[nodes]
+        hi = self._paths.item_hi[nodes]
         listed = torch.searchsorted(self._places, hi) - torch.searchsorted(self._places, lo)
         return listed > 0 if self._only else listed < hi - lo
 

@@ -101,7 +101,8 @@ class Search:
         """
         if temperature <= 0:
             raise SearchError("not a temperature", value=temperature, accepted="a number above 0")
-        self.model, self.trie = model, trie
+        self.model = model
+        self.trie = trie
         self.paths = Paths(model, trie, score, temperature)
         self._instruction = Instruction.read(model, instruction)
         self.work = Work()
@@ -155,7 +156,8 @@ class Search:
         self._count(branches)
         del branches  # its keys and values: those of the dive take their place
         open_ = np.flatnonzero((found.bound > NEVER).cpu().numpy())
-        leaves, scores = found.leaves, found.scores
+        leaves = found.leaves
+        scores = found.scores
         if len(open_):
             self.work.unproved += len(open_)
             below = Below(self.paths, mask, guide).take(
@@ -181,7 +183,8 @@ class Search:
         found = BestFirst(branches, most, width, 2**62, goal).run()
         self._count(branches)
         table = np.full((len(prompts), len(self.trie.item_order)), np.float32(NEVER))
-        leaves, scores = found.leaves.cpu().numpy(), found.scores.cpu().numpy()
+        leaves = found.leaves.cpu().numpy()
+        scores = found.scores.cpu().numpy()
         numbers, values = self._items(leaves, scores, table.shape[1], mask)
         rows, places = np.nonzero(numbers != NO_ITEM)
         table[rows, numbers[rows, places]] = values[rows, places]
@@ -221,11 +224,9 @@ class Search:
         """
         more, more_scores = BeamSearch(branches, k, k, stride=self._stride(len(rows))).run()
         self._count(branches)
-        leaves, scores, at = (
-            found.leaves.clone(),
-            found.scores.clone(),
-            torch.from_numpy(rows).to(more.device),
-        )
+        leaves = found.leaves.clone()
+        scores = found.scores.clone()
+        at = torch.from_numpy(rows).to(more.device)
         known = leaves[at].where(scores[at] > NEVER, ROOT)
         twice = (more[:, :, None] == known[:, None]).any(2)
         every = torch.cat([scores[at], more_scores.masked_fill(twice, NEVER)], 1)
@@ -271,8 +272,10 @@ class Search:
         """Return the items of `leaves` [Q, n] and their scores, best first, those of one leaf in
         the trie's order.
         """
-        trie, q = self.trie, len(leaves)
-        items, best = np.full((q, k), NO_ITEM, np.int32), np.full((q, k), NEVER, np.float32)
+        trie = self.trie
+        q = len(leaves)
+        items = np.full((q, k), NO_ITEM, np.int32)
+        best = np.full((q, k), NEVER, np.float32)
         leaves = np.where(np.isneginf(scores), ROOT, leaves)
         width = np.where(leaves == ROOT, 0, trie.item_hi[leaves] - trie.item_lo[leaves]).ravel()
         row = np.repeat(np.arange(q).repeat(leaves.shape[1]), width)
@@ -280,7 +283,9 @@ class Search:
         item = trie.item_order[np.repeat(trie.item_lo[leaves].ravel(), width) + place]
         score = np.repeat(scores.ravel(), width)
         keep = mask.allows(row, item)
-        row, item, score = row[keep], item[keep], score[keep]
+        row = row[keep]
+        item = item[keep]
+        score = score[keep]
         column = np.arange(len(row)) - np.searchsorted(row, row)
         inside = column < k
         items[row[inside], column[inside]] = item[inside]

@@ -72,12 +72,15 @@ class TreeReader:
         instruction: Instruction | None = None,
         head: torch.nn.Module | None = None,
     ) -> None:
-        self._model, self._head = model, head
+        self._model = model
+        self._head = head
         device = model.device
         self._lengths = torch.tensor([len(p) for p in prompts], device=device)
         self._width = max(map(len, prompts))
         self._cache = DynamicCache()
-        self.slots, self.passes, self.tokens = 0, 0, 0
+        self.slots = 0
+        self.passes = 0
+        self.tokens = 0
         self._positions = torch.arange(self._width, device=device).expand(len(prompts), -1)
         """Position of each token in the cache. Shape: [Q, width + slots]."""
         self._prompt_seen = self._positions < self._lengths[:, None]
