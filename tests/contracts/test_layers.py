@@ -17,8 +17,8 @@ SOURCE = Path(groundrec.__file__).parent
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
     "core": """
-        errors alive stop types config config_learn config_rank config_track recipe glossary
-        registry track processes runs
+        errors alive stop types track aliases config config_learn config_rank config_track recipe
+        glossary registry processes runs
     """,
     "data": """
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch
