@@ -18,7 +18,7 @@ DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
     "core": """
         errors alive stop types track aliases config config_learn config_rank config_track recipe
-        glossary registry processes runs
+        glossary affects registry processes runs
     """,
     "data": """
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch

@@ -6,6 +6,7 @@ A setting is documented where it is declared; `--help`, `--dry-run` and the manu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -13,15 +14,27 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from groundrec.core.errors import ConfigError
 
-__all__ = ["D3", "Data", "Location", "Prepare", "Section"]
+__all__ = ["D3", "WHEN_NDCG_SELECTS", "Data", "Location", "Prepare", "Section", "setting"]
 
 LIKE_ABOVE = 3.0
+WHEN_NDCG_SELECTS = "train if train.select=ndcg"
+"""What `train` depends on only where it ranks validation queries to choose an epoch."""
 
 
 class Section(BaseModel):
     """A group of settings. Unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def setting(affects: Sequence[str], **declared: Any) -> Any:
+    """Return a field that also declares which stages' output it decides; none where it is empty.
+
+    A stage is `prepare`, `signals`, `train`, `recommend`, `fuse` or `evaluate`, one step of it such
+    as `recommend/test`, or `STAGE if SECTION.SETTING=VALUE`. Stages that read the output of these
+    are affected too and are not listed. `core.affects` reads the declarations.
+    """
+    return Field(json_schema_extra={"affects": list(affects)}, **declared)
 
 
 def _place(value: Any) -> Any:
@@ -35,49 +48,57 @@ Location: TypeAlias = Annotated[Path | str, BeforeValidator(_place)]
 class Data(Section):
     """Where the raw interactions come from."""
 
-    source: str = Field(
+    source: str = setting(
+        ("prepare",),
         default="movielens-100k",
         description="Name of a data source: `groundrec list sources` shows them.",
     )
-    path: Location | None = Field(
+    path: Location | None = setting(
+        ("prepare",),
         default=None,
         description=(
             "File or folder of the raw data, or a URL: `https://…`,"
             " `hf://datasets/OWNER/NAME/FILE`. Not needed for a named source that downloads itself."
         ),
     )
-    items: Location | None = Field(
+    items: Location | None = setting(
+        ("prepare",),
         default=None,
         description=(
             "File or URL of item titles, where they are not beside the interactions or among them."
         ),
     )
-    category: str | None = Field(
+    category: str | None = setting(
+        ("prepare",),
         default=None,
         description=(
             "Which files of the folder `data.path` the `amazon` source reads, e.g. `Books`."
         ),
     )
-    dataset: Path | None = Field(
+    dataset: Path | None = setting(
+        ("prepare",),
         default=None,
         description=(
             "Folder of a finished data set (`groundrec prepare`, `groundrec import`), used as it"
             " is: no other setting of [data] or [prepare] may be given beside it."
         ),
     )
-    columns: dict[str, str] = Field(
+    columns: dict[str, str] = setting(
+        ("prepare",),
         default={},
         description=(
             'Your column names for the `table` source, e.g. {item = "asin"}; for `recbole` the'
             " title's, if not found by itself."
         ),
     )
-    sha256: str | None = Field(
+    sha256: str | None = setting(
+        ("prepare",),
         default=None,
         pattern="^[0-9a-f]{64}$",
         description="Digest that the file at `data.path` must have.",
     )
-    items_sha256: str | None = Field(
+    items_sha256: str | None = setting(
+        ("prepare",),
         default=None,
         pattern="^[0-9a-f]{64}$",
         description="Digest that the file at `data.items` must have.",
@@ -89,7 +110,8 @@ class D3(Section):
     UTC.
     """
 
-    st_year: int = Field(
+    st_year: int = setting(
+        ("prepare",),
         default=2017,
         ge=1996,
         description=(
@@ -97,17 +119,24 @@ class D3(Section):
             " than `least_items` items are left."
         ),
     )
-    st_month: int = Field(default=10, ge=1, le=12, description="First month of the window.")
-    ed_year: int = Field(
-        default=2018, ge=1996, description="Year in whose month `ed_month` the window ends."
+    st_month: int = setting(
+        ("prepare",), default=10, ge=1, le=12, description="First month of the window."
     )
-    ed_month: int = Field(
+    ed_year: int = setting(
+        ("prepare",),
+        default=2018,
+        ge=1996,
+        description="Year in whose month `ed_month` the window ends.",
+    )
+    ed_month: int = setting(
+        ("prepare",),
         default=11,
         ge=1,
         le=12,
         description="The window ends with the first second of this month, that second included.",
     )
-    least_items: int = Field(
+    least_items: int = setting(
+        ("prepare",),
         default=10_000,
         ge=1,
         description="Items that must be left, unless the window begins in 1996.",
@@ -127,7 +156,8 @@ class D3(Section):
 class Prepare(Section):
     """How raw interactions become train, validation and test queries."""
 
-    protocol: str = Field(
+    protocol: str = setting(
+        ("prepare",),
         default="global-time",
         description=(
             "`global-time` splits by one point in time for everyone (leaks nothing);"
@@ -136,10 +166,11 @@ class Prepare(Section):
             " those of MovieLens-10M and of Amazon's video games."
         ),
     )
-    engine: str = Field(
-        default="duckdb", description="What computes: `groundrec list engines` shows them."
+    engine: str = setting(
+        (), default="duckdb", description="What computes: `groundrec list engines` shows them."
     )
-    memory_limit: str | None = Field(
+    memory_limit: str | None = setting(
+        (),
         default=None,
         pattern=r"^\d+(\.\d+)?[KMGT]i?B$",
         description=(
@@ -147,7 +178,8 @@ class Prepare(Section):
             " machine's when unset."
         ),
     )
-    k_core: int = Field(
+    k_core: int = setting(
+        ("prepare",),
         default=5,
         ge=0,
         description=(
@@ -155,22 +187,25 @@ class Prepare(Section):
             " 0 keeps all."
         ),
     )
-    min_rating: float | None = Field(
-        default=None, description="Drop interactions rated lower than this."
+    min_rating: float | None = setting(
+        ("prepare",), default=None, description="Drop interactions rated lower than this."
     )
-    valid_share: float = Field(
+    valid_share: float = setting(
+        ("prepare",),
         default=0.1,
         gt=0,
         lt=1,
         description="Share of interactions, by time, used for validation (`global-time`).",
     )
-    test_share: float = Field(
+    test_share: float = setting(
+        ("prepare",),
         default=0.1,
         gt=0,
         lt=1,
         description="Share of interactions, the latest, used for testing (`global-time`).",
     )
-    max_history: int | None = Field(
+    max_history: int | None = setting(
+        ("prepare",),
         default=None,
         ge=1,
         description=(
@@ -179,14 +214,16 @@ class Prepare(Section):
             " so many."
         ),
     )
-    bad_rows: Literal["fail", "quarantine"] = Field(
+    bad_rows: Literal["fail", "quarantine"] = setting(
+        ("prepare",),
         default="fail",
         description=(
             "What to do with rows that cannot be used: stop at the first, or set them aside in"
             " `quarantine.parquet` and count them."
         ),
     )
-    like_above: float = Field(
+    like_above: float = setting(
+        ("prepare",),
         default=LIKE_ABOVE,
         description=(
             "A rating above this becomes 1, any other 0 (`bigrec-movie`); nothing is left out for"

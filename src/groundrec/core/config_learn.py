@@ -9,14 +9,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
-from groundrec.core.config import Section
+from groundrec.core.config import Section, setting
 from groundrec.core.errors import ConfigError
 
 __all__ = [
+    "Answers",
     "CoOccurrence",
     "External",
     "Model",
     "Neighbours",
+    "Objective",
     "Popularity",
     "Scratch",
     "Sequential",
@@ -27,26 +29,31 @@ __all__ = [
 class Scratch(Section):
     """The small decoder trained from random weights when `model.base_model = \"scratch\"`."""
 
-    vocabulary: int = Field(
+    vocabulary: int = setting(
+        ("train",),
         default=4096,
         ge=300,
         description="Size of the byte-level BPE vocabulary learned from the titles.",
     )
-    hidden: int = Field(default=128, ge=8, description="Width of the network.")
-    layers: int = Field(default=2, ge=1, description="Number of transformer layers.")
-    heads: int = Field(default=4, ge=1, description="Attention heads per layer.")
-    feed_forward: int = Field(
-        default=2, ge=1, description="Width of the feed-forward layers, as a multiple of `hidden`."
+    hidden: int = setting(("train",), default=128, ge=8, description="Width of the network.")
+    layers: int = setting(("train",), default=2, ge=1, description="Number of transformer layers.")
+    heads: int = setting(("train",), default=4, ge=1, description="Attention heads per layer.")
+    feed_forward: int = setting(
+        ("train",),
+        default=2,
+        ge=1,
+        description="Width of the feed-forward layers, as a multiple of `hidden`.",
     )
-    dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="Dropout inside attention while training."
+    dropout: float = setting(
+        ("train",), default=0.1, ge=0, lt=1, description="Dropout inside attention while training."
     )
 
 
 class Model(Section):
     """The language model and the words it is shown."""
 
-    base_model: str = Field(
+    base_model: str = setting(
+        ("train",),
         default="scratch",
         description=(
             "`scratch`, `smollm2-135m`, the folder of any transformers causal language model, or"
@@ -54,25 +61,29 @@ class Model(Section):
             " the newest is meant; or a model kept by wandb, `wandb:ENTITY/PROJECT/NAME:v3`."
         ),
     )
-    weights: Literal["safetensors", "any"] = Field(
+    weights: Literal["safetensors", "any"] = setting(
+        ("train",),
         default="safetensors",
         description=(
             "Which weights of a base model are loaded: safetensors, which hold only numbers; or"
             " `any`, also pickled ones, of which only the numbers are read."
         ),
     )
-    template: str = Field(
+    template: str = setting(
+        ("train",),
         default="list",
         description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file.",
     )
-    domain: str | None = Field(
+    domain: str | None = setting(
+        ("train",),
         default=None,
         description=(
             "Whose words of the template's [words] the prompts use, e.g. `movie`; when unset those"
             " of `data.category`, or else the default ones."
         ),
     )
-    instruction: Annotated[int, Field(ge=0)] | Literal["random"] = Field(
+    instruction: Annotated[int, Field(ge=0)] | Literal["random"] = setting(
+        ("train",),
         default=0,
         description=(
             "Which of the template's instructions the prompts have, counted from 0; or `random`:"
@@ -83,13 +94,34 @@ class Model(Section):
     scratch: Scratch = Scratch()
 
 
+class Answers(Section):
+    """How an item is written by the language model."""
+
+    kind: str = setting(
+        ("train",),
+        default="title",
+        description="Name of a way to write items: `groundrec list answers` shows them.",
+    )
+
+
+class Objective(Section):
+    """What the language model is trained for."""
+
+    kind: str = setting(
+        ("train",),
+        default="cross-entropy",
+        description="Name of an objective: `groundrec list objectives` shows them.",
+    )
+
+
 DomainName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\w-]+$")]
 
 
 class Train(Section):
     """Fine-tuning of the language model."""
 
-    also: dict[DomainName, Path] = Field(
+    also: dict[DomainName, Path] = setting(
+        ("train",),
         default={},
         description=(
             "Other finished data sets to train on at once, by their domains, whose words of the"
@@ -97,7 +129,8 @@ class Train(Section):
             " ranked and measured."
         ),
     )
-    method: Literal["full", "lora", "qlora", "none"] = Field(
+    method: Literal["full", "lora", "qlora", "none"] = setting(
+        ("train",),
         default="full",
         description=(
             "Train every weight, or low-rank adapters (LoRA), or adapters beside weights held in"
@@ -105,14 +138,16 @@ class Train(Section):
             " weights that `resume_from` names."
         ),
     )
-    bits: Literal[4, 8] = Field(
+    bits: Literal[4, 8] = setting(
+        ("train",),
         default=4,
         description=(
             "Bits of a frozen weight under `qlora`: 4 (nf4, twice quantised), or 8, as BIGRec loads"
             " its model. Ranking reads the base model as it is kept."
         ),
     )
-    resume_from: Path | None = Field(
+    resume_from: Path | None = setting(
+        ("train",),
         default=None,
         description=(
             "Start from here instead of the base model. A run directory or its checkpoint: all goes"
@@ -122,19 +157,29 @@ class Train(Section):
             " alone in any case: those of a run's trained model."
         ),
     )
-    epochs: float = Field(default=3, gt=0, description="Passes over the training examples.")
-    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="How the learning rate falls after the warm-up."
+    epochs: float = setting(
+        ("train",), default=3, gt=0, description="Passes over the training examples."
     )
-    warmup_steps: int = Field(
-        default=20, ge=0, description="Steps over which the learning rate rises from 0."
+    learning_rate: float = setting(
+        ("train",), default=1e-4, gt=0, description="Peak learning rate."
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
-    batch_size: int = Field(
-        default=128, ge=1, description="Sequences per optimiser step, over all processes."
+    schedule: Literal["cosine", "linear", "constant"] = setting(
+        ("train",), default="cosine", description="How the learning rate falls after the warm-up."
     )
-    micro_batch_size: int = Field(
+    warmup_steps: int = setting(
+        ("train",), default=20, ge=0, description="Steps over which the learning rate rises from 0."
+    )
+    weight_decay: float = setting(
+        ("train",), default=0.0, ge=0, description="AdamW's weight decay."
+    )
+    batch_size: int = setting(
+        ("train",),
+        default=128,
+        ge=1,
+        description="Sequences per optimiser step, over all processes.",
+    )
+    micro_batch_size: int = setting(
+        ("train",),
         default=4,
         ge=1,
         description=(
@@ -142,7 +187,8 @@ class Train(Section):
             " it when memory runs out: results stay the same."
         ),
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        ("train",),
         default="auto",
         description=(
             "Numbers that training computes in: `bf16` and `fp16` with weights kept in float32"
@@ -150,14 +196,16 @@ class Train(Section):
             " else `fp32`. `fp16` needs CUDA."
         ),
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: bool = setting(
+        (),
         default=False,
         description=(
             "Keep the activations between layers only, and compute those inside once more for the"
             " gradients, which stay the same."
         ),
     )
-    cutoff_len: int = Field(
+    cutoff_len: int = setting(
+        ("train",),
         default=512,
         ge=16,
         description=(
@@ -165,7 +213,8 @@ class Train(Section):
             " the instruction."
         ),
     )
-    learn: Literal["answer", "choices"] = Field(
+    learn: Literal["answer", "choices"] = setting(
+        ("train",),
         default="answer",
         description=(
             "Learn every token of an answer, or only those where the catalogue leaves a choice:"
@@ -173,7 +222,8 @@ class Train(Section):
             " times faster for small models."
         ),
     )
-    packing: Literal["rows", "tree"] = Field(
+    packing: Literal["rows", "tree"] = setting(
+        ("train",),
         default="rows",
         description=(
             "`rows`: a row for each example; for a running list, for each piece of a user's list."
@@ -183,12 +233,14 @@ class Train(Section):
             " as one sequence of a batch."
         ),
     )
-    tree_targets: int = Field(
+    tree_targets: int = setting(
+        ("train",),
         default=20,
         ge=1,
         description="Most targets of a tree; the one in the middle has the data set's own history.",
     )
-    tree_attention: Literal["sdpa", "flex_attention"] = Field(
+    tree_attention: Literal["sdpa", "flex_attention"] = setting(
+        (),
         default="sdpa",
         description=(
             "How a tree's tokens attend. `sdpa`: PyTorch's attention under a mask; on a processor,"
@@ -196,7 +248,8 @@ class Train(Section):
             " tree, which leaves that out on a CUDA device."
         ),
     )
-    drop_items: float = Field(
+    drop_items: float = setting(
+        ("train",),
         default=0.0,
         ge=0,
         lt=1,
@@ -205,34 +258,39 @@ class Train(Section):
             " small model from learning histories by heart."
         ),
     )
-    train_on_inputs: bool = Field(
+    train_on_inputs: bool = setting(
+        ("train",),
         default=False,
         description=(
             "Also learn to predict the prompt, not only the answer (templates with an instruction)."
         ),
     )
-    max_examples: int | None = Field(
+    max_examples: int | None = setting(
+        ("train",),
         default=None,
         ge=1,
         description=(
             "Train on a random sample of this many examples of each data set; all when unset."
         ),
     )
-    patience: int = Field(
+    patience: int = setting(
+        ("train",),
         default=3,
         ge=0,
         description=(
             "Stop after this many epochs without a better one, by `select`; 0 never stops early."
         ),
     )
-    select: Literal["loss", "ndcg"] = Field(
+    select: Literal["loss", "ndcg"] = setting(
+        ("train",),
         default="loss",
         description=(
             "Which epoch is kept and what `patience` waits for: the best validation loss, or the"
             " best NDCG@10 of the recipe's search."
         ),
     )
-    validation_queries: int = Field(
+    validation_queries: int = setting(
+        ("train",),
         default=500,
         ge=1,
         description=(
@@ -240,7 +298,8 @@ class Train(Section):
             " loss; the main one's behind NDCG@10."
         ),
     )
-    average: float = Field(
+    average: float = setting(
+        ("train",),
         default=0.0,
         ge=0,
         le=1,
@@ -249,14 +308,18 @@ class Train(Section):
             " with a constant schedule; 0 keeps the best epoch, by `select`."
         ),
     )
-    lora_r: int = Field(default=8, ge=1, description="Rank of the LoRA matrices.")
-    lora_alpha: int = Field(
-        default=16, ge=1, description="LoRA scale: updates are multiplied by lora_alpha / lora_r."
+    lora_r: int = setting(("train",), default=8, ge=1, description="Rank of the LoRA matrices.")
+    lora_alpha: int = setting(
+        ("train",),
+        default=16,
+        ge=1,
+        description="LoRA scale: updates are multiplied by lora_alpha / lora_r.",
     )
-    lora_dropout: float = Field(
-        default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices."
+    lora_dropout: float = setting(
+        ("train",), default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices."
     )
-    lora_target_modules: list[str] | Literal["all-linear"] = Field(
+    lora_target_modules: list[str] | Literal["all-linear"] = setting(
+        ("train",),
         default=["q_proj", "v_proj"],
         description="Names of the layers that get LoRA matrices, or `all-linear`.",
     )
@@ -285,16 +348,21 @@ class Train(Section):
 class Neighbours(Section):
     """The `item-knn` signal: cosine similarity of items by who took them."""
 
-    last: int = Field(
-        default=5, ge=1, description="Most recent items of a history whose neighbours count."
+    last: int = setting(
+        ("signals",),
+        default=5,
+        ge=1,
+        description="Most recent items of a history whose neighbours count.",
     )
-    decay: float = Field(
+    decay: float = setting(
+        ("signals",),
         default=0.8,
         gt=0,
         le=1,
         description="Weight of each of these items, relative to the next more recent one.",
     )
-    smoothing: float = Field(
+    smoothing: float = setting(
+        ("signals",),
         default=0.001,
         gt=0,
         lt=1,
@@ -305,30 +373,38 @@ class Neighbours(Section):
 class CoOccurrence(Section):
     """The `co-occurrence` signal: which items follow which, nearer ones counting more."""
 
-    window: int = Field(
+    window: int = setting(
+        ("signals",),
         default=10,
         ge=1,
         description="Items that follow at most this many places later count, as 1 / distance.",
     )
-    last: int = Field(
+    last: int = setting(
+        ("signals",),
         default=10,
         ge=1,
         description="Most recent items of a history that vote, each as 1 / sqrt(its rank).",
     )
-    source_power: float = Field(
+    source_power: float = setting(
+        ("signals",),
         default=0.5,
         ge=0,
         description="Votes of an item are divided by its damped count to this power.",
     )
-    target_power: float = Field(
+    target_power: float = setting(
+        ("signals",),
         default=0.3,
         ge=0,
         description="Votes for an item are divided by its damped count to this power.",
     )
-    damping: float = Field(
-        default=20, gt=0, description="Added to an item's count before it divides votes."
+    damping: float = setting(
+        ("signals",),
+        default=20,
+        gt=0,
+        description="Added to an item's count before it divides votes.",
     )
-    smoothing: float = Field(
+    smoothing: float = setting(
+        ("signals",),
         default=0.01,
         gt=0,
         lt=1,
@@ -339,15 +415,16 @@ class CoOccurrence(Section):
 class Popularity(Section):
     """The `recent-popularity` signal: how often each item was taken in the last days of training."""
 
-    recent_days: float = Field(
-        default=30, gt=0, description="Days before the end of training that count."
+    recent_days: float = setting(
+        ("signals",), default=30, gt=0, description="Days before the end of training that count."
     )
 
 
 class External(Section):
     """The `external` signal: scores made elsewhere, for every query of validation and test."""
 
-    path: Path | None = Field(
+    path: Path | None = setting(
+        ("signals",),
         default=None,
         description=(
             "A `.npz` file with `query_ids` [Q] and `scores` [Q, items] (perhaps also `item_ids`,"
@@ -355,14 +432,16 @@ class External(Section):
             " `query_id` and `scores`, or a bare `.npy` array as D3's code writes it."
         ),
     )
-    rows: list[Literal["train", "valid", "test"]] = Field(
+    rows: list[Literal["train", "valid", "test"]] = setting(
+        ("signals",),
         default=[],
         description=(
             "Which queries the rows of a bare `.npy` are: those of these splits, in their order."
             " Without it such a file is refused."
         ),
     )
-    temperature: float = Field(
+    temperature: float = setting(
+        ("signals",),
         default=1.0,
         gt=0,
         description="Divides the scores, which are taken for unnormalised log-probabilities.",
@@ -372,16 +451,27 @@ class External(Section):
 class Sequential(Section):
     """The text-free sequential models: `sasrec`, `gru4rec`, `caser`, and each of them as `…-dros`."""
 
-    hidden: int = Field(default=64, ge=4, description="Width of the item embeddings.")
-    layers: int = Field(default=2, ge=1, description="Layers of SASRec and GRU4Rec.")
-    heads: int = Field(default=2, ge=1, description="Attention heads per layer of SASRec.")
-    window: int = Field(default=5, ge=1, description="Most recent items that Caser's filters see.")
-    horizontal: int = Field(
-        default=16, ge=1, description="Caser's horizontal filters of each height."
+    hidden: int = setting(
+        ("signals",), default=64, ge=4, description="Width of the item embeddings."
     )
-    vertical: int = Field(default=4, ge=1, description="Caser's vertical filters.")
-    dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout while training.")
-    loss: Literal["cross-entropy", "binary", "gbce"] = Field(
+    layers: int = setting(
+        ("signals",), default=2, ge=1, description="Layers of SASRec and GRU4Rec."
+    )
+    heads: int = setting(
+        ("signals",), default=2, ge=1, description="Attention heads per layer of SASRec."
+    )
+    window: int = setting(
+        ("signals",), default=5, ge=1, description="Most recent items that Caser's filters see."
+    )
+    horizontal: int = setting(
+        ("signals",), default=16, ge=1, description="Caser's horizontal filters of each height."
+    )
+    vertical: int = setting(("signals",), default=4, ge=1, description="Caser's vertical filters.")
+    dropout: float = setting(
+        ("signals",), default=0.2, ge=0, lt=1, description="Dropout while training."
+    )
+    loss: Literal["cross-entropy", "binary", "gbce"] = setting(
+        ("signals",),
         default="cross-entropy",
         description=(
             "Objective: cross-entropy over the whole catalogue; `binary` tells the next item from"
@@ -389,10 +479,14 @@ class Sequential(Section):
             " overconfidence that this brings (gSASRec). The `…-dros` signals have their own."
         ),
     )
-    negatives: int = Field(
-        default=16, ge=1, description="Random items beside each next one, for `binary` and `gbce`."
+    negatives: int = setting(
+        ("signals",),
+        default=16,
+        ge=1,
+        description="Random items beside each next one, for `binary` and `gbce`.",
     )
-    calibration: float = Field(
+    calibration: float = setting(
+        ("signals",),
         default=0.75,
         ge=0,
         le=1,
@@ -400,14 +494,16 @@ class Sequential(Section):
             "Strength of `gbce`'s correction (t in the paper): 0 is `binary`, 1 corrects in full."
         ),
     )
-    dros_weight: float = Field(
+    dros_weight: float = setting(
+        ("signals",),
         default=0.1,
         ge=0,
         description=(
             "Weight of the distributionally robust part of the `…-dros` signals' objective."
         ),
     )
-    dros_temperature: float = Field(
+    dros_temperature: float = setting(
+        ("signals",),
         default=1.0,
         gt=0,
         description=(
@@ -415,18 +511,29 @@ class Sequential(Section):
             " worse cases."
         ),
     )
-    max_length: int = Field(default=20, ge=2, description="Most recent items the model sees.")
-    epochs: int = Field(default=15, ge=1, description="Most passes over the training sequences.")
-    batch_size: int = Field(
+    max_length: int = setting(
+        ("signals",), default=20, ge=2, description="Most recent items the model sees."
+    )
+    epochs: int = setting(
+        ("signals",), default=15, ge=1, description="Most passes over the training sequences."
+    )
+    batch_size: int = setting(
+        ("signals",),
         default=32,
         ge=1,
         description="Pieces of sequences, of `max_length` + 1 items, per optimiser step.",
     )
-    learning_rate: float = Field(
-        default=3e-3, gt=0, description="AdamW's peak learning rate; it falls to 0 over `epochs`."
+    learning_rate: float = setting(
+        ("signals",),
+        default=3e-3,
+        gt=0,
+        description="AdamW's peak learning rate; it falls to 0 over `epochs`.",
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay.")
-    patience: int = Field(
+    weight_decay: float = setting(
+        ("signals",), default=0.01, ge=0, description="AdamW's weight decay."
+    )
+    patience: int = setting(
+        ("signals",),
         default=5,
         ge=0,
         description=(

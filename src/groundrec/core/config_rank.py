@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
-from groundrec.core.config import Section
+from groundrec.core.config import WHEN_NDCG_SELECTS, Section, setting
 
 __all__ = ["Evaluate", "Fuse", "Ground", "Recommend"]
 
@@ -15,10 +15,8 @@ __all__ = ["Evaluate", "Fuse", "Ground", "Recommend"]
 class Recommend(Section):
     """How the language model's ranking is found among the items of the catalogue."""
 
-    MEANS: ClassVar[set[str]] = {"methods", "memory_limit", "engine", "workers"}
-    """Settings that change no slate of a method: what is finished stays finished."""
-
-    methods: list[str] = Field(
+    methods: list[str] = setting(
+        ("fuse", "evaluate"),
         default=["search"],
         min_length=1,
         description=(
@@ -28,25 +26,33 @@ class Recommend(Section):
         ),
     )
 
-    mode: Literal["exact", "beam", "all"] = Field(
+    mode: Literal["exact", "beam", "all"] = setting(
+        ("recommend", WHEN_NDCG_SELECTS),
         default="exact",
         description=(
             "`exact` finds the best items and proves it; `beam` keeps the best `beams` hypotheses"
             " at each token and can lose some; `all` scores every item of the catalogue."
         ),
     )
-    score: Literal["full", "renormalised"] = Field(
+    score: Literal["full", "renormalised"] = setting(
+        ("recommend", WHEN_NDCG_SELECTS),
         default="full",
         description=(
             "Log-probability over the whole vocabulary, or over the tokens that continue a"
             " catalogue title."
         ),
     )
-    k: int = Field(default=50, ge=1, description="Places in a slate.")
-    beams: int = Field(
-        default=50, ge=1, description="Hypotheses kept in `beam` mode; at least `k`."
+    k: int = setting(
+        ("recommend", "fuse", "evaluate"), default=50, ge=1, description="Places in a slate."
     )
-    width: int = Field(
+    beams: int = setting(
+        ("recommend", WHEN_NDCG_SELECTS),
+        default=50,
+        ge=1,
+        description="Hypotheses kept in `beam` mode; at least `k`.",
+    )
+    width: int = setting(
+        (),
         default=24,
         ge=1,
         description=(
@@ -54,7 +60,8 @@ class Recommend(Section):
             " read some in vain. Changes speed, never a ranking."
         ),
     )
-    budget: int = Field(
+    budget: int = setting(
+        ("recommend", WHEN_NDCG_SELECTS),
         default=4096,
         ge=1,
         description=(
@@ -62,10 +69,14 @@ class Recommend(Section):
             " of `k` completes the slate and the query counts as unproved."
         ),
     )
-    temperature: float = Field(
-        default=1.0, gt=0, description="Divides the model's logits before they are normalised."
+    temperature: float = setting(
+        ("recommend", WHEN_NDCG_SELECTS),
+        default=1.0,
+        gt=0,
+        description="Divides the model's logits before they are normalised.",
     )
-    length_penalty: float = Field(
+    length_penalty: float = setting(
+        ("recommend", WHEN_NDCG_SELECTS),
         default=0.0,
         description=(
             "In `beam` mode, a title's log-probability is divided by its number of tokens to this"
@@ -73,7 +84,8 @@ class Recommend(Section):
             " does."
         ),
     )
-    batch_size: int = Field(
+    batch_size: int = setting(
+        (),
         default=8,
         ge=1,
         description=(
@@ -81,7 +93,8 @@ class Recommend(Section):
             " memory, never a ranking."
         ),
     )
-    memory_limit: str | None = Field(
+    memory_limit: str | None = setting(
+        (),
         default=None,
         pattern=r"^\d+(\.\d+)?[KMGT]i?B$",
         description=(
@@ -89,7 +102,8 @@ class Recommend(Section):
             " when unset."
         ),
     )
-    shard_size: int = Field(
+    shard_size: int = setting(
+        (),
         default=256,
         ge=1,
         description=(
@@ -97,14 +111,16 @@ class Recommend(Section):
             " divide among themselves."
         ),
     )
-    engine: Literal["local", "ray"] = Field(
+    engine: Literal["local", "ray"] = setting(
+        (),
         default="local",
         description=(
             "`local` searches in the processes that were started; `ray` in actors of Ray Data, on"
             " the cluster that `RAY_ADDRESS` names or on this machine."
         ),
     )
-    workers: int | None = Field(
+    workers: int | None = setting(
+        (),
         default=None,
         ge=1,
         description=(
@@ -112,14 +128,16 @@ class Recommend(Section):
             " 2 where there is none, when unset."
         ),
     )
-    assistant: str | None = Field(
+    assistant: str | None = setting(
+        ("recommend",),
         default=None,
         description=(
             "Signal that takes part in the search (D3's text-free assistant): at each branching,"
             " alpha · log p_LM + (1 - alpha) · log p_signal."
         ),
     )
-    alpha: float | None = Field(
+    alpha: float | None = setting(
+        ("recommend",),
         default=None,
         ge=0,
         le=1,
@@ -128,36 +146,43 @@ class Recommend(Section):
             " unset."
         ),
     )
-    assistant_mass: Literal["sum", "max"] = Field(
+    assistant_mass: Literal["sum", "max"] = setting(
+        ("recommend",),
         default="sum",
         description=(
             "A branch's share of the assistant: the sum of its items' probabilities, or the largest"
             " of them."
         ),
     )
-    allow: Path | None = Field(
+    allow: Path | None = setting(
+        ("recommend", "fuse", "evaluate", WHEN_NDCG_SELECTS),
         default=None,
         description=(
             "Text file of the only items that may be recommended, an item id or a title per line,"
             " e.g. one category. No method may recommend another, and none is trained anew."
         ),
     )
-    deny: Path | None = Field(
+    deny: Path | None = setting(
+        ("recommend", "fuse", "evaluate", WHEN_NDCG_SELECTS),
         default=None,
         description=(
             "Text file of items that are never recommended, an item id or a title per line, e.g."
             " what is out of stock."
         ),
     )
-    exclude_seen: bool = Field(
-        default=True, description="Never recommend an item of the query's history."
+    exclude_seen: bool = setting(
+        ("recommend", "fuse", "evaluate", WHEN_NDCG_SELECTS),
+        default=True,
+        description="Never recommend an item of the query's history.",
     )
-    valid_queries: int | None = Field(
+    valid_queries: int | None = setting(
+        ("recommend/valid", "recommend/alpha", "fuse"),
         default=1000,
         ge=1,
         description="Validation queries, sampled, the same for every seed; all when unset.",
     )
-    test_queries: int | None = Field(
+    test_queries: int | None = setting(
+        ("recommend/test", "fuse", "evaluate"),
         default=None,
         ge=1,
         description="Test queries, sampled, the same for every seed; all when unset.",
@@ -169,63 +194,78 @@ class Ground(Section):
     titles.
     """
 
-    texts: int = Field(
-        default=4, ge=1, description="Texts written for each query: beams, or samples."
+    texts: int = setting(
+        ("recommend",),
+        default=4,
+        ge=1,
+        description="Texts written for each query: beams, or samples.",
     )
-    decoding: Literal["beam", "sample"] = Field(
+    decoding: Literal["beam", "sample"] = setting(
+        ("recommend",),
         default="beam",
         description=(
             "`beam` writes the likeliest texts that a beam search of `texts` finds, the papers'"
             " way; `sample` draws them, from the recipe's seed and the query."
         ),
     )
-    temperature: float = Field(
-        default=1.0, gt=0, description="Divides the logits that `sample` draws from."
+    temperature: float = setting(
+        ("recommend",),
+        default=1.0,
+        gt=0,
+        description="Divides the logits that `sample` draws from.",
     )
-    top_p: float = Field(
+    top_p: float = setting(
+        ("recommend",),
         default=1.0,
         gt=0,
         le=1,
         description="`sample` draws from the likeliest tokens that hold this share.",
     )
-    max_new_tokens: int = Field(
+    max_new_tokens: int = setting(
+        ("recommend",),
         default=128,
         ge=1,
         description="Longest text; what has not ended by then is grounded as it is.",
     )
-    vote: Literal["best", "nearest", "mean"] = Field(
+    vote: Literal["best", "nearest", "mean"] = setting(
+        ("recommend",),
         default="best",
         description=(
             "An item's distance: to the likeliest text (the paper), to the nearest of all texts, or"
             " the mean over all. Empty texts do not vote."
         ),
     )
-    pooling: Literal["last", "mean"] = Field(
+    pooling: Literal["last", "mean"] = setting(
+        ("recommend",),
         default="last",
         description=(
             "A text's embedding: the last layer's state of its last token (the paper), or the mean"
             " over its tokens."
         ),
     )
-    weights: Literal["tuned", "base"] = Field(
+    weights: Literal["tuned", "base"] = setting(
+        ("recommend",),
         default="tuned",
         description=(
             "What embeds: the fine-tuned model, or the one it was made from, as BIGRec's code does."
         ),
     )
-    longest: int = Field(
+    longest: int = setting(
+        ("recommend",),
         default=512,
         ge=2,
         description="Tokens of a text, or a title, that are embedded; the rest is cut off its end.",
     )
-    index: Literal["exact", "faiss"] = Field(
+    index: Literal["exact", "faiss"] = setting(
+        ("recommend",),
         default="exact",
         description=(
             "`exact` compares a text with every title; `faiss` with those of the parts of the"
             " catalogue nearest to it, which can lose some: for more than a million titles."
         ),
     )
-    duplicates: Literal["all", "first"] = Field(
+    duplicates: Literal["all", "first"] = setting(
+        ("recommend",),
         default="all",
         description=(
             "Items of one title are equally near: `all` of them stand in the slate, the most"
@@ -237,11 +277,14 @@ class Ground(Section):
 class Fuse(Section):
     """Mixing the language model with collaborative signals."""
 
-    signals: list[str] = Field(
-        default=["sasrec", "co-occurrence"], description="Signals to fuse with, each in turn."
+    signals: list[str] = setting(
+        ("fuse",),
+        default=["sasrec", "co-occurrence"],
+        description="Signals to fuse with, each in turn.",
     )
     kinds: list[Literal["probability", "reweight", "reciprocal-rank", "z-score", "learned"]] = (
-        Field(
+        setting(
+            ("fuse",),
             default=["probability"],
             min_length=1,
             description=(
@@ -252,15 +295,19 @@ class Fuse(Section):
             ),
         )
     )
-    metric: str = Field(
-        default="ndcg@10", description="Metric that chooses the weight, on validation."
+    metric: str = setting(
+        ("recommend/alpha", "fuse"),
+        default="ndcg@10",
+        description="Metric that chooses the weight, on validation.",
     )
-    grid: int = Field(
+    grid: int = setting(
+        ("recommend/alpha", "fuse"),
         default=21,
         ge=2,
         description="Number of values of alpha tried between 0 and 1; those of gamma are BIGRec's.",
     )
-    paper: bool = Field(
+    paper: bool = setting(
+        ("fuse",),
         default=False,
         description=(
             "Choose a weight for each metric and cut-off by itself, as BIGRec's code does; the"
@@ -272,12 +319,18 @@ class Fuse(Section):
 class Evaluate(Section):
     """What is measured."""
 
-    ks: list[PositiveInt] = Field(
+    ks: list[PositiveInt] = setting(
+        ("evaluate", "fuse if fuse.paper=true"),
         default=[1, 3, 5, 10, 20, 50],
         min_length=1,
         description="Cut-offs of the metrics; none may exceed `recommend.k`.",
     )
-    bootstrap: int = Field(
-        default=1000, ge=0, description="Bootstrap samples behind each 95% interval; 0 gives none."
+    bootstrap: int = setting(
+        ("evaluate",),
+        default=1000,
+        ge=0,
+        description="Bootstrap samples behind each 95% interval; 0 gives none.",
     )
-    people: int = Field(default=10, ge=0, description="Example people shown in the report.")
+    people: int = setting(
+        ("evaluate",), default=10, ge=0, description="Example people shown in the report."
+    )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from groundrec.core.config import Section
+from groundrec.core.config import Section, setting
 
 __all__ = ["Track"]
 
@@ -16,14 +14,16 @@ class Track(Section):
     on it.
     """
 
-    board: Literal["none", "wandb", "tensorboard", "trackio"] = Field(
+    board: Literal["none", "wandb", "tensorboard", "trackio"] = setting(
+        (),
         default="none",
         description=(
             "`wandb`, `tensorboard` or `trackio`, whose own client is then used; a board that fails"
             " never stops a run."
         ),
     )
-    mode: Literal["online", "offline", "disabled"] = Field(
+    mode: Literal["online", "offline", "disabled"] = setting(
+        (),
         default="offline",
         description=(
             "`online` sends to wandb's server, which needs a login; `offline` keeps the files in"
@@ -31,10 +31,11 @@ class Track(Section):
             " and Trackio stay in the run directory either way."
         ),
     )
-    project: str = Field(
-        default="groundrec", min_length=1, description="The project on wandb and Trackio."
+    project: str = setting(
+        (), default="groundrec", min_length=1, description="The project on wandb and Trackio."
     )
-    watch: int = Field(
+    watch: int = setting(
+        (),
         default=0,
         ge=0,
         description=(
@@ -42,7 +43,8 @@ class Track(Section):
             " each trained weight is distributed; 0: never. Needs a board."
         ),
     )
-    model: bool = Field(
+    model: bool = setting(
+        (),
         default=False,
         description=(
             "Also give wandb the trained model, as the artifact `NAME-model` of the recipe's name;"

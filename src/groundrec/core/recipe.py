@@ -16,14 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from groundrec.core.config import Data, Prepare, Section
+from groundrec.core.config import Data, Prepare, Section, setting
 from groundrec.core.config_learn import (
+    Answers,
     CoOccurrence,
     External,
     Model,
     Neighbours,
+    Objective,
     Popularity,
     Sequential,
     Train,
@@ -43,22 +45,33 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 class Recipe(Section):
     """One experiment: everything that decides its result."""
 
-    name: str = Field(
+    name: str = setting(
+        (),
         default="run",
         description="Name of the run; its directory is `runs/<name>` unless told otherwise.",
     )
-    about: str = Field(
-        default="", description="What the run does and how long it takes; shown before it begins."
+    about: str = setting(
+        (),
+        default="",
+        description="What the run does and how long it takes; shown before it begins.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of every source of randomness.")
+    seed: int = setting(
+        ("prepare", "signals", "train", "recommend", "fuse", "evaluate"),
+        default=0,
+        ge=0,
+        description="Seed of every source of randomness.",
+    )
     data: Data = Data()
     prepare: Prepare = Prepare()
     model: Model = Model()
     train: Train = Train()
-    signals: list[str] = Field(
+    signals: list[str] = setting(
+        ("evaluate",),
         default=["popularity", "item-knn", "co-occurrence", "sasrec"],
         description="Collaborative signals to fit and compare.",
     )
+    answers: Answers = Answers()
+    objective: Objective = Objective()
     popularity: Popularity = Popularity()
     neighbours: Neighbours = Neighbours()
     co_occurrence: CoOccurrence = CoOccurrence()

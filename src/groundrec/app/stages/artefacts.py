@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundrec.app.stages.domains import other_domains
-from groundrec.core.config_rank import Recommend
 from groundrec.core.errors import DataError, closest
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
@@ -191,7 +190,9 @@ class Experiment:
 
     def section(self, *names: str) -> dict[str, Any]:
         """Return sections of the recipe, and the seed, as stage inputs: what decides their output."""
-        whole = self.recipe.model_dump(mode="json", exclude={"recommend": Recommend.MEANS})
+        whole = self.recipe.model_dump(
+            mode="json", exclude={"recommend": {"methods", "memory_limit", "engine", "workers"}}
+        )
         return {"seed": self.recipe.seed, **{name: whole[name] for name in names}}
 
 
