@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/groundrec run recipes/demo.toml --if-exists resume
+	$(BIN)/groundrec run demo --if-exists resume
 
 test: setup
 	$(TEST)

@@ -3,7 +3,7 @@ each data set.
 
     python benchmarks/methods.py [--data movielens-100k ml-latest-small] [--seeds 0 1 2] [--out runs/tables] [--show]
 
-Runs `recipes/tables/DATA.toml` with each seed, and once more with SASRec in the search: that run
+Runs the packaged recipe `tables/DATA` with each seed, and once more with SASRec in the search: that run
 takes SASRec and the language model from the first one. What is finished is skipped, so a stopped
 benchmark goes on where it was. `--show` runs nothing and prints the tables of what is there.
 
@@ -93,14 +93,13 @@ def finished(place: Path) -> bool:
 
 def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: str) -> None:
     """Run the recipe of a data set in a process of its own; its last words go to the terminal."""
-    recipe = Path(__file__).parents[1] / "recipes" / "tables" / f"{data}.toml"
     sets = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
     command = [
         sys.executable,
         "-m",
         "groundrec",
         "run",
-        str(recipe),
+        f"tables/{data}",
         "--run-dir",
         str(place),
         "--if-exists",

@@ -3,7 +3,7 @@
     python benchmarks/search.py RUN [--queries 40] [--generate 8] [--batch 8] [--ways beam exact] [--cutoff-len 512]
         [--sizes 1682 10000 100000 1000000]
 
-RUN is a finished training, e.g. of `groundrec run recipes/smollm2-search.toml --until train`. Both
+RUN is a finished training, e.g. of `groundrec run smollm2-search --until train`. Both
 sides answer the same test queries with ten items, taking turns in one process. `generate` gets ten
 beams, `length_penalty=0`, `early_stopping="never"` and a `prefix_allowed_tokens_fn` over the same
 titles; its answers are compared with ours.

@@ -21,12 +21,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+import groundrec
 from groundrec.core.recipe import load_recipe
 from groundrec.text.tokens import train_tokenizer
 from tests.commands import command
 from tests.data.amazon import WORDS, Shape, write_amazon
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(groundrec.__file__).parent / "recipes"
 SMALL = {
     "hidden_size": 16,
     "num_hidden_layers": 1,

@@ -14,11 +14,10 @@ import pytest
 import groundrec
 
 SOURCE = Path(groundrec.__file__).parent
-DEMO = Path(__file__).parents[2] / "recipes" / "demo.toml"
 ROOMS = {
     "core": """
-        errors alive stop types track aliases config config_learn config_rank config_track recipe
-        glossary affects registry processes runs
+        errors alive stop types track aliases config config_learn config_rank config_track
+        recipe_files recipe glossary affects registry processes runs
     """,
     "data": """
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch
@@ -49,7 +48,7 @@ ROOMS = {
         stages.artefacts stages.validation_ndcg stages.resume_from commands.tokenize
         stages.choose_alpha stages.fusion stages.results stages.stages recommender
         commands.explain_item jobs.job pipeline jobs.state jobs.queue jobs.supervise
-        jobs.background stages.comparison commands.runs_tables commands.runs stages.agreement
+        jobs.background stages.comparison commands.recipes commands.runs_tables commands.runs stages.agreement
         commands.typeset commands.compare commands.explain_data commands.explain commands.vscode
         commands.mirrors commands.doctor commands.main
     """,
@@ -160,7 +159,7 @@ def test_core_and_data_need_neither_torch_nor_transformers() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", str(DEMO), "--dry-run"], ["settings"], ["list"]]
+    "arguments", [["--help"], ["run", "demo", "--dry-run"], ["settings"], ["list"]]
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     call = (

@@ -21,12 +21,13 @@ import groundrec
 from groundrec.app.commands.main import app
 from groundrec.app.stages.checks import check_names
 from groundrec.core.recipe import Recipe, as_toml, load_recipe, settings
+from groundrec.core.recipe_files import packaged_files
 from groundrec.core.registry import BUILT_IN, resolve
 from tests.commands import command
 from tests.contracts.test_layers import ORDER, file_of
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+RECIPES = packaged_files()
 SETTINGS = list(settings(Recipe()))
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 ENTRIES = [(seam, name) for seam, table in BUILT_IN.items() for name in table]
@@ -59,7 +60,8 @@ def test_accelerate_makes_of_its_recipes_what_they_say(
     from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-    file, wanted = str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"), ENGINES[name]
+    file = str(packaged_files(".yaml")[f"accelerate/{name}"])
+    wanted = ENGINES[name]
     config = load_config_from_file(file)
     assert (config.distributed_type.value, config.num_processes) == (
         wanted["kind"],
@@ -91,22 +93,22 @@ def test_accelerate_makes_of_its_recipes_what_they_say(
 
 
 def test_every_recipe_of_accelerate_is_tested() -> None:
-    assert {path.stem for path in (ROOT / "recipes" / "accelerate").iterdir()} == set(ENGINES)
+    assert set(packaged_files(".yaml")) == {f"accelerate/{name}" for name in ENGINES}
 
 
 def test_there_are_recipes() -> None:
-    assert ROOT / "recipes" / "demo.toml" in RECIPES
+    assert "demo" in RECIPES
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_a_recipe_loads_names_what_exists_and_runs_dry(path: Path) -> None:
-    recipe, origin = load_recipe(path)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_loads_names_what_exists_and_runs_dry(name: str) -> None:
+    recipe, origin = load_recipe(name)
     check_names(recipe)
     assert Recipe.of(tomllib.loads(as_toml(recipe))) == recipe
-    shown = json.loads(command("run", path, "--dry-run", "--json").out)
+    shown = json.loads(command("run", name, "--dry-run", "--json").out)
     assert shown.keys() == {key for key, *_ in SETTINGS}
     assert shown["name"] == {"value": recipe.name, "from": origin["name"]}
-    assert path.name in {row["from"] for row in shown.values()}
+    assert RECIPES[name].name in {row["from"] for row in shown.values()}
 
 
 @pytest.mark.parametrize(("key", "value", "meaning"), SETTINGS, ids=[key for key, *_ in SETTINGS])

@@ -77,7 +77,7 @@ def test_what_a_run_keeps_of_a_recipe_needs_no_other_file(tmp_path: Path) -> Non
             "b.toml does not extend another recipe",
         ),
         ({"a": 'extends = "a.toml"'}, "does not lead back here"),
-        ({"a": 'extends = ["b.toml"]', "b": ""}, "the path of one recipe"),
+        ({"a": 'extends = ["b.toml"]', "b": ""}, "a recipe beside this one"),
         ({"a": 'extends = "c.toml"', "b": ""}, "no such recipe"),
         ({"a": 'extends = "b.toml"', "b": "seeds = 3"}, "unknown setting"),
     ],

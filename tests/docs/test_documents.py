@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from groundrec.core.recipe import Recipe, settings
+from groundrec.core.recipe_files import packaged_files
 from tests.commands import command
 from tests.contracts.test_layers import ORDER, ROOMS
 
@@ -81,13 +82,10 @@ def identified(cases: Iterator[tuple[str, tuple[str, ...]]]) -> list[Any]:
 
 @pytest.fixture
 def beside_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in a folder with the recipes, and with every TOML file that README.md shows under its
-    name.
-    """
+    """Stand in a folder with every TOML file that README.md shows, under its name."""
     for block in blocks(ROOT / "README.md"):
         if block.language == "toml" and (named := re.match(r"# (\S+\.toml)\n", block.text)):
             (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -96,15 +94,16 @@ def beside_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_a_command_that_is_shown_can_be_called(
     arguments: tuple[str, ...], beside_the_documents: Path
 ) -> None:
-    is_dry = arguments[0] == "run" and (beside_the_documents / arguments[1]).is_file()
+    is_dry = arguments[0] == "run" and (
+        arguments[1].removeprefix("recipes/").removesuffix(".toml") in packaged_files()
+        or (beside_the_documents / arguments[1]).is_file()
+    )
     shown = command(*arguments, "--dry-run" if is_dry else "--help")
     assert shown.code == 0, shown.err
     assert shown.out
 
 
-@pytest.mark.parametrize(
-    "arguments", [["run", "recipes/demo.toml", "--tempo", "3"], ["rum", "recipes/demo.toml"]]
-)
+@pytest.mark.parametrize("arguments", [["run", "demo", "--tempo", "3"], ["rum", "demo"]])
 def test_a_command_that_does_not_exist_would_be_found(arguments: list[str]) -> None:
     assert command(*arguments, "--help").code != 0
 
@@ -200,7 +199,7 @@ def test_the_demo_is_described_as_it_is() -> None:
     """The README's words about the demo: exact scoring, renormalised, choices only, split by time,
     all test queries.
     """
-    shown = json.loads(command("run", ROOT / "recipes" / "demo.toml", "--dry-run", "--json").out)
+    shown = json.loads(command("run", "demo", "--dry-run", "--json").out)
     demo = {key: row["value"] for key, row in shown.items()}
     assert (demo["recommend.mode"], demo["recommend.score"], demo["recommend.exclude_seen"]) == (
         "all",

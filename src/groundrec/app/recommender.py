@@ -60,7 +60,7 @@ class Recommender:
                 "not a run directory",
                 value=path,
                 accepted="a directory that `groundrec run` made",
-                next_step="groundrec run recipes/demo.toml",
+                next_step="groundrec run demo",
             )
         experiment = Experiment(Recipe.model_validate(recipe), Run(path))
         experiment.run.require("model", model_inputs(experiment))

@@ -33,11 +33,12 @@ from groundrec.core.config_learn import (
 from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError
+from groundrec.core.recipe_files import find_recipe
 
 __all__ = ["Recipe", "as_toml", "load_recipe", "settings", "whole_text"]
 
 EXTENDS = "extends"
-"""Key of the recipe file, relative to this one, whose settings hold where this one says nothing."""
+"""Key of the recipe, a file beside this one or a packaged name, that gives the other settings."""
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -86,11 +87,11 @@ class Recipe(Section):
     @classmethod
     def of(cls, settings: Mapping[str, Any], file: str | Path | None = None) -> Recipe:
         """Return the recipe of settings by their names, such as `{"train.epochs": 3}`, over those
-        of a TOML file.
+        of a TOML file or of a packaged recipe.
 
         Raises `ConfigError`, as the command line does, for an unknown name or a bad value.
         """
-        given, _ = _read(Path(file)) if file else ({}, {})
+        given, _ = _read(find_recipe(file)) if file else ({}, {})
         for key, value in settings.items():
             _assign(given, key, copy.deepcopy(value))  # a later name may go into an earlier section
         return _validated(given)
@@ -184,14 +185,16 @@ class Recipe(Section):
             )
 
 
-def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, str]]:
-    """Return the recipe of a TOML file with `a.b=value` overrides, and where each setting came
-    from.
+def load_recipe(
+    file: str | Path | None, overrides: Sequence[str] = ()
+) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe of a TOML file, or a packaged one, with `a.b=value` overrides, and where
+    each setting came from.
 
     The second value maps `section.setting` to `default`, the name of the file, or of one that it
     extends, or `--set`.
     """
-    given, origin = _read(path) if path else ({}, {})
+    given, origin = _read(find_recipe(file)) if file else ({}, {})
     for text in overrides:
         key, value = _parse_override(text)
         _assign(given, key, value)
@@ -207,10 +210,11 @@ def as_toml(recipe: Recipe) -> str:
     return _toml({key: value for key, value in now.items() if value != usual.get(key)})
 
 
-def whole_text(path: Path) -> bytes:
+def whole_text(file: str | Path) -> bytes:
     """Return a recipe that needs no other file: the bytes of one that extends none, else all
     settings of both.
     """
+    path = find_recipe(file)
     if EXTENDS not in _read_toml(path):
         return path.read_bytes()
     given, _ = _read(path)
@@ -263,27 +267,21 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dic
     origin = dict.fromkeys((key for key, _ in _leaves(given)), path.name)
     if base is None:
         return given, origin
-    if not isinstance(base, str) or (path.parent / base).resolve() in line:
+    extended_path = find_recipe(base, path.parent) if isinstance(base, str) else None
+    if extended_path is None or extended_path.resolve() in line:
         raise ConfigError(
             f"{path} does not extend another recipe",
             value=f"{EXTENDS} = {json.dumps(base, default=str)}",
-            accepted="the path of one recipe, relative to this one, that does not lead back here",
+            accepted="a recipe beside this one, or a packaged one, that does not lead back here",
+            next_step="groundrec recipes list",
         )
-    extended, origins = _read(path.parent / base, line)
+    extended, origins = _read(extended_path, line)
     for key, value in _leaves(given):
         _assign(extended, key, value)
     return extended, origins | origin
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        there = (p.as_posix() for p in path.parent.glob("*.toml") if p.name != "pyproject.toml")
-        raise ConfigError(
-            "no such recipe",
-            value=path,
-            accepted=", ".join(sorted(there)) or "the path of a TOML file",
-            next_step="groundrec run recipes/demo.toml --dry-run",
-        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -57,7 +57,10 @@ def doctor(
     recipe: Annotated[
         Path | None,
         typer.Argument(
-            help="A recipe: what it needs is needed; without one, what every run needs."
+            help=(
+                "A recipe, file or packaged name: what it needs is needed; without one, what every"
+                " run needs."
+            )
         ),
     ] = None,
     vscode: Annotated[

@@ -24,6 +24,7 @@ from groundrec.app.commands.debug import DebugAttach, DebugRank, awaited
 from groundrec.app.commands.doctor import doctor
 from groundrec.app.commands.explain import explain
 from groundrec.app.commands.models import app as models_app
+from groundrec.app.commands.recipes import app as recipes_app
 from groundrec.app.commands.runs import After, Detach, Grid, MaxParallel, hand_in
 from groundrec.app.commands.runs import app as runs_app
 from groundrec.app.commands.tokenize import tokenize
@@ -34,6 +35,7 @@ from groundrec.app.stages.domains import size_table, sizes
 from groundrec.core.errors import ConfigError, GroundrecError, closest
 from groundrec.core.processes import Processes, silently_alone
 from groundrec.core.recipe import Recipe, load_recipe, settings
+from groundrec.core.recipe_files import find_recipe
 from groundrec.core.registry import BUILT_IN, names
 from groundrec.core.runs import IfExists, Run
 from groundrec.core.stop import EXIT, Stopped, stoppable
@@ -48,13 +50,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(runs_app, name="runs")
+app.add_typer(recipes_app, name="recipes")
 app.add_typer(models_app, name="models")
 app.add_typer(track_app, name="track")
 COLLECT_AFTER = 100_000
 STAGE_NAMES = ("prepare", "signals", "train", "recommend", "fuse", "evaluate")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 RecipeFile = Annotated[
-    Path, typer.Argument(help="A recipe: TOML file. `recipes/demo.toml` is a good start.")
+    Path, typer.Argument(help="A recipe: a TOML file, or a name from `groundrec recipes list`.")
 ]
 Set = Annotated[
     list[str] | None,
@@ -110,6 +113,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe from raw data to report, skipping what is finished."""
+    recipe = find_recipe(recipe)
     resolved, origin = load_recipe(recipe, set_ or [])
     _one_of("--if-exists", if_exists, ("resume", "new", "fail"))
     if until:

@@ -109,7 +109,7 @@ def list_command(context: typer.Context, root: Root = ROOT, as_json: Json = Fals
     if as_json:
         print(json.dumps([asdict(state) for state in states]))
     elif not states:
-        print(f"no runs in {root}: `groundrec run recipes/demo.toml --detach` begins one")
+        print(f"no runs in {root}: `groundrec run demo --detach` begins one")
     else:
         print_table(listing(states))
         if again := [s.name for s in states if s.state in BEGUN_AGAIN]:
