@@ -47,9 +47,9 @@ from groundrec.models.language import LanguageModel, open_base
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder, Example
 from groundrec.train.adapters import with_lora
-from groundrec.train.packing import Tree, anchored, check_attention
+from groundrec.train.packing import Tree, anchored_blocks, check_attention
 from groundrec.train.rows import Rows
-from groundrec.train.trainer import GroundedTrainer, arguments
+from groundrec.train.trainer import ObjectiveTrainer, arguments
 
 TARGETS, MICRO, HISTORY, SEED = 20, 4, 10, 0
 SIDES = ("Trainer", "rows", "tree")
@@ -149,7 +149,7 @@ def begin(
     encoder = Encoder(load_template(template), lm.tokenizer, dataset.catalogue.titles, 1024)
     full = (
         b
-        for b in anchored(queries(dataset.train, moments=moments), encoder, TARGETS)
+        for b in anchored_blocks(queries(dataset.train, moments=moments), encoder, TARGETS)
         if len(b.targets) == TARGETS
     )
     examples = [block.examples(encoder) for block in islice(full, blocks)]
@@ -237,7 +237,7 @@ def timed(trainer: Any) -> float:
 def ours(model: Any, rows: list[Any], micro: int, attention: str = "sdpa") -> Callable[[], float]:
     """Return a turn with groundrec's loss."""
     read = Rows(len(rows), lambda i, _: rows[i])
-    trainer = GroundedTrainer(
+    trainer = ObjectiveTrainer(
         model=model, args=settings(micro), train_dataset=read, tree_attention=attention
     )
     return partial(timed, trainer)

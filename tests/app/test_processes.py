@@ -11,7 +11,7 @@ import pytest
 
 from groundrec.core.runs import read_json
 from groundrec.core.track import Metrics
-from groundrec.train.start import last_whole_checkpoint
+from groundrec.train.start import last_complete_checkpoint
 from tests.app.conftest import Tiny, slate_bytes
 from tests.app.launched import PATIENCE, TORCHRUN, arguments, begun, killed, output, started
 from tests.commands import command
@@ -93,7 +93,7 @@ def test_both_save_when_asked_to_stop_and_end_where_one_that_was_left_alone_does
     assert process.returncode != 0, text
     assert text.count("stopped behind a checkpoint") == 1
     assert read_json(run / "status.json")["state"] == "stopped"
-    saved = last_whole_checkpoint(run / "model" / "checkpoints")
+    saved = last_complete_checkpoint(run / "model" / "checkpoints")
     assert saved
     with started(start) as process:
         text = output(process)

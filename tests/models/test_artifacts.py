@@ -16,7 +16,7 @@ from groundrec.core.config_learn import Model, Scratch
 from groundrec.core.errors import ConfigError, DataError, MissingDependency
 from groundrec.models.hubs import fetch, parse, pinned
 from groundrec.models.language import open_base, scratch
-from groundrec.train.start import start_of
+from groundrec.train.start import find_start
 
 NAME = "wandb:us/shop/seen-model:v3"
 
@@ -73,7 +73,7 @@ def test_an_artifact_is_fetched_once_and_is_a_model_to_begin_with(wandb: Client)
         True,
         False,
     )
-    start = start_of(Path(NAME))
+    start = find_start(Path(NAME))
     assert (start.kind, start.path) == ("model", Path(pinned()[0].path))
     kept = open_base(Model(base_model=str(wandb.folder)), (), seed=1).model.state_dict()
     assert all(weights.equal(kept[key]) for key, weights in lm.model.state_dict().items())

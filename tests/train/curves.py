@@ -22,7 +22,7 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder
 from groundrec.train import finetune as module
 from groundrec.train.rows import Domain
-from groundrec.train.trainer import GroundedTrainer
+from groundrec.train.trainer import ObjectiveTrainer
 from tests.shops import planted_shop
 
 __all__ = ["STILL", "curve"]
@@ -78,8 +78,8 @@ def curve(
     return [*found, ("weights", total)] if found else []
 
 
-def part_late(
-    trainer: GroundedTrainer, own: Callable[[GroundedTrainer], None] = GroundedTrainer.part
+def shut_down_late(
+    trainer: ObjectiveTrainer, own: Callable[[ObjectiveTrainer], None] = ObjectiveTrainer.shutdown
 ) -> None:
     """Part while another process has still to answer, and nobody but gloo holds what it is to
     answer with.
@@ -96,7 +96,7 @@ def part_late(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    GroundedTrainer.part = part_late
+    ObjectiveTrainer.shutdown = shut_down_late
     found = curve(Path(sys.argv[1]), **json.loads(sys.argv[2]))
     if left := [
         name

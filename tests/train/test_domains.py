@@ -25,7 +25,7 @@ from groundrec.text.tokens import IGNORED, Encoder, train_tokenizer
 from groundrec.train import finetune as module
 from groundrec.train.finetune import finetune
 from groundrec.train.rows import Domain, Row, Rows, training_rows, validation_rows
-from groundrec.train.start import last_whole_checkpoint
+from groundrec.train.start import last_complete_checkpoint
 from tests.shops import planted_shop, queries_of
 from tests.train.test_finetune import QUICK, TINY, WIDER, share_right, weights
 from tests.train.test_stopping import same, stop_behind
@@ -180,7 +180,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
         with monkeypatch.context() as patched, pytest.raises(Stopped), stoppable():  # noqa: PT012
             stop_behind(patched, batches)
             trained(tmp_path / "stopped", section)
-        assert last_whole_checkpoint(tmp_path / "stopped" / "checkpoints")
+        assert last_complete_checkpoint(tmp_path / "stopped" / "checkpoints")
     same(whole, weights(trained(tmp_path / "stopped", section)[0]))
 
 

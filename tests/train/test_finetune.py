@@ -32,7 +32,7 @@ from groundrec.train import trainer
 from groundrec.train.batch import explain_batch
 from groundrec.train.finetune import finetune
 from groundrec.train.rows import Domain, training_rows
-from groundrec.train.start import Start, last_whole_checkpoint
+from groundrec.train.start import StartPoint, last_complete_checkpoint
 from tests.shops import planted_shop
 
 TINY = config_learn.Model(
@@ -62,8 +62,8 @@ def training(
     section: config_learn.Train = QUICK,
     template: str = "list",
     model: config_learn.Model = TINY,
-    start: Start | None = None,
-    judge: Callable[[Any], float] | None = None,
+    start: StartPoint | None = None,
+    validation_ndcg: Callable[[Any], float] | None = None,
 ) -> LanguageModel:
     lm = open_base(model, dataset.catalogue.titles, seed=3)
     encoder = Encoder(
@@ -72,7 +72,14 @@ def training(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder / "m.jsonl", "model")
     return finetune(
-        lm, [Domain(dataset, encoder)], section, 3, folder / "checkpoints", metrics, start, judge
+        lm,
+        [Domain(dataset, encoder)],
+        section,
+        3,
+        folder / "checkpoints",
+        metrics,
+        start,
+        validation_ndcg,
     )
 
 
@@ -141,12 +148,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(
             raise Crash
         return original(self, *args, **kwargs)
 
-    original = module.GroundedTrainer.compute_loss
+    original = module.ObjectiveTrainer.compute_loss
     for _ in range(3):
-        monkeypatch.setattr(module.GroundedTrainer, "compute_loss", fail_at)
+        monkeypatch.setattr(module.ObjectiveTrainer, "compute_loss", fail_at)
         with pytest.raises(Crash):
             training(shop, tmp_path / "broken", section)
-    monkeypatch.setattr(module.GroundedTrainer, "compute_loss", original)
+    monkeypatch.setattr(module.ObjectiveTrainer, "compute_loss", original)
     resumed = weights(training(shop, tmp_path / "broken", section))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -178,10 +185,10 @@ def test_a_half_written_checkpoint_is_left_out_and_said_so(
     for step in (10, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-10" / "whole.json").write_text("{}")
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-20").exists()
     shutil.rmtree(tmp_path / "checkpoint-10")
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path) is None
 
 
 def test_micro_batches_change_nothing_but_memory(tmp_path: Path) -> None:
@@ -361,10 +368,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoints_before(
                 next(model.parameters()).data.fill_(float("nan"))
 
     steps, metrics = [], tmp_path / "m.jsonl"
-    monkeypatch.setattr(module, "TellsGradients", lambda **_: Breaks())
+    monkeypatch.setattr(module, "GradientHistograms", lambda **_: Breaks())
     with pytest.raises(TrainingError, match=f"no number any more: {named}"):
         training(planted_shop(), tmp_path)
-    last = last_whole_checkpoint(tmp_path / "checkpoints")
+    last = last_complete_checkpoint(tmp_path / "checkpoints")
     assert last
     assert last.name == "checkpoint-12"
     assert all(value.isfinite().all() for value in load_file(last / "model.safetensors").values())
@@ -420,15 +427,15 @@ def test_no_batch_waits_for_the_device(
     monkeypatch.setattr(
         masking_utils, "find_packed_sequence_indices", lambda _: None
     )  # transformers' look at each pass
-    own = module.GroundedTrainer
+    own = module.ObjectiveTrainer
     monkeypatch.setattr(own, "_run_epoch", watched(own._run_epoch))
     monkeypatch.setattr(own, "_maybe_log_save_evaluate", unwatched(own._maybe_log_save_evaluate))
-    monkeypatch.setattr(trainer.Finite, "_look", unwatched(trainer.Finite._look))
+    monkeypatch.setattr(trainer.FiniteLoss, "_check", unwatched(trainer.FiniteLoss._check))
     section = QUICK.model_copy(
         update={"epochs": 1, "cutoff_len": 400, "packing": packing, "micro_batch_size": 2}
     )
     training(planted_shop(), tmp_path, section, "d3")
-    assert looks.count("_maybe_log_save_evaluate") > looks.count("_look") > 0
+    assert looks.count("_maybe_log_save_evaluate") > looks.count("_check") > 0
     assert not waits.found
 
 
@@ -456,7 +463,7 @@ def test_a_process_trains_on_one_of_several_devices_and_says_so(
 def test_a_full_disk_is_told_and_the_checkpoint_before_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    original = getattr(module.GroundedTrainer, at)
+    original = getattr(module.ObjectiveTrainer, at)
     whole = weights(training(planted_shop(), tmp_path / "whole"))
 
     def full(self, *args, **kwargs):
@@ -466,7 +473,7 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_is_kept(
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.GroundedTrainer, at, full)
+        patched.setattr(module.ObjectiveTrainer, at, full)
         with pytest.raises(
             TrainingError, match=r"checkpoint-24 could not be written: .*No space left"
         ):

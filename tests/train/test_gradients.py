@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundrec.core.track import Histogram, gradients, gradients_to, log
-from groundrec.train.gradients import TellsGradients, histogram
+from groundrec.train.gradients import GradientHistograms, histogram
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, training, weights
 
@@ -63,7 +63,7 @@ def test_gradients_in_pieces_are_left_out_and_it_is_said_once(
     monkeypatch.setattr(log, "propagate", True)
     model = torch.nn.Linear(2, 1)
     model(torch.ones(2)).sum().backward()
-    callback = TellsGradients(in_pieces=True)
+    callback = GradientHistograms(in_pieces=True)
     with caplog.at_level("WARNING", logger="groundrec"):
         assert [callback._measure(model), callback._measure(model)] == [{}, {}]
     assert len(caplog.records) == 1

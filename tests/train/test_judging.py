@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from groundrec.core.track import Metrics
 from groundrec.train import finetune as module
-from groundrec.train.start import last_whole_checkpoint
+from groundrec.train.start import last_complete_checkpoint
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, Crash, training, weights
 from tests.train.test_stopping import STEPS, same
@@ -25,30 +25,30 @@ LOSSES = [5.0, 3.0, 4.0, 4.5, 6.0, 1.0, 1.0, 1.0]
 
 def planned(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     """Let each epoch's validation have the loss that is planned for it."""
-    own = module.GroundedTrainer.evaluation_loop
+    own = module.ObjectiveTrainer.evaluation_loop
 
     def evaluation_loop(self: Any, *args: Any, **options: Any) -> Any:
         found = own(self, *args, **options)
         found.metrics["eval_loss"] = losses[round(self.state.epoch) - 1]
         return found
 
-    monkeypatch.setattr(module.GroundedTrainer, "evaluation_loop", evaluation_loop)
+    monkeypatch.setattr(module.ObjectiveTrainer, "evaluation_loop", evaluation_loop)
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, what: str, step: int) -> None:
     """Let the power go off when the Trainer does `what` at a step."""
-    own = getattr(module.GroundedTrainer, what)
+    own = getattr(module.ObjectiveTrainer, what)
 
     def crash(self: Any, *args: Any, **options: Any) -> Any:
         if self.state.global_step == step:
             raise Crash
         return own(self, *args, **options)
 
-    monkeypatch.setattr(module.GroundedTrainer, what, crash)
+    monkeypatch.setattr(module.ObjectiveTrainer, what, crash)
 
 
 def last_step(folder: Path) -> str:
-    last = last_whole_checkpoint(folder / "checkpoints")
+    last = last_complete_checkpoint(folder / "checkpoints")
     assert last
     return last.name
 
@@ -81,20 +81,22 @@ def test_patience_that_was_interrupted_is_over_at_the_same_epoch(
     same({name: whole[name] for name in best}, best)
 
 
-def judging(values: list[float]) -> Callable[[Any], float]:
+def measuring(values: list[float]) -> Callable[[Any], float]:
     left = iter(values)
 
-    def judge(model: Any) -> float:
+    def measure(model: Any) -> float:
         assert not model.training
         return next(left)
 
-    return judge
+    return measure
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_epoch_that_the_judge_likes_best_is_kept(tmp_path: Path, method: str) -> None:
     section = PATIENT.model_copy(update={"select": "ndcg", "patience": 2, "method": method})
-    tuned = training(planted_shop(), tmp_path, section, judge=judging([0.1, 0.5, 0.2, 0.3]))
+    tuned = training(
+        planted_shop(), tmp_path, section, validation_ndcg=measuring([0.1, 0.5, 0.2, 0.3])
+    )
     tuned.save(tmp_path / "kept")
     assert last_step(tmp_path) == f"checkpoint-{4 * STEPS}"
     file = "model.safetensors" if method == "full" else "adapter_model.safetensors"

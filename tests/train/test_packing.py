@@ -30,7 +30,7 @@ from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.text.trie import Trie
-from groundrec.train.packing import Block, Tree, anchored, tree_masks
+from groundrec.train.packing import Block, Tree, anchored_blocks, tree_masks
 from groundrec.train.rows import (
     Domain,
     Row,
@@ -139,7 +139,7 @@ def test_a_tree_has_the_loss_and_gradients_of_its_rows(
     encoder, model = encoder_of(template), model_of(name)
     blocks = [
         b.examples(encoder, train_on_inputs=train_on_inputs)
-        for b in anchored(shop().train, encoder, 6)
+        for b in anchored_blocks(shop().train, encoder, 6)
     ]
     trees = collate([Tree.of(examples).row() for examples in blocks])
     rows = [as_rows(examples) for examples in blocks]
@@ -154,7 +154,7 @@ def test_a_tree_has_the_loss_and_gradients_of_its_rows(
 def test_choices_alone_are_learned_in_a_tree_too(template: str) -> None:
     encoder, model = encoder_of(template), model_of("llama")
     encoder = replace(encoder, learned=Trie.compile(encoder.answers).choices(encoder.answers))
-    blocks = [b.examples(encoder) for b in anchored(shop().train, encoder, 6)]
+    blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)]
     trees = collate([Tree.of(examples).row() for examples in blocks])
     assert_same(
         mean_and_gradients(model, [trees]), mean_and_gradients(model, [as_rows(e) for e in blocks])
@@ -172,7 +172,7 @@ def test_lora_and_eager_attention_give_the_gradients_of_the_rows() -> None:
     for parameter in lora.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
-    blocks = [b.examples(encoder) for b in anchored(shop().train, encoder, 6)]
+    blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)]
     trees = collate([Tree.of(examples).row() for examples in blocks])
     rows = mean_and_gradients(lora, [as_rows(e) for e in blocks])
     assert all("lora" in name for name in rows[1])
@@ -184,7 +184,7 @@ def test_lora_and_eager_attention_give_the_gradients_of_the_rows() -> None:
 @pytest.mark.parametrize("autocast", [False, True], ids=["weights in bf16", "autocast"])
 def test_half_precision_stays_as_near_to_full_as_rows_do(autocast: bool) -> None:
     encoder, exact = encoder_of("d3"), model_of("llama")
-    examples = next(anchored(shop().train, encoder, 6)).examples(encoder)
+    examples = next(anchored_blocks(shop().train, encoder, 6)).examples(encoder)
     tree, rows = collate([Tree.of(examples).row()]), as_rows(examples)
     true = mean_and_gradients(exact, [rows])[0]
     model = exact.to(torch.float32 if autocast else torch.bfloat16)
@@ -195,7 +195,7 @@ def test_half_precision_stays_as_near_to_full_as_rows_do(autocast: bool) -> None
 
 def test_padding_on_either_side_gives_the_same_loss() -> None:
     encoder, model = encoder_of("d3"), model_of("llama")
-    examples = next(anchored(shop().train, encoder, 6)).examples(encoder)
+    examples = next(anchored_blocks(shop().train, encoder, 6)).examples(encoder)
     one_by_one = mean_and_gradients(model, [as_rows([e]) for e in examples])
     assert_same(mean_and_gradients(model, [as_rows(examples)]), one_by_one)
     width = max(len(e.input_ids) for e in examples)
@@ -273,7 +273,7 @@ def test_blocks_hold_every_target_once_behind_its_own_latest_items(
     most: int, cutoff_len: int
 ) -> None:
     queries, encoder = shop().train, encoder_of("d3", cutoff_len)
-    blocks = list(anchored(queries, encoder, most))
+    blocks = list(anchored_blocks(queries, encoder, most))
     found = [
         (b.items[:n].tolist(), int(t))
         for b in blocks
@@ -297,7 +297,7 @@ def test_blocks_hold_every_target_once_behind_its_own_latest_items(
 def test_the_middle_of_a_block_has_the_data_sets_own_history() -> None:
     rows = [("a", t, [*range(max(0, t - 10), t)], [t]) for t in range(1, 28)]
     encoder = encoder_of("d3", 2000)
-    lengths = [b.places.tolist() for b in anchored(queries_of(rows), encoder, 4)]
+    lengths = [b.places.tolist() for b in anchored_blocks(queries_of(rows), encoder, 4)]
     assert lengths[:3] == [[1, 2, 3, 4], [3, 4, 5, 6], [7, 8, 9, 10]]
     assert lengths[3:6] == [[8, 9, 10, 11]] * 3
 
@@ -309,7 +309,7 @@ def test_a_history_that_does_not_go_on_begins_a_block() -> None:
         ("a", 3, [7, 8], [4]),
         ("b", 4, [8, 4], [5]),
     ]
-    blocks = list(anchored(queries_of(rows), encoder_of("d3"), 20))
+    blocks = list(anchored_blocks(queries_of(rows), encoder_of("d3"), 20))
     assert [b.targets.tolist() for b in blocks] == [[2, 3], [4], [5]]
     assert [b.items[: b.places[-1]].tolist() for b in blocks] == [[1, 2], [8], [4]]
 
@@ -329,7 +329,7 @@ def test_a_limit_takes_whole_blocks_and_cuts_the_last(limit: int) -> None:
 
 def test_a_block_mask_sees_what_the_additive_mask_does(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = encoder_of("d3")
-    blocks = [b.examples(encoder) for b in anchored(shop().train, encoder, 6)]
+    blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)]
     trees = collate([Tree.of(examples).row() for examples in blocks[:3]])
     for name in ("llama", "gemma3"):
         model = MODELS[name]
@@ -358,7 +358,7 @@ def test_a_block_mask_sees_what_the_additive_mask_does(monkeypatch: pytest.Monke
 def test_compiled_flex_attention_gives_a_tree_the_loss_of_its_rows(name: str) -> None:
     """The forward pass; on a processor FlexAttention has no other."""
     encoder, model = encoder_of("d3"), model_of(name).float()
-    blocks = [b.examples(encoder) for b in anchored(shop().train, encoder, 6)][:4]
+    blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)][:4]
     trees, rows = collate([Tree.of(examples).row() for examples in blocks]), map(as_rows, blocks)
     with torch.no_grad(), attending(model, FLEX):
         found = float(summed_loss(model, trees)[0])

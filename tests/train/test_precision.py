@@ -14,8 +14,8 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 from groundrec.models.language import LanguageModel, load, open_base
 from groundrec.train import precision
-from groundrec.train.precision import chosen, hold
-from groundrec.train.start import last_whole_checkpoint
+from groundrec.train.precision import resolve_precision, set_precision
+from groundrec.train.start import last_complete_checkpoint
 from tests.shops import planted_shop
 from tests.train.curves import curve
 from tests.train.test_finetune import QUICK, TINY, training
@@ -44,10 +44,10 @@ def test_what_a_machine_computes_in(
     Cuda(monkeypatch, bf16)
     section = config_learn.Train.model_validate({"precision": asked})
     if found:
-        assert chosen(section) == found
+        assert resolve_precision(section) == found
         return
     with pytest.raises(ConfigError, match=f"train.precision = {asked} is not possible"):
-        chosen(section)
+        resolve_precision(section)
 
 
 def test_bfloat16_gives_nearly_the_same_losses_and_saves_float32(tmp_path: Path) -> None:
@@ -64,9 +64,11 @@ def test_trained_weights_are_float32_and_frozen_ones_are_not(
 ) -> None:
     held: list[torch.nn.Module] = []
     monkeypatch.setattr(
-        precision, "hold", lambda model, how: (hold(model, how), held.append(model))
+        precision,
+        "set_precision",
+        lambda model, how: (set_precision(model, how), held.append(model)),
     )
-    monkeypatch.setattr("groundrec.train.finetune.hold", precision.hold)
+    monkeypatch.setattr("groundrec.train.finetune.set_precision", precision.set_precision)
     shop, section = (
         planted_shop(),
         QUICK.model_copy(update={"method": method, "precision": "bf16", "epochs": 1}),
@@ -75,7 +77,7 @@ def test_trained_weights_are_float32_and_frozen_ones_are_not(
     assert {p.dtype for p in held[0].parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for n, p in held[0].named_parameters() if "lora" not in n} == {base}
     assert all(value.isfinite().all() for value in tuned.model.state_dict().values())
-    last = last_whole_checkpoint(tmp_path / "checkpoints")
+    last = last_complete_checkpoint(tmp_path / "checkpoints")
     assert last
     file = last / ("model.safetensors" if method == "full" else "adapter_model.safetensors")
     assert {value.dtype for value in load_file(file).values()} == {torch.float32}

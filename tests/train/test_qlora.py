@@ -16,7 +16,7 @@ from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder
 from groundrec.train.finetune import finetune
 from groundrec.train.rows import Domain
-from groundrec.train.start import Start, start_of
+from groundrec.train.start import StartPoint, find_start
 from tests.shops import planted_shop
 from tests.train.test_finetune import WIDER
 
@@ -27,7 +27,7 @@ SECTION = config_learn.Train(
 
 
 def tuned(
-    base: Path, folder: Path, bits: int | None, start: Start | None = None
+    base: Path, folder: Path, bits: int | None, start: StartPoint | None = None
 ) -> tuple[LanguageModel, list[float]]:
     """Return the model trained in so few bits, or in all, and each epoch's validation loss."""
     shop, lm = planted_shop(), load(base)
@@ -71,7 +71,7 @@ def test_adapters_beside_few_bits_learn_nearly_what_others_do(
             again.model(ids).logits, lm.model(ids).logits, atol=0.2, rtol=0.1
         )
     assert {p.dtype for p in again.model.parameters()} == {torch.float32}
-    on = start_of(tmp_path / "saved")
+    on = find_start(tmp_path / "saved")
     assert tuned(base, tmp_path / "on", bits, on)[1][0] < losses[0]
 
 

@@ -15,8 +15,8 @@ from groundrec.core.errors import ConfigError
 from groundrec.core.runs import read_json, write_json
 from groundrec.core.track import Metrics
 from groundrec.models.language import open_base
-from groundrec.train.adapters import put_adapters, with_lora
-from groundrec.train.start import last_whole_checkpoint, start_of, weights_of
+from groundrec.train.adapters import load_adapters, with_lora
+from groundrec.train.start import find_start, find_weights, last_complete_checkpoint
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, TINY, training, weights
 from tests.train.test_stopping import STEPS, same
@@ -61,9 +61,9 @@ def rates(folder: Path) -> list[tuple[int, float]]:
 def test_one_more_epoch_behind_two_is_three(run: Path, tmp_path: Path) -> None:
     shop, three = planted_shop(), CONSTANT.model_copy(update={"epochs": 3})
     whole = weights(training(shop, tmp_path / "whole", three))
-    on = weights(training(shop, tmp_path / "on", three, start=start_of(run)))
+    on = weights(training(shop, tmp_path / "on", three, start=find_start(run)))
     same(whole, on)
-    last = [last_whole_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "on")]
+    last = [last_complete_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "on")]
     assert [path and path.name for path in last] == [f"checkpoint-{3 * STEPS}"] * 2
     same(*(load_file(path / "model.safetensors") for path in last if path))
     assert [step for step, _ in rates(tmp_path / "on")] == [30], (
@@ -76,7 +76,7 @@ def test_the_best_of_both_is_kept_where_the_new_run_is_complete_without_the_old(
 ) -> None:
     source = shutil.copytree(run, tmp_path / "run")
     ruinous = CONSTANT.model_copy(update={"epochs": 3, "learning_rate": 10.0})
-    found = weights(training(planted_shop(), tmp_path / "on", ruinous, start=start_of(source)))
+    found = weights(training(planted_shop(), tmp_path / "on", ruinous, start=find_start(source)))
     state = read_json(
         tmp_path / "on" / "checkpoints" / f"checkpoint-{3 * STEPS}" / "trainer_state.json"
     )
@@ -90,7 +90,7 @@ def test_a_changed_learning_rate_and_schedule_are_used(run: Path, tmp_path: Path
     changed = CONSTANT.model_copy(
         update={"epochs": 4, "learning_rate": 1e-4, "schedule": "linear", "warmup_steps": 0}
     )
-    training(planted_shop(), tmp_path, changed, start=start_of(run))
+    training(planted_shop(), tmp_path, changed, start=find_start(run))
     share = {step: 1 - (step - 1) / (4 * STEPS) for step in (30, 40)}
     assert rates(tmp_path) == [(step, pytest.approx(1e-4 * share[step])) for step in (30, 40)]
 
@@ -101,9 +101,9 @@ def test_the_checkpoint_itself_is_a_start_and_a_half_written_one_is_none(
     copy = shutil.copytree(run, tmp_path / "run")
     checkpoints = copy / "model" / "checkpoints"
     first, last = (checkpoints / f"checkpoint-{n * STEPS}" for n in (1, 2))
-    assert (start_of(first).path, start_of(copy).path) == (first, last)
+    assert (find_start(first).path, find_start(copy).path) == (first, last)
     (last / "whole.json").unlink()
-    assert start_of(copy).path == first
+    assert find_start(copy).path == first
     assert last.exists(), "another run's files are not touched"
 
 
@@ -112,7 +112,7 @@ def test_adapters_alone_are_where_training_begins(
     adapters: Path, tmp_path: Path, old: bool
 ) -> None:
     folder = pickled(adapters, tmp_path / "old") if old else adapters
-    start, before = start_of(folder, "any"), load_file(adapters / "adapter_model.safetensors")
+    start, before = find_start(folder, "any"), load_file(adapters / "adapter_model.safetensors")
     assert start.kind == "adapters"
     hardly = LORA.model_copy(update={"learning_rate": 1e-12, "epochs": 1})
     training(planted_shop(), tmp_path / "on", hardly, start=start).save(tmp_path / "tuned")
@@ -139,7 +139,7 @@ def test_adapters_of_another_shape_are_refused(
     section = LORA.model_copy(update={setting: value})
     model = with_lora(open_base(TINY, planted_shop().catalogue.titles, seed=3).model, section)
     with pytest.raises(ConfigError) as refused:
-        put_adapters(model, adapters, section, "safetensors")
+        load_adapters(model, adapters, section, "safetensors")
     assert says in refused.value.next_step
 
 
@@ -149,37 +149,37 @@ def test_pickled_adapters_are_read_only_when_told_and_only_as_numbers(
     folder = pickled(adapters, tmp_path / "old")
     model = with_lora(open_base(TINY, planted_shop().catalogue.titles, seed=3).model, LORA)
     with pytest.raises(ConfigError, match="these adapters are pickled"):
-        put_adapters(model, folder, LORA, "safetensors")
+        load_adapters(model, folder, LORA, "safetensors")
     torch.save({"base_model.model.x.lora_A.weight": Path("anything")}, folder / "adapter_model.bin")
     with pytest.raises(ConfigError, match="hold more than numbers"):
-        put_adapters(model, folder, LORA, "any")
+        load_adapters(model, folder, LORA, "any")
 
 
 def test_what_is_no_start_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to start from"):
-        start_of(tmp_path)
+        find_start(tmp_path)
     with pytest.raises(ConfigError, match="nothing to start from"):
-        start_of(tmp_path / "nowhere")
+        find_start(tmp_path / "nowhere")
 
 
 def test_contents_tell_starts_apart_by_what_is_in_them(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "moved")
-    assert start_of(run).contents() == start_of(copy).contents()
+    assert find_start(run).contents() == find_start(copy).contents()
     file = copy / "model" / "checkpoints" / f"checkpoint-{2 * STEPS}" / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
-    assert start_of(run).contents() != start_of(copy).contents()
+    assert find_start(run).contents() != find_start(copy).contents()
 
 
 def test_weights_alone_are_those_of_the_trained_model(
     run: Path, adapters: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=f"nothing to start from: {run / 'model'}"):
-        weights_of(run)  # it has checkpoints, and has not finished
+        find_weights(run)  # it has checkpoints, and has not finished
     copy = shutil.copytree(run, tmp_path / "run")
     for file in adapters.iterdir():
         shutil.copyfile(file, copy / "model" / file.name)
     for place in (copy, copy / "model"):
-        assert (weights_of(place).kind, weights_of(place).path) == ("adapters", copy / "model")
-    assert start_of(copy).kind == "checkpoint"
-    last = start_of(copy).path
-    assert (weights_of(last).kind, weights_of(last).path) == ("model", last)
+        assert (find_weights(place).kind, find_weights(place).path) == ("adapters", copy / "model")
+    assert find_start(copy).kind == "checkpoint"
+    last = find_start(copy).path
+    assert (find_weights(last).kind, find_weights(last).path) == ("model", last)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from groundrec.core.stop import Stopped, stoppable
 from groundrec.train import finetune as module
-from groundrec.train.start import last_whole_checkpoint
+from groundrec.train.start import last_complete_checkpoint
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, training, weights
 
@@ -24,19 +24,19 @@ STEPS = 12
 
 def stop_behind(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Send SIGTERM to this process while it reads a batch, the so-manieth of those trained on."""
-    original, trained = module.GroundedTrainer.compute_loss, iter(range(1, 10_000))
+    original, trained = module.ObjectiveTrainer.compute_loss, iter(range(1, 10_000))
 
     def compute_loss(self, model, *args, **kwargs):
         if model.training and next(trained) == batches:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, model, *args, **kwargs)
 
-    monkeypatch.setattr(module.GroundedTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(module.ObjectiveTrainer, "compute_loss", compute_loss)
 
 
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the weights of the last step, which need not be those of the best validation loss."""
-    last = last_whole_checkpoint(folder / "checkpoints")
+    last = last_complete_checkpoint(folder / "checkpoints")
     assert last
     assert last.name == f"checkpoint-{4 * STEPS}"
     return load_file(last / "model.safetensors")
@@ -75,7 +75,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
         with monkeypatch.context() as patched, pytest.raises(Stopped), stoppable():  # noqa: PT012
             stop_behind(patched, batches)
             training(shop, tmp_path / "stopped", section)
-        last = last_whole_checkpoint(tmp_path / "stopped" / "checkpoints")
+        last = last_complete_checkpoint(tmp_path / "stopped" / "checkpoints")
         assert last
         assert last.name == f"checkpoint-{step}"
     resumed = weights(training(shop, tmp_path / "stopped", section))

@@ -19,7 +19,7 @@ from groundrec.core.runs import read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["put_adapters", "with_lora"]
+__all__ = ["load_adapters", "with_lora"]
 
 ALL = "all-linear"
 NUMBERS = {"r": "lora_r", "lora_alpha": "lora_alpha"}
@@ -64,7 +64,7 @@ def with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
         return get_peft_model(model, lora)
 
 
-def put_adapters(model: Any, folder: Path, section: config_learn.Train, weights: str) -> None:
+def load_adapters(model: Any, folder: Path, section: config_learn.Train, weights: str) -> None:
     """Give a model of `with_lora` the adapters in `folder`; raise `ConfigError` where they are not
     of its shape.
 

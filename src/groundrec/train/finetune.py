@@ -24,15 +24,21 @@ from groundrec.core.stop import saving
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.models.language import LanguageModel, load
 from groundrec.text.trie import Trie
-from groundrec.train.adapters import put_adapters, with_lora
+from groundrec.train.adapters import load_adapters, with_lora
 from groundrec.train.batch import explain_batch
-from groundrec.train.gradients import TellsGradients
+from groundrec.train.gradients import GradientHistograms
 from groundrec.train.judging import MEASURES, Patience
-from groundrec.train.precision import chosen, hold
+from groundrec.train.precision import resolve_precision, set_precision
 from groundrec.train.rows import Domain, training_rows, validation_rows
-from groundrec.train.start import WHOLE, Start, copy_checkpoint, epochs_of, last_whole_checkpoint
-from groundrec.train.stopping import SavesWhenAsked
-from groundrec.train.trainer import GroundedTrainer, arguments
+from groundrec.train.start import (
+    COMPLETE,
+    StartPoint,
+    copy_checkpoint,
+    last_complete_checkpoint,
+    trained_epochs,
+)
+from groundrec.train.stopping import SaveOnStop
+from groundrec.train.trainer import ObjectiveTrainer, arguments
 
 __all__ = ["finetune"]
 
@@ -49,13 +55,13 @@ def finetune(
     seed: int,
     folder: Path,
     metrics: Metrics,
-    start: Start | None = None,
-    judge: Callable[[Any], float] | None = None,
+    start: StartPoint | None = None,
+    validation_ndcg: Callable[[Any], float] | None = None,
 ) -> LanguageModel:
     """Train on all `domains` at once, and return the model of the best epoch.
 
     Goes on from the last whole checkpoint in `folder`; where there is none, begins at `start`:
-    another run's checkpoint, or adapters. `judge` says what a model is worth, higher is better,
+    another run's checkpoint, or adapters. `validation_ndcg` measures a model, higher is better,
     where `section.select` is not the validation loss. Given the same inputs, an interrupted and
     resumed training ends with the same weights on one CPU process.
     """
@@ -67,25 +73,25 @@ def finetune(
         else language_model.model
     )
     if section.method != "qlora":  # whose weights are held as they have to be
-        hold(model, chosen(section))
+        set_precision(model, resolve_precision(section))
     args = arguments(section, seed, folder)
     checkpoint = _begin(model, section, args, folder, start)
     mean = _Mean(model, section, checkpoint)
     patience = Patience(section)
     if checkpoint and patience.was_over_at(checkpoint):
-        args.num_train_epochs = epochs_of(checkpoint)
+        args.num_train_epochs = trained_epochs(checkpoint)
         log.info(f"  train.patience was over behind epoch {args.num_train_epochs:g}")
-    trainer = GroundedTrainer(
+    trainer = ObjectiveTrainer(
         model=model,
         args=args,
         train_dataset=training_rows(domains, section, seed),
         eval_dataset=validation_rows(domains, section.validation_queries, seed),
         callbacks=[mean, _Reporter(metrics), patience],
-        judge=judge,
+        validation_ndcg=validation_ndcg,
         tree_attention=section.tree_attention,
     )
     trainer.remove_callback(_printer())
-    trainer.add_callback(TellsGradients(in_pieces=trainer.shards))
+    trainer.add_callback(GradientHistograms(in_pieces=trainer.shards))
     if trainer.shards:
         _require_no_whole_weights(section)
     _tell(section, trainer.args.world_size)
@@ -93,7 +99,7 @@ def finetune(
         log.info(f"  going on from {checkpoint.name}")
     with saving() as asked:
         trainer.callback_handler.callbacks.insert(
-            0, SavesWhenAsked(lambda: trainer.anywhere(asked), checkpoint)
+            0, SaveOnStop(lambda: trainer.any_rank(asked), checkpoint)
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if section.average:
@@ -109,9 +115,9 @@ def finetune(
     if trainer.shards:
         trainer.save_model(str(folder / "gathered"))  # together: each process gives its pieces
         language_model.tokenizer.save_pretrained(folder / "gathered")
-        trainer.part()
+        trainer.shutdown()
         return load(folder / "gathered")
-    trainer.part()
+    trainer.shutdown()
     model.eval()
     return LanguageModel(model, language_model.tokenizer)
 
@@ -153,19 +159,19 @@ def _require_no_whole_weights(section: config_learn.Train) -> None:
 
 
 def _begin(
-    model: Any, section: config_learn.Train, args: Any, folder: Path, start: Start | None
+    model: Any, section: config_learn.Train, args: Any, folder: Path, start: StartPoint | None
 ) -> Path | None:
     """Return the checkpoint to go on from, the main process having brought it here; put adapters
     that come alone.
     """
     with args.main_process_first(local=False):
-        checkpoint = last_whole_checkpoint(folder)
+        checkpoint = last_complete_checkpoint(folder)
         if start is None or checkpoint:
             return checkpoint
         if start.kind == "checkpoint":
             return copy_checkpoint(start.path, folder)
     if start.kind == "adapters":
-        put_adapters(model, start.path, section, start.weights)
+        load_adapters(model, start.path, section, start.weights)
     return None
 
 
@@ -243,7 +249,9 @@ class _Reporter(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / WHOLE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
+            (folder / COMPLETE).write_text(
+                json.dumps({"step": state.global_step}), encoding="utf-8"
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar:

@@ -14,10 +14,10 @@ from transformers import TrainerCallback
 
 from groundrec.core.errors import TrainingError
 
-__all__ = ["Finite", "require_finite"]
+__all__ = ["FiniteLoss", "require_finite"]
 
 
-class Finite(TrainerCallback):
+class FiniteLoss(TrainerCallback):
     """Looks at the losses it saw before a log, a checkpoint and the end of an epoch; raises
     `TrainingError`.
     """
@@ -25,18 +25,18 @@ class Finite(TrainerCallback):
     def __init__(self) -> None:
         self._seen: list[tuple[int, float, torch.Tensor]] = []
 
-    def saw(self, loss: torch.Tensor, state: Any) -> None:
+    def record(self, loss: torch.Tensor, state: Any) -> None:
         """Keep the loss of a micro batch of the step that is being made."""
         self._seen.append((state.global_step + 1, state.epoch or 0, loss.detach()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if control.should_log or control.should_save:
-            self._look(args)
+            self._check(args)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._look(args)
+        self._check(args)
 
-    def _look(self, args: Any) -> None:
+    def _check(self, args: Any) -> None:
         seen = self._seen
         self._seen = []
         values = torch.stack([loss for *_, loss in seen]).tolist() if seen else []

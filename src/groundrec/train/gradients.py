@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 
 from groundrec.core.track import Histogram, gradients, log
 
-__all__ = ["TellsGradients", "histogram"]
+__all__ = ["GradientHistograms", "histogram"]
 
 BINS = 64
 
 
-class TellsGradients(TrainerCallback):
+class GradientHistograms(TrainerCallback):
     """Tells each optimiser step's gradients, as clipped, before the step is made; not those held in
     pieces.
     """

@@ -26,7 +26,7 @@ from groundrec.text.tokens import IGNORED, Encoder, Example
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Block", "Tree", "alone_behind", "anchored", "check_attention", "tree_masks"]
+__all__ = ["Block", "Tree", "anchored_blocks", "check_attention", "tree_masks", "with_padding_ends"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Block:
         ]
 
 
-def anchored(queries: Queries, encoder: Encoder, most: int) -> Iterator[Block]:
+def anchored_blocks(queries: Queries, encoder: Encoder, most: int) -> Iterator[Block]:
     """Yield blocks of up to `most` targets that hold every target of the queries with a history
     once.
 
@@ -187,7 +187,7 @@ def check_attention(section: config_learn.Train) -> None:
         )
 
 
-def alone_behind(ends: torch.Tensor) -> torch.Tensor:
+def with_padding_ends(ends: torch.Tensor) -> torch.Tensor:
     """Return the `ends` of trees that zeros fill up on the right, [Q, T], such that what fills up
     sees itself alone.
     """

@@ -11,12 +11,12 @@ import torch
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
 
-__all__ = ["DTYPES", "chosen", "hold"]
+__all__ = ["DTYPES", "resolve_precision", "set_precision"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def chosen(section: config_learn.Train) -> str:
+def resolve_precision(section: config_learn.Train) -> str:
     """Return `fp32`, `bf16` or `fp16`; raise `ConfigError` where this machine cannot compute in it."""
     asked = section.precision
     on_cuda = torch.cuda.is_available()
@@ -38,7 +38,7 @@ def chosen(section: config_learn.Train) -> str:
     return asked
 
 
-def hold(model: torch.nn.Module, precision: str) -> None:
+def set_precision(model: torch.nn.Module, precision: str) -> None:
     """Hold trained weights in float32 and frozen ones in `precision`; what is no floating point
     number stays.
     """

@@ -22,14 +22,14 @@ from groundrec.core.track import log
 from groundrec.core.types import PreparedDataset, Queries
 from groundrec.models.language import logits_only
 from groundrec.text.tokens import IGNORED, Encoder, Example
-from groundrec.train.packing import Block, Tree, alone_behind, anchored, tree_masks
+from groundrec.train.packing import Block, Tree, anchored_blocks, tree_masks, with_padding_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
     "Domain",
-    "Filled",
+    "PaddedRows",
     "Row",
     "Rows",
     "collate",
@@ -96,14 +96,14 @@ class _Joined(Rows):
         return part._row_of(i - int(self._ends[which]) + len(part), epoch)
 
 
-class Filled(Dataset[Row]):
+class PaddedRows(Dataset[Row]):
     """Rows, and behind them some that teach nothing, so that their number is a multiple of what is
     read at once.
     """
 
     def __init__(self, rows: Rows, multiple: int) -> None:
         self.rows = rows
-        self._filler = _teaches_nothing(rows[0]) if len(rows) else {}
+        self._filler = _filler_row(rows[0]) if len(rows) else {}
         self._length = -(-len(rows) // multiple) * multiple
 
     def set_epoch(self, epoch: int) -> None:
@@ -119,7 +119,7 @@ class Filled(Dataset[Row]):
         return self.rows[i] if i < len(self.rows) else self._filler
 
 
-def _teaches_nothing(like: Row) -> Row:
+def _filler_row(like: Row) -> Row:
     one = torch.zeros(1, dtype=torch.long)
     none = torch.zeros(0, dtype=torch.long)
     found = {**dict.fromkeys(like, none), "input_ids": one}
@@ -181,7 +181,7 @@ def _listed(examples: Sequence[Example]) -> Rows:
 
 def _trees(queries: Queries, encoder: Encoder, section: config_learn.Train, seed: int) -> Rows:
     blocks = _whole_blocks(
-        list(anchored(queries, encoder, section.tree_targets)), section.max_examples, seed
+        list(anchored_blocks(queries, encoder, section.tree_targets)), section.max_examples, seed
     )
     trees = []
     alone = 0
@@ -289,7 +289,7 @@ def collate(rows: list[Row]) -> Row:
     mask.
     """
     batch = {name: pad_sequence([r[name] for r in rows], batch_first=True) for name in rows[0]}
-    return {**batch, "ends": alone_behind(batch["ends"])} if "ends" in batch else batch
+    return {**batch, "ends": with_padding_ends(batch["ends"])} if "ends" in batch else batch
 
 
 def learned_tokens(batch: Row) -> torch.Tensor:

@@ -22,24 +22,24 @@ from groundrec.models.hubs import fetch
 
 __all__ = [
     "ADAPTERS",
-    "WHOLE",
-    "Start",
+    "COMPLETE",
+    "StartPoint",
     "copy_checkpoint",
-    "epochs_of",
-    "last_whole_checkpoint",
-    "start_of",
-    "weights_of",
+    "find_start",
+    "find_weights",
+    "last_complete_checkpoint",
+    "trained_epochs",
 ]
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-WHOLE = "whole.json"
+COMPLETE = "whole.json"
 """Written into a checkpoint last."""
 STATE = "trainer_state.json"
 BEST = "best_model_checkpoint"
 
 
 @dataclass(frozen=True)
-class Start:
+class StartPoint:
     """What `train.resume_from` names: a run's checkpoint, adapters alone, or a whole model's
     weights alone.
     """
@@ -64,7 +64,7 @@ class Start:
         return [[p.name, _sha256(p)] for p in files if p.name != "manifest.json"]
 
 
-def start_of(path: Path, weights: str = "safetensors") -> Start:
+def find_start(path: Path, weights: str = "safetensors") -> StartPoint:
     """Return what the folder `path` holds; raise `ConfigError` where nothing that training can
     start from.
 
@@ -72,28 +72,28 @@ def start_of(path: Path, weights: str = "safetensors") -> Start:
     `wandb:…` stands for the files of an artifact, fetched where they are not yet here.
     """
     if str(path).startswith("wandb:"):
-        return start_of(Path(fetch(str(path), weights).path), weights)
+        return find_start(Path(fetch(str(path), weights).path), weights)
     if (path / "model" / "inputs.json").is_file():
-        return start_of(_last(path / "model" / "checkpoints") or path / "model", weights)
-    if (path / WHOLE).is_file() and (path.parent.parent / "inputs.json").is_file():
-        return Start("checkpoint", path, weights)
+        return find_start(_last(path / "model" / "checkpoints") or path / "model", weights)
+    if (path / COMPLETE).is_file() and (path.parent.parent / "inputs.json").is_file():
+        return StartPoint("checkpoint", path, weights)
     return _bare(path, weights)
 
 
-def weights_of(path: Path, weights: str = "safetensors") -> Start:
-    """Return the weights that the folder `path` holds, as `start_of` does; a run's are those of its
+def find_weights(path: Path, weights: str = "safetensors") -> StartPoint:
+    """Return the weights that the folder `path` holds, as `find_start` does; a run's are those of its
     trained model.
     """
     if str(path).startswith("wandb:"):
-        return weights_of(Path(fetch(str(path), weights).path), weights)
+        return find_weights(Path(fetch(str(path), weights).path), weights)
     return _bare(path / "model" if (path / "model" / "inputs.json").is_file() else path, weights)
 
 
-def _bare(path: Path, weights: str) -> Start:
+def _bare(path: Path, weights: str) -> StartPoint:
     if any((path / name).is_file() for name in ADAPTERS):
-        return Start("adapters", path, weights)
+        return StartPoint("adapters", path, weights)
     if (path / "config.json").is_file() and any(path.glob("*model*")):
-        return Start("model", path, weights)
+        return StartPoint("model", path, weights)
     raise ConfigError(
         "train.resume_from names nothing to start from",
         value=path,
@@ -105,7 +105,7 @@ def _bare(path: Path, weights: str) -> Start:
     )
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
+def last_complete_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end.
 
     Half-written ones are removed by the main process, and said so.
@@ -126,7 +126,7 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
     """
     state: dict[str, Any] = json.loads((source / STATE).read_text(encoding="utf-8"))
     best = source.parent / Path(state[BEST]).name if state.get(BEST) else None
-    if best and (best / WHOLE).is_file():
+    if best and (best / COMPLETE).is_file():
         state[BEST] = str(folder / best.name)
         _copy(
             best,
@@ -138,7 +138,7 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
     return _copy(source, folder, state)
 
 
-def epochs_of(checkpoint: Path) -> float:
+def trained_epochs(checkpoint: Path) -> float:
     """Return how many epochs were trained before a checkpoint."""
     return float(read_json(checkpoint / STATE)["epoch"])
 
@@ -162,7 +162,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _last(folder: Path) -> Path | None:
-    return next((path for path in _checkpoints(folder) if (path / WHOLE).is_file()), None)
+    return next((path for path in _checkpoints(folder) if (path / COMPLETE).is_file()), None)
 
 
 def _sha256(path: Path) -> str:

@@ -18,10 +18,10 @@ from transformers import TrainerCallback
 from groundrec.core.stop import Stopped
 from groundrec.core.track import log
 
-__all__ = ["SavesWhenAsked"]
+__all__ = ["SaveOnStop"]
 
 
-class SavesWhenAsked(TrainerCallback):
+class SaveOnStop(TrainerCallback):
     """Saves a checkpoint when `asked`, and raises `Stopped` when it is whole. Goes before what
     marks it as whole.
     """

@@ -24,16 +24,16 @@ from groundrec.core.errors import ProcessError, TrainingError
 from groundrec.core.processes import Processes
 from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.train.batch import explain_batch
-from groundrec.train.finite import Finite, require_finite
+from groundrec.train.finite import FiniteLoss, require_finite
 from groundrec.train.judging import MEASURES
 from groundrec.train.packing import check_attention
-from groundrec.train.precision import chosen
-from groundrec.train.rows import Filled, Row, Rows, collate, learned_tokens, summed_loss
+from groundrec.train.precision import resolve_precision
+from groundrec.train.rows import PaddedRows, Row, Rows, collate, learned_tokens, summed_loss
 
-__all__ = ["GroundedTrainer", "arguments"]
+__all__ = ["ObjectiveTrainer", "arguments"]
 
 
-class GroundedTrainer(Trainer):
+class ObjectiveTrainer(Trainer):
     """Means over the learned tokens of an optimiser step, however it is divided into micro batches
     and processes.
     """
@@ -44,26 +44,26 @@ class GroundedTrainer(Trainer):
         self,
         train_dataset: Rows,
         eval_dataset: Rows | None = None,
-        judge: Callable[[Any], float] | None = None,
+        validation_ndcg: Callable[[Any], float] | None = None,
         tree_attention: str = "sdpa",
         **options: Any,
     ) -> None:
         self._rows = train_dataset
-        self._judge = judge
+        self._validation_ndcg = validation_ndcg
         args = options["args"]
         self._tree_attention = tree_attention
-        self._finite = Finite()
+        self._finite = FiniteLoss()
         at_once = args.per_device_train_batch_size * args.world_size if args.world_size > 1 else 1
-        valid = Filled(eval_dataset, at_once) if eval_dataset is not None else None
+        valid = PaddedRows(eval_dataset, at_once) if eval_dataset is not None else None
         super().__init__(
-            train_dataset=Filled(train_dataset, at_once),  # type: ignore[arg-type]
+            train_dataset=PaddedRows(train_dataset, at_once),  # type: ignore[arg-type]
             eval_dataset=valid,  # type: ignore[arg-type]
             data_collator=collate,
             **options,
         )
         self.add_callback(self._finite)  # behind those that ask for a log or a checkpoint
 
-    def anywhere(self, asked: Callable[[], bool]) -> bool:
+    def any_rank(self, asked: Callable[[], bool]) -> bool:
         """Return whether any process is asked; all have to call this."""
         if self.args.world_size == 1:
             return asked()
@@ -75,7 +75,7 @@ class GroundedTrainer(Trainer):
         """Whether an engine holds the model in pieces."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def part(self) -> None:
+    def shutdown(self) -> None:
         """End what joins the processes; a process that ends without this waits for the others, or
         is aborted.
 
@@ -93,7 +93,7 @@ class GroundedTrainer(Trainer):
         a = self.args
         batch = a.per_device_train_batch_size * a.gradient_accumulation_steps * a.world_size
         order = LengthGroupedSampler(batch, dataset=self._rows)  # type: ignore[arg-type]
-        return _Order(order, len(cast("Filled", self.train_dataset)), a.device, a.world_size)
+        return _Order(order, len(cast("PaddedRows", self.train_dataset)), a.device, a.world_size)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         own = super()._get_eval_sampler(eval_dataset)
@@ -145,7 +145,7 @@ class GroundedTrainer(Trainer):
         """
         loss, outputs = summed_loss(model, inputs, self.accelerator.unwrap_model(model))
         if model.training:
-            self._finite.saw(loss, self.state)
+            self._finite.record(loss, self.state)
             loss = loss * self.accelerator.num_processes / num_items_in_batch
         else:
             loss = loss / len(inputs["input_ids"]) * self._rows_per_token
@@ -159,11 +159,11 @@ class GroundedTrainer(Trainer):
         where = f"a validation batch behind step {self.state.global_step}"
         metrics = cast("Any", output.metrics)
         require_finite(metrics["eval_loss"], where, self.state.epoch or 0, self.args)
-        if self._judge:
+        if self._validation_ndcg:
             model: Any = self.accelerator.unwrap_model(cast("torch.nn.Module", self.model))
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
             found = torch.tensor(
-                [self._judge(model) if self.is_world_process_zero() else 0.0],
+                [self._validation_ndcg(model) if self.is_world_process_zero() else 0.0],
                 device=self.args.device,
             )
             if self.args.world_size > 1:
@@ -220,7 +220,7 @@ class GroundedTrainer(Trainer):
         """What makes a mean over validation rows the mean over their learned tokens, however they
         are batched.
         """
-        rows = cast("Filled", self.eval_dataset)
+        rows = cast("PaddedRows", self.eval_dataset)
         return len(rows) / max(
             1, sum(int(learned_tokens(collate([rows[i]]))) for i in range(len(rows)))
         )
@@ -265,7 +265,7 @@ class _Arguments(TrainingArguments):
 
 def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingArguments:
     """Return the Trainer's arguments; raise `ConfigError` where the batch does not divide."""
-    precision = chosen(section)
+    precision = resolve_precision(section)
     check_attention(section)
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # the recipe decides, not the launcher's file
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
@@ -282,7 +282,7 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_steps=10,
-        logging_nan_inf_filter=False,  # would wait for each loss; `Finite` looks at them before a log
+        logging_nan_inf_filter=False,  # would wait for each loss; `FiniteLoss` looks at them before a log
         save_total_limit=2,
         load_best_model_at_end=not section.average,
         metric_for_best_model=MEASURES[section.select].key,

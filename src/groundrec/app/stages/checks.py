@@ -69,17 +69,17 @@ def check_paths(recipe: Recipe) -> None:
             )
     _check_base(recipe.model.base_model)
     if recipe.train.resume_from:
-        from groundrec.train.start import start_of, weights_of
+        from groundrec.train.start import find_start, find_weights
 
-        (weights_of if recipe.train.method == "none" else start_of)(recipe.train.resume_from)
+        (find_weights if recipe.train.method == "none" else find_start)(recipe.train.resume_from)
     if recipe.train.method == "qlora":
         from groundrec.models.language import require_bits
 
         require_bits()
     if recipe.train.precision != "auto" and recipe.train.method != "none":
-        from groundrec.train.precision import chosen
+        from groundrec.train.precision import resolve_precision
 
-        chosen(recipe.train)
+        resolve_precision(recipe.train)
     if recipe.train.tree_attention != "sdpa" and recipe.train.method != "none":
         from groundrec.train.packing import check_attention
 

@@ -10,7 +10,7 @@ from typing import Any
 from groundrec.app.stages.artefacts import Experiment
 from groundrec.core.errors import ConfigError
 from groundrec.core.runs import difference, read_json
-from groundrec.train.start import Start, epochs_of, start_of, weights_of
+from groundrec.train.start import StartPoint, find_start, find_weights, trained_epochs
 
 __all__ = ["begun_at"]
 
@@ -39,7 +39,7 @@ example.
 """
 
 
-def begun_at(x: Experiment, inputs: dict[str, Any]) -> Start | None:
+def begun_at(x: Experiment, inputs: dict[str, Any]) -> StartPoint | None:
     """Return where the training of a run with these inputs begins; None for its base model.
 
     Raises `ConfigError` where there is nothing, where it is this run's own, or where a checkpoint
@@ -48,7 +48,7 @@ def begun_at(x: Experiment, inputs: dict[str, Any]) -> Start | None:
     path = x.recipe.train.resume_from
     if path is None:
         return None
-    found = weights_of if x.recipe.train.method == "none" else start_of
+    found = find_weights if x.recipe.train.method == "none" else find_start
     start = found(path, x.recipe.model.weights)
     own = (x.run.path / "model").resolve()
     if own in (start.path.resolve(), *start.path.resolve().parents):
@@ -70,7 +70,7 @@ def begun_at(x: Experiment, inputs: dict[str, Any]) -> Start | None:
     return start
 
 
-def _require_going_on(start: Start, x: Experiment, inputs: dict[str, Any]) -> None:
+def _require_going_on(start: StartPoint, x: Experiment, inputs: dict[str, Any]) -> None:
     before = read_json(start.stage / "inputs.json")
     differs = difference(_shared(before), _shared(inputs))
     weights_alone = (
@@ -83,7 +83,7 @@ def _require_going_on(start: Start, x: Experiment, inputs: dict[str, Any]) -> No
             accepted=f"the same settings but for {', '.join(FREE[1:])}",
             next_step=weights_alone,
         )
-    if (done := epochs_of(start.path)) >= (epochs := x.recipe.train.epochs):
+    if (done := trained_epochs(start.path)) >= (epochs := x.recipe.train.epochs):
         raise ConfigError(
             "nothing is left to train: train.epochs counts those before the checkpoint too",
             value=f"{done:g} epochs in {start.path}, train.epochs = {epochs:g}",

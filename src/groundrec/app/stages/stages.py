@@ -39,7 +39,7 @@ from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
 from groundrec.models import hubs
 from groundrec.text.prompts import template_of
-from groundrec.train.start import Start
+from groundrec.train.start import StartPoint
 
 __all__ = ["STAGES", "run_recipe"]
 
@@ -115,7 +115,7 @@ def train_stage(x: Experiment) -> None:
     def work(folder: Path) -> None:
         from groundrec.models import language
         from groundrec.text.trie import Trie
-        from groundrec.train.adapters import put_adapters, with_lora
+        from groundrec.train.adapters import load_adapters, with_lora
         from groundrec.train.finetune import finetune
         from groundrec.train.rows import Domain
 
@@ -136,7 +136,7 @@ def train_stage(x: Experiment) -> None:
             lm = finetune(lm, domains, x.recipe.train, x.recipe.seed, place, metrics, start, judge)
         elif start and start.kind == "adapters":
             lm = language.LanguageModel(with_lora(lm.model, x.recipe.train), lm.tokenizer)
-            put_adapters(lm.model, start.path, x.recipe.train, start.weights)
+            load_adapters(lm.model, start.path, x.recipe.train, start.weights)
         if x.run.processes.is_main:
             trie.save(folder / TRIE)
             lm.save(folder)
@@ -149,11 +149,11 @@ def train_stage(x: Experiment) -> None:
 
 
 def _begun(
-    x: Experiment, others: dict[str, PreparedDataset], start: Start | None, folder: Path
+    x: Experiment, others: dict[str, PreparedDataset], start: StartPoint | None, folder: Path
 ) -> Any:
     """Return the language model that a training in `folder` begins with, without adapters."""
     from groundrec.models import language
-    from groundrec.train.precision import DTYPES, chosen
+    from groundrec.train.precision import DTYPES, resolve_precision
 
     section = x.recipe.train
     if start and start.kind == "model":
@@ -161,7 +161,7 @@ def _begun(
     else:
         lm = language.open_base(x.recipe.model, _answers_by_popularity(x, others), x.recipe.seed)
     if section.method == "qlora":
-        return language.in_bits(lm, section.bits, DTYPES[chosen(section)])
+        return language.in_bits(lm, section.bits, DTYPES[resolve_precision(section)])
     if section.method == "lora" or (start and start.kind == "adapters"):
         language.keep_merged(lm, folder / "base", write=x.run.processes.is_main)
     return lm
