@@ -124,11 +124,11 @@ def test_an_item_is_explained(tiny: Tiny) -> None:
     )
     assert "".join(told["pieces"]) == first.title + "\n"
     assert told["steps"][-1]["total"] == pytest.approx(first.score, abs=1e-4)
-    assert told["place"] == 1
-    assert told["lost"] == {"2": None}
+    assert told["rank"] == 1
+    assert told["dropped_at"] == {"2": None}
     worst = recommender.explain(history, last.title, beams=[1]).path
-    assert worst.place == 22
-    assert worst.lost[1] is not None
+    assert worst.rank == 22
+    assert worst.dropped_at[1] is not None
     shown = command("explain-item", tiny.run, first.title, *history)
     assert shown.code == 0
     assert "place 1 of the exact ranking" in shown.out

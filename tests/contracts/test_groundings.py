@@ -14,7 +14,7 @@ from groundrec.contracts.groundings import RULES, Grounding, check_grounding, sm
 from groundrec.core.registry import names, resolve
 from groundrec.core.types import Queries, Slates
 from groundrec.models.language import LanguageModel
-from groundrec.rank.recommend import Parts, Recommender, constrained
+from groundrec.rank.recommend import GroundingInputs, SearchRanker, search_grounding
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +30,18 @@ def test_a_registered_grounding_keeps_the_rule(
     rule(Grounding(resolve("groundings", name), lm, tmp_path))
 
 
-class Rising(Recommender):
+class Rising(SearchRanker):
     def slates(self, queries: Queries, k: int, *lists: Any) -> Slates:
         found = super().slates(queries, k, *lists)
         return Slates(found.query_ids, found.items, -found.scores)
 
 
-class Careless(Recommender):
+class Careless(SearchRanker):
     def slates(self, queries: Queries, k: int, *lists: Any) -> Slates:
         return Slates.from_scores(queries.ids, self.search.all(self.prompts(queries)), k)
 
 
-class Placed(Recommender):
+class Placed(SearchRanker):
     def slates(self, queries: Queries, k: int, *lists: Any) -> Slates:
         found = super().slates(queries, k, *lists)
         return Slates(
@@ -60,8 +60,8 @@ BAD = {
 
 @pytest.mark.parametrize(("words", "kind"), BAD.items(), ids=list(BAD))
 def test_a_grounding_that_breaks_a_rule_is_told_which(words: str, kind: Any) -> None:
-    def build(parts: Parts) -> Recommender:
-        return kind(**vars(constrained(parts)))
+    def build(parts: GroundingInputs) -> SearchRanker:
+        return kind(**vars(search_grounding(parts)))
 
     with pytest.raises(AssertionError, match=words):
         check_grounding(build)

@@ -17,7 +17,6 @@ from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
 from groundrec.rank.fuse import (
     choose_alpha,
-    dense,
     exclude,
     learn,
     log_softmax,
@@ -25,6 +24,7 @@ from groundrec.rank.fuse import (
     published_gammas,
     reciprocal_ranks,
     reweight,
+    slates_to_scores,
     weighted_sum,
     z_scores,
 )
@@ -107,7 +107,7 @@ def test_exclude_removes_the_history_and_leaves_the_given_scores_alone() -> None
 @settings(max_examples=200, deadline=None)
 def test_dense_begins_with_the_slate_and_ranks_the_rest_below(scores: Scores, k: int) -> None:
     slates = Slates.from_scores(np.arange(3), scores, k)
-    full = dense(slates, 5)
+    full = slates_to_scores(slates, 5)
     assert full.shape == (3, 5)
     assert np.isfinite(full).all()
     for slate, values, row in zip(slates.items, slates.scores, full, strict=True):
@@ -123,7 +123,7 @@ def test_an_empty_slate_knows_nothing() -> None:
     slates = Slates(
         np.array([1]), np.full((1, 2), NO_ITEM, np.int32), np.full((1, 2), -np.inf, np.float32)
     )
-    assert len(np.unique(dense(slates, 4))) == 1
+    assert len(np.unique(slates_to_scores(slates, 4))) == 1
 
 
 def hits(targets: list[int]):

@@ -21,7 +21,7 @@ from groundrec.core.track import log
 from groundrec.core.types import Queries, Ragged, Slates
 from groundrec.rank import batches
 from groundrec.rank import recommend as module
-from groundrec.rank.recommend import Recommender, Shards, Writer, load_slates, work_of
+from groundrec.rank.recommend import SearchRanker, Shards, Writer, load_slates, work_of
 from groundrec.rank.search.search import Search, Work
 from groundrec.text.trie import Trie
 from tests.commands import keeping_the_log
@@ -56,11 +56,13 @@ def said() -> Iterator[list[str]]:
         yield messages
 
 
-def recommender(**section: Any) -> Recommender:
+def recommender(**section: Any) -> SearchRanker:
     rng = np.random.default_rng(5)
     catalogue = [(*rng.integers(2, VOCABULARY, rng.integers(1, 6)), END) for _ in range(ITEMS)]
     settings = Recommend(**{"k": 5, "beams": 7, "batch_size": 8, "shard_size": 10, **section})
-    return Recommender(Search(MODEL, Trie.compile(Ragged.of(catalogue)), "full"), Words(), settings)  # type: ignore[arg-type]
+    return SearchRanker(
+        Search(MODEL, Trie.compile(Ragged.of(catalogue)), "full"), Words(), settings
+    )  # type: ignore[arg-type]
 
 
 def queries(count: int = QUERIES) -> Queries:
@@ -70,7 +72,7 @@ def queries(count: int = QUERIES) -> Queries:
     )
 
 
-def recommend(r: Recommender, some: Queries, folder: Path) -> Slates:
+def recommend(r: SearchRanker, some: Queries, folder: Path) -> Slates:
     folder.mkdir(exist_ok=True)
     return module.recommend(r, some, folder)
 
@@ -125,9 +127,9 @@ def test_shards_that_are_there_are_kept_and_their_work_is_remembered(
     kept = {p.name: p.read_bytes() for p in (tmp_path / "part").iterdir()}
     assert Shards(tmp_path / "part", QUERIES, 10).missing() == [0]
     searched: list[int] = []
-    slates = Recommender.slates
+    slates = SearchRanker.slates
     monkeypatch.setattr(
-        Recommender, "slates", lambda r, q, k: searched.extend(q.ids) or slates(r, q, k)
+        SearchRanker, "slates", lambda r, q, k: searched.extend(q.ids) or slates(r, q, k)
     )
     same(recommend(recommender(), queries(), tmp_path / "part"), whole)
     assert sorted(searched) == list(range(10))

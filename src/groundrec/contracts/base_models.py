@@ -17,7 +17,7 @@ from groundrec.core.config_learn import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import Queries, Ragged, Slates
 from groundrec.models.language import LanguageModel, load
-from groundrec.rank.recommend import Parts, constrained
+from groundrec.rank.recommend import GroundingInputs, search_grounding
 from groundrec.text.prompts import Template
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
@@ -60,13 +60,13 @@ class Opened:
         return cls(opened(), opened(), folder)
 
 
-def parts_of(lm: LanguageModel, recipe: Recipe, folder: Path, **lists: Any) -> Parts:
+def parts_of(lm: LanguageModel, recipe: Recipe, folder: Path, **lists: Any) -> GroundingInputs:
     """Return what groundings of the catalogue `TITLES` are built of; the later an item, the more
     popular.
     """
     encoder = Encoder(TEMPLATE, lm.tokenizer, TITLES, ROOM)
     popularity = np.arange(len(TITLES))
-    return Parts(
+    return GroundingInputs(
         lm, encoder, Trie.compile(encoder.answers, popularity), recipe, popularity, folder, **lists
     )
 
@@ -158,4 +158,4 @@ def _logits(lm: LanguageModel) -> torch.Tensor:
 def _slates(case: Opened, mode: str) -> Slates:
     recipe = Recipe.of({"recommend": {"mode": mode, "k": 5}, "evaluate.ks": [5]})
     queries = Queries.of(Ragged.of([[0], [1, 2, 3], [4, 5, 6, 7]]), 0)
-    return constrained(parts_of(case.lm, recipe, case.folder)).slates(queries, 5)
+    return search_grounding(parts_of(case.lm, recipe, case.folder)).slates(queries, 5)

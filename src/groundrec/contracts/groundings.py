@@ -18,7 +18,7 @@ from groundrec.core.config_learn import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 from groundrec.models.language import LanguageModel, scratch
-from groundrec.rank.recommend import Parts, Ranker, recommend
+from groundrec.rank.recommend import GroundingInputs, Ranker, recommend
 
 __all__ = ["RULES", "Grounding", "check_grounding", "small_model"]
 
@@ -33,7 +33,7 @@ SAME = (13, 12, 3)
 class Grounding:
     """How a grounding is built, and the model it is built on; `folder` is where rules may write."""
 
-    build: Callable[[Parts], Ranker]
+    build: Callable[[GroundingInputs], Ranker]
     lm: LanguageModel
     folder: Path
 
@@ -66,7 +66,7 @@ def small_model() -> LanguageModel:
     return made
 
 
-def check_grounding(build: Callable[[Parts], Ranker]) -> None:
+def check_grounding(build: Callable[[GroundingInputs], Ranker]) -> None:
     """Raise `AssertionError` at the first rule that a grounding breaks."""
     with tempfile.TemporaryDirectory() as folder:
         hold(Grounding(build, small_model(), Path(folder)), RULES)

@@ -67,8 +67,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "caser-dros": "groundrec.signals.networks:CaserDROS",
     },
     "groundings": {
-        "search": "groundrec.rank.recommend:constrained",
-        "ground": "groundrec.rank.ground.bigrec:grounded",
+        "search": "groundrec.rank.recommend:search_grounding",
+        "ground": "groundrec.rank.ground.bigrec:bigrec_grounding",
     },
     "metrics": {
         "hr": "groundrec.evaluate.metrics:hit_rate",

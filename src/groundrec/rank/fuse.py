@@ -18,12 +18,11 @@ from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
 
 __all__ = [
-    "HAIR",
+    "EPSILON",
     "KINDS",
     "Kind",
     "Point",
     "choose_alpha",
-    "dense",
     "exclude",
     "learn",
     "log_softmax",
@@ -31,6 +30,7 @@ __all__ = [
     "published_gammas",
     "reciprocal_ranks",
     "reweight",
+    "slates_to_scores",
     "weighted_sum",
     "z_scores",
 ]
@@ -44,8 +44,8 @@ ENOUGH = 1e-9
 """Most steps in which weights are learned, and what a query's likelihood has to gain for one more."""
 BLOCK = 32
 """Queries looked at together while learning: few, so that they stay in the processor's cache."""
-HAIR = np.float32(1e-3)
-"""How far below a slate's lowest score `dense` puts what is not in the slate."""
+EPSILON = np.float32(1e-3)
+"""How far below a slate's lowest score `slates_to_scores` puts what is not in the slate."""
 
 
 class Point(NamedTuple):
@@ -143,21 +143,23 @@ def learn(scores: Sequence[Scores], targets: Ragged) -> NDArray[np.float64]:
         1 / np.bincount(rows)[rows]
     )
     start = np.full(len(scores), 1 / len(scores))
-    return _lowest(
-        lambda weights: _unlikelihood(weights, table, allowed, wanted), start, ENOUGH * len(queries)
+    return _newton_minimize(
+        lambda weights: _negative_log_likelihood(weights, table, allowed, wanted),
+        start,
+        ENOUGH * len(queries),
     )
 
 
-class _Bowl(NamedTuple):
+class _Derivatives(NamedTuple):
     """A convex function at one place: its value, its first derivatives and its second."""
 
     value: float
-    slope: NDArray[np.float64]
-    bend: NDArray[np.float64]
+    gradient: NDArray[np.float64]
+    hessian: NDArray[np.float64]
 
 
-def _lowest(
-    at: Callable[[NDArray[np.float64]], _Bowl], place: NDArray[np.float64], enough: float
+def _newton_minimize(
+    at: Callable[[NDArray[np.float64]], _Derivatives], place: NDArray[np.float64], enough: float
 ) -> NDArray[np.float64]:
     """Return where a convex function is lowest: by Newton's steps, halved while they overshoot.
 
@@ -165,28 +167,28 @@ def _lowest(
     """
     here = at(place)
     for _ in range(STEPS):
-        step = np.linalg.solve(here.bend, here.slope)
-        if here.slope @ step < enough:
+        step = np.linalg.solve(here.hessian, here.gradient)
+        if here.gradient @ step < enough:
             return place - step
-        while (there := at(place - step)).value > here.value - here.slope @ step / 4:
+        while (there := at(place - step)).value > here.value - here.gradient @ step / 4:
             step /= 2
         place = place - step
         here = there
     return place
 
 
-def _unlikelihood(
+def _negative_log_likelihood(
     weights: NDArray[np.float64],
     table: Scores,
     allowed: NDArray[np.bool_],
     wanted: NDArray[np.float64],
-) -> _Bowl:
+) -> _Derivatives:
     """Return minus the targets' log-likelihood; `wanted`, the sum of their scores, is all it has to
     know of them.
     """
     value = PENALTY * weights @ weights - weights @ wanted
-    slope = 2 * PENALTY * weights - wanted
-    bend = 2 * PENALTY * np.eye(len(weights))
+    gradient = 2 * PENALTY * weights - wanted
+    hessian = 2 * PENALTY * np.eye(len(weights))
     for start in range(0, len(allowed), BLOCK):
         rows = slice(start, start + BLOCK)
         x = table[:, rows].astype(np.float64)
@@ -197,9 +199,9 @@ def _unlikelihood(
         value += (top + np.log(total)).sum()
         px = x * (p / total)
         mean = px.sum(2)
-        slope += mean.sum(1)
-        bend += px.reshape(len(x), -1) @ x.reshape(len(x), -1).T - mean @ mean.T
-    return _Bowl(float(value), slope, bend)
+        gradient += mean.sum(1)
+        hessian += px.reshape(len(x), -1) @ x.reshape(len(x), -1).T - mean @ mean.T
+    return _Derivatives(float(value), gradient, hessian)
 
 
 def weighted_sum(
@@ -233,7 +235,7 @@ def exclude(scores: Scores, history: Ragged) -> Scores:
     return kept
 
 
-def dense(slates: Slates, item_count: int) -> Scores:
+def slates_to_scores(slates: Slates, item_count: int) -> Scores:
     """Return the slates' scores with one for every item, those outside just below the lowest
     inside. Shape: [Q, I].
 
@@ -243,7 +245,7 @@ def dense(slates: Slates, item_count: int) -> Scores:
     present = (slates.items != NO_ITEM) & ~np.isneginf(slates.scores)
     lowest = np.where(present, slates.scores, np.inf).min(1, initial=np.inf)
     lowest = np.where(np.isinf(lowest), 0, lowest).astype(np.float32)
-    below = lowest - np.maximum(HAIR, np.abs(lowest) * HAIR)
+    below = lowest - np.maximum(EPSILON, np.abs(lowest) * EPSILON)
     scores = np.repeat(below[:, None], item_count, axis=1)
     rows, places = np.nonzero(present)
     scores[rows, slates.items[rows, places]] = slates.scores[rows, places]

@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Assistant",
-    "Parts",
+    "GroundingInputs",
     "Ranker",
-    "Recommender",
     "Rules",
+    "SearchRanker",
     "Shards",
     "Writer",
-    "constrained",
     "load_slates",
     "recommend",
     "save_slates",
+    "search_grounding",
     "work_of",
 ]
 
@@ -138,7 +138,7 @@ class Ranker(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
+class GroundingInputs:
     """What a grounding is built of."""
 
     lm: LanguageModel
@@ -157,7 +157,7 @@ class Parts:
     deny: NDArray[np.integer] | None = None
 
 
-def constrained(parts: Parts) -> Recommender:
+def search_grounding(parts: GroundingInputs) -> SearchRanker:
     """Return the grounding `search`: titles are decoded within the catalogue."""
     section = parts.recipe.recommend
     search = Search(
@@ -167,11 +167,11 @@ def constrained(parts: Parts) -> Recommender:
         temperature=section.temperature,
         instruction=parts.encoder.head,
     )
-    return Recommender(search, parts.encoder, section, parts.assistant, parts.allow, parts.deny)
+    return SearchRanker(search, parts.encoder, section, parts.assistant, parts.allow, parts.deny)
 
 
 @dataclass(frozen=True)
-class Recommender:
+class SearchRanker:
     """A search together with the words it reads: histories in, ranked items out."""
 
     search: Search
@@ -227,7 +227,7 @@ class Recommender:
         """Return what divides queries into batches that fit into memory."""
         section = self.section
         search = self.search
-        one = Need(1, 0, tree_tokens(search.paths, section), bytes_per_token(search.model))
+        one = Need(1, 0, tree_tokens(search.scoring, section), bytes_per_token(search.model))
         smaller = {
             "exact": f"budget={section.budget // 2 or 1}",
             "beam": "beams=…",

@@ -19,9 +19,15 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged
 from groundrec.models.language import scratch
 from groundrec.rank.ground import bigrec as module
-from groundrec.rank.ground.bigrec import Titles, grounded, item_scores, load_table, load_vectors
-from groundrec.rank.ground.generate import Manner, write
-from groundrec.rank.recommend import Parts, recommend, work_of
+from groundrec.rank.ground.bigrec import (
+    Titles,
+    bigrec_grounding,
+    item_scores,
+    load_table,
+    load_vectors,
+)
+from groundrec.rank.ground.generate import GenerationSettings, generate
+from groundrec.rank.recommend import GroundingInputs, recommend, work_of
 from groundrec.text.prompts import Template, load_template
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
@@ -33,7 +39,7 @@ PROMPTS = [[3, 4, 5], [6], [2, 9, 8, 7, 6, 5], [4, 4]]
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
+def parts(tmp_path: Path) -> GroundingInputs:
     torch.manual_seed(3)
     lm = scratch(
         Model.model_validate(
@@ -47,7 +53,7 @@ def parts(tmp_path: Path) -> Parts:
     recipe = Recipe.model_validate(
         {"recommend": {"k": 4}, "evaluate": {"ks": [1]}, "ground": {"max_new_tokens": 4}}
     )
-    return Parts(
+    return GroundingInputs(
         lm, encoder, Trie.compile(encoder.answers, popularity), recipe, popularity, tmp_path
     )
 
@@ -56,18 +62,22 @@ def queries(count: int = 3) -> Queries:
     return Queries.of(Ragged.of([i, i + 1] for i in range(count)), 0)
 
 
-def writing(monkeypatch: pytest.MonkeyPatch, parts: Parts, texts: list[list[str]]) -> None:
+def writing(
+    monkeypatch: pytest.MonkeyPatch, parts: GroundingInputs, texts: list[list[str]]
+) -> None:
     """From now on the model writes `texts`, a row per query."""
     ids = [
         [parts.encoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in row]
         for row in texts
     ]
-    monkeypatch.setattr(module, "write", lambda *_: ids)
+    monkeypatch.setattr(module, "generate", lambda *_: ids)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi"])
 def test_beams_are_those_of_generate_with_one_end_token(name: str) -> None:
-    written = write(MODELS[name], PROMPTS, ENDS, Manner(texts=3, longest=6), range(4))
+    written = generate(
+        MODELS[name], PROMPTS, ENDS, GenerationSettings(texts=3, longest=6), range(4)
+    )
     settings = {
         "num_beams": 3,
         "num_return_sequences": 3,
@@ -88,30 +98,30 @@ def test_beams_are_those_of_generate_with_one_end_token(name: str) -> None:
 def test_a_checkpoints_own_settings_do_not_matter() -> None:
     model, plain = (
         MODELS["llama"],
-        write(MODELS["llama"], PROMPTS, ENDS, Manner(longest=6), range(4)),
+        generate(MODELS["llama"], PROMPTS, ENDS, GenerationSettings(longest=6), range(4)),
     )
     own, model.generation_config = (
         model.generation_config,
         GenerationConfig(repetition_penalty=9.0, min_new_tokens=5),
     )
     try:
-        assert write(model, PROMPTS, ENDS, Manner(longest=6), range(4)) == plain
+        assert generate(model, PROMPTS, ENDS, GenerationSettings(longest=6), range(4)) == plain
         assert model.generation_config.repetition_penalty == 9.0
     finally:
         model.generation_config = own
 
 
 def test_samples_follow_the_models_distribution_and_come_from_seed_and_query() -> None:
-    manner = Manner(texts=1, longest=1, decoding="sample", temperature=2.0)
-    drawn = write(MODELS["llama"], [[3, 4]] * 3000, ~ENDS & ENDS, manner, range(3000))
+    settings = GenerationSettings(texts=1, longest=1, decoding="sample", temperature=2.0)
+    drawn = generate(MODELS["llama"], [[3, 4]] * 3000, ~ENDS & ENDS, settings, range(3000))
     counts = np.bincount([row[0][0] for row in drawn], minlength=VOCABULARY) / 3000
     with torch.inference_mode():
         expected = (MODELS["llama"](torch.tensor([[3, 4]])).logits[0, -1] / 2).softmax(0).numpy()
     np.testing.assert_allclose(counts, expected, atol=0.04)
-    some = Manner(texts=3, longest=6, decoding="sample", top_p=0.9, seed=1)
-    first = write(MODELS["llama"], PROMPTS, ENDS, some, [7, 8, 9, 10])
-    assert write(MODELS["llama"], PROMPTS[2:], ENDS, some, [9, 10]) == first[2:]
-    assert write(MODELS["llama"], PROMPTS, ENDS, some, [17, 18, 19, 20]) != first
+    some = GenerationSettings(texts=3, longest=6, decoding="sample", top_p=0.9, seed=1)
+    first = generate(MODELS["llama"], PROMPTS, ENDS, some, [7, 8, 9, 10])
+    assert generate(MODELS["llama"], PROMPTS[2:], ENDS, some, [9, 10]) == first[2:]
+    assert generate(MODELS["llama"], PROMPTS, ENDS, some, [17, 18, 19, 20]) != first
 
 
 @pytest.mark.parametrize(
@@ -131,36 +141,36 @@ def test_a_title_is_taken_out_of_what_was_written(name: str, written: str, title
 
 
 def test_a_title_written_to_the_letter_is_the_nearest_one(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing(
         monkeypatch, parts, [["Title 7\n", "Title 5\n"], ["Title 6", "x"], ["Title 8\n", "Title 8"]]
     )
-    found = grounded(parts).slates(queries(), 4)
+    found = bigrec_grounding(parts).slates(queries(), 4)
     assert found.items[:, 0].tolist() == [7, 6, 8]
     np.testing.assert_allclose(found.scores[:, 0], 0, atol=1e-6)
 
 
 def test_empty_texts_do_not_vote_and_nothing_written_is_an_empty_slate(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     writing(monkeypatch, parts, [["", "Title 5"], ["\n", " "], ["Title 6", ""]])
     (tmp_path / "slates").mkdir()
-    found = recommend(grounded(parts), queries(), tmp_path / "slates")
+    found = recommend(bigrec_grounding(parts), queries(), tmp_path / "slates")
     assert found.items[:, 0].tolist() == [5, NO_ITEM, 6]
     assert np.isneginf(found.scores[1]).all()
     assert work_of(tmp_path / "slates").silent == 1
 
 
 def test_what_is_longer_than_longest_loses_its_end(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beginning = " ".join(f"word{i}" for i in range(40))
     longest = len(parts.encoder.spelled(beginning, 10_000))
     short = parts.recipe.model_copy(
         update={"ground": parts.recipe.ground.model_copy(update={"longest": longest})}
     )
-    ranker = grounded(Parts(**{**vars(parts), "recipe": short}))
+    ranker = bigrec_grounding(GroundingInputs(**{**vars(parts), "recipe": short}))
     rows = []
     for text in (beginning, beginning + " and on" * 10_000):
         writing(monkeypatch, parts, [[text]])
@@ -171,10 +181,12 @@ def test_what_is_longer_than_longest_loses_its_end(
 
 
 @pytest.mark.parametrize("vote", ["best", "nearest", "mean"])
-def test_how_texts_vote(parts: Parts, monkeypatch: pytest.MonkeyPatch, vote: str) -> None:
+def test_how_texts_vote(parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch, vote: str) -> None:
     ground = parts.recipe.ground.model_copy(update={"vote": vote})
-    ranker = grounded(
-        Parts(**{**vars(parts), "recipe": parts.recipe.model_copy(update={"ground": ground})})
+    ranker = bigrec_grounding(
+        GroundingInputs(
+            **{**vars(parts), "recipe": parts.recipe.model_copy(update={"ground": ground})}
+        )
     )
     writing(monkeypatch, parts, [["Title 7", "Title 5"]])
     found = ranker.slates(queries(1), 4)
@@ -191,8 +203,8 @@ def test_how_texts_vote(parts: Parts, monkeypatch: pytest.MonkeyPatch, vote: str
     np.testing.assert_allclose(-found.scores[0], expected.sort().values[:4], rtol=1e-5, atol=1e-6)
 
 
-def test_scores_of_all_items_continue_the_slates(parts: Parts, tmp_path: Path) -> None:
-    ranker = grounded(parts)
+def test_scores_of_all_items_continue_the_slates(parts: GroundingInputs, tmp_path: Path) -> None:
+    ranker = bigrec_grounding(parts)
     (tmp_path / "slates").mkdir()
     found = recommend(ranker, queries(), tmp_path / "slates")
     (kept,) = tmp_path.glob("*.npy")
@@ -208,16 +220,16 @@ def test_scores_of_all_items_continue_the_slates(parts: Parts, tmp_path: Path) -
 
 
 def test_embeddings_are_made_once_for_the_same_model_and_catalogue(
-    parts: Parts, monkeypatch: Any
+    parts: GroundingInputs, monkeypatch: Any
 ) -> None:
-    first = grounded(parts).table.clone()
+    first = bigrec_grounding(parts).table.clone()
     monkeypatch.setattr(module, "embed", lambda *_: pytest.fail("embedded again"))
-    assert torch.equal(grounded(parts).table, first)
+    assert torch.equal(bigrec_grounding(parts).table, first)
     with pytest.raises(pytest.fail.Exception):
-        grounded(Parts(**{**vars(parts), "identity": "other weights"}))
+        bigrec_grounding(GroundingInputs(**{**vars(parts), "identity": "other weights"}))
 
 
-def test_only_the_first_of_one_title(parts: Parts) -> None:
+def test_only_the_first_of_one_title(parts: GroundingInputs) -> None:
     titles = Titles.of(["A", "B", "A", "B", "C"], np.array([1, 5, 2, 5, 0]))
     assert [row.tolist() for row in titles.items] == [[2, 0], [1, 3], [4]]
     allowed = np.array([True, True, False, True, True])
@@ -226,12 +238,12 @@ def test_only_the_first_of_one_title(parts: Parts) -> None:
     assert titles.ranked(ranked, allowed, 1).values.tolist() == [1, 0, 4]
 
 
-def test_a_model_that_gives_no_numbers_is_refused(parts: Parts) -> None:
+def test_a_model_that_gives_no_numbers_is_refused(parts: GroundingInputs) -> None:
     next(parts.lm.model.parameters()).data.fill_(torch.nan)
     with pytest.raises(
         SearchError, match="language model's embeddings hold numbers that are not finite"
     ):
-        grounded(parts)
+        bigrec_grounding(parts)
 
 
 def test_random_weights_are_no_base_to_embed_with() -> None:
@@ -239,7 +251,7 @@ def test_random_weights_are_no_base_to_embed_with() -> None:
         Recipe.model_validate({"recommend": {"methods": ["ground"]}, "ground": {"weights": "base"}})
 
 
-def test_tokens_that_end_an_answer(parts: Parts) -> None:
+def test_tokens_that_end_an_answer(parts: GroundingInputs) -> None:
     tokenizer = parts.encoder.tokenizer
     ends = parts.encoder.ends(len(tokenizer) + 3)
     assert [bool(end) for end in ends[: len(tokenizer)]] == [
@@ -256,11 +268,13 @@ def test_a_model_that_learns_choices_only_cannot_write() -> None:
 
 @pytest.mark.skipif(find_spec("faiss") is None, reason="needs the extra faiss")
 def test_an_index_finds_the_title_too(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ground = parts.recipe.ground.model_copy(update={"index": "faiss"})
-    ranker = grounded(
-        Parts(**{**vars(parts), "recipe": parts.recipe.model_copy(update={"ground": ground})})
+    ranker = bigrec_grounding(
+        GroundingInputs(
+            **{**vars(parts), "recipe": parts.recipe.model_copy(update={"ground": ground})}
+        )
     )
     writing(monkeypatch, parts, [["Title 7"], [""], ["Title 6"]])
     assert ranker.slates(queries(), 4).items[:, 0].tolist() == [7, NO_ITEM, 6]

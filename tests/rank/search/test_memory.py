@@ -64,7 +64,7 @@ def test_no_search_holds_more_tokens_than_was_said(catalogue, score, k, budget, 
 
     def said(mode: str) -> int:
         return tree_tokens(
-            search.paths, Recommend(mode=mode, k=k, beams=k, budget=budget, width=width)
+            search.scoring, Recommend(mode=mode, k=k, beams=k, budget=budget, width=width)
         )  # type: ignore[arg-type]
 
     assert most_slots(lambda: search.beam(several, k, k)) <= said("beam")
@@ -75,15 +75,15 @@ def test_no_search_holds_more_tokens_than_was_said(catalogue, score, k, budget, 
 def test_a_wide_beam_is_said_to_read_the_whole_trie_and_a_narrow_one_less(monkeypatch) -> None:
     rng = np.random.default_rng(0)
     catalogue = [(*rng.integers(2, VOCABULARY, 6), END) for _ in range(300)]
-    paths = Search(MODELS["llama"], Trie.compile(Ragged.of(catalogue))).paths
-    whole = int(paths.tokens_to_read(torch.arange(len(paths))).sum())
-    assert tree_tokens(paths, Recommend(mode="beam", k=300, beams=300)) == whole
-    assert tree_tokens(paths, Recommend(mode="beam", k=5, beams=5)) < whole / 4
-    assert tree_tokens(paths, Recommend(mode="exact", k=5, budget=500, width=16)) == 518
-    assert tree_tokens(paths, Recommend(mode="exact", k=5, budget=10**9)) == whole
+    scoring = Search(MODELS["llama"], Trie.compile(Ragged.of(catalogue))).scoring
+    whole = int(scoring.tokens_to_read(torch.arange(len(scoring))).sum())
+    assert tree_tokens(scoring, Recommend(mode="beam", k=300, beams=300)) == whole
+    assert tree_tokens(scoring, Recommend(mode="beam", k=5, beams=5)) < whole / 4
+    assert tree_tokens(scoring, Recommend(mode="exact", k=5, budget=500, width=16)) == 518
+    assert tree_tokens(scoring, Recommend(mode="exact", k=5, budget=10**9)) == whole
     monkeypatch.setattr(memory, "TOKENS_AT_ONCE", 100)
     monkeypatch.setattr(every, "TOKENS_AT_ONCE", 100)
-    assert tree_tokens(paths, Recommend(mode="all")) == 107
+    assert tree_tokens(scoring, Recommend(mode="all")) == 107
 
 
 def test_keys_and_values_take_what_the_cache_takes() -> None:

@@ -192,13 +192,13 @@ def test_an_explanation_tells_score_place_and_where_beams_lose_it(
     )
     assert [s.token for s in told.steps] == list(case.catalogue[item])
     assert told.steps[-1].total == pytest.approx(expected[item], abs=1e-4)
-    assert told.place is not None
+    assert told.rank is not None
     assert (
         (expected > expected[item] + 1e-3).sum()
-        < told.place
+        < told.rank
         <= (expected > expected[item] - 1e-3).sum()
     )
-    for beams, lost in told.lost.items():
+    for beams, lost in told.dropped_at.items():
         found = search.beam(case.prompts[:1], beams, beams, mask, guide).items[0]
         if len(set(case.catalogue)) == len(
             case.catalogue
@@ -222,7 +222,7 @@ def test_an_item_that_others_push_out_after_it_was_finished_is_lost(
     for token in range(2, VOCABULARY):
         found = search.beam([[token]], 2, 2, mask).items[0]
         for item in (1, 2, 3):
-            lost = explain(search, [token], item, mask, beams=(2,), k=4).lost[2]
+            lost = explain(search, [token], item, mask, beams=(2,), k=4).dropped_at[2]
             assert (lost is None) == (item in found)
 
 

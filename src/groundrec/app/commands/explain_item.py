@@ -30,12 +30,12 @@ def show(
         return
     console = Console(highlight=False)
     path = explained.path
-    place = f"place {path.place}" if path.place else "not among the best 50"
+    place = f"place {path.rank}" if path.rank else "not among the best 50"
     console.print(
         Text(f"{explained.title}: score {path.steps[-1].total:.3f}, {place} of the exact ranking")
     )
     console.print(_table(explained))
-    for width, step in path.lost.items():
+    for width, step in path.dropped_at.items():
         where = (
             "finds it"
             if step is None

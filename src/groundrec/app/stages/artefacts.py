@@ -82,14 +82,14 @@ class Experiment:
         assistant.
         """
         from groundrec.models import language
-        from groundrec.rank.recommend import Parts
+        from groundrec.rank.recommend import GroundingInputs
         from groundrec.text.trie import Trie
 
         folder = self.run.path / "model"
         section = self.recipe.recommend
         lm = language.load(folder)
         lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
-        parts = Parts(
+        parts = GroundingInputs(
             lm,
             self.encoder(lm.tokenizer),
             Trie.load(folder / TRIE),
@@ -240,13 +240,15 @@ def language_scores(x: Experiment, split: str, method: str = SEARCH) -> Scores:
 
     Those of `ground` are minus the distances, of all items; others come from the slates.
     """
-    from groundrec.rank.fuse import dense
+    from groundrec.rank.fuse import slates_to_scores
     from groundrec.rank.recommend import load_slates
 
     folder = x.run.path / slates_at(method, split)
     if method == GROUND:
         return _unseen(x, _distances(x, folder), x.queries(split))
-    return _unseen(x, dense(load_slates(folder), len(x.dataset.catalogue)), x.queries(split))
+    return _unseen(
+        x, slates_to_scores(load_slates(folder), len(x.dataset.catalogue)), x.queries(split)
+    )
 
 
 def _distances(x: Experiment, folder: Path) -> Scores:

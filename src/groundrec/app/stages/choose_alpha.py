@@ -18,7 +18,7 @@ from groundrec.core.track import log, progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
 
 if TYPE_CHECKING:
-    from groundrec.rank.recommend import Recommender
+    from groundrec.rank.recommend import SearchRanker
 
 __all__ = ["choose_assistant"]
 
@@ -61,7 +61,9 @@ def _choose(x: Experiment, folder: Path) -> dict[str, Any]:
     return {"alpha": alpha}
 
 
-def _candidates(x: Experiment, recommender: Recommender, queries: Queries) -> tuple[Scores, Scores]:
+def _candidates(
+    x: Experiment, recommender: SearchRanker, queries: Queries
+) -> tuple[Scores, Scores]:
     """Return the scores of each query's candidates under the model and under the signal; -inf
     elsewhere. [Q, I].
     """

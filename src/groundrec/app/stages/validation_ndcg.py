@@ -25,7 +25,7 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
     """
     from groundrec.evaluate.metrics import measure
     from groundrec.models.language import LanguageModel
-    from groundrec.rank.recommend import Parts
+    from groundrec.rank.recommend import GroundingInputs
 
     section = x.recipe.recommend
     encoder = x.encoder(tokenizer)
@@ -45,7 +45,7 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
         place = x.run.path / "embeddings"
         popularity = x.dataset.popularity()
         ranker = resolve("groundings", SEARCH)(
-            Parts(lm, encoder, trie, x.recipe, popularity, place, allow=allow, deny=deny)
+            GroundingInputs(lm, encoder, trie, x.recipe, popularity, place, allow=allow, deny=deny)
         )
         some = queries.take(ranker.answerable(queries))
         batches = ranker.batches(x.run.processes.local_world)

@@ -24,19 +24,19 @@ from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
 from groundrec.models.language import LanguageModel
 from groundrec.rank.batches import Batches
 from groundrec.rank.ground.faiss_index import Index
-from groundrec.rank.ground.generate import Manner, write
+from groundrec.rank.ground.generate import GenerationSettings, generate
 from groundrec.rank.ground.nearest import Vote, distances, embed, nearest
-from groundrec.rank.recommend import Parts, Rules
+from groundrec.rank.recommend import GroundingInputs, Rules
 from groundrec.rank.search.memory import Need
 from groundrec.rank.search.search import Work
 from groundrec.rank.search.tree_reader import bytes_per_token
 from groundrec.text.tokens import Encoder
 
 __all__ = [
-    "Grounded",
-    "GroundedSlates",
+    "BIGRecRanker",
+    "BIGRecSlates",
     "Titles",
-    "grounded",
+    "bigrec_grounding",
     "item_scores",
     "load_table",
     "load_vectors",
@@ -73,7 +73,7 @@ class Titles:
 
 
 @dataclass(frozen=True)
-class GroundedSlates(Slates):
+class BIGRecSlates(Slates):
     """Slates, the texts they come from, and the embeddings of those that vote: for each query [V,
     D], perhaps V = 0.
     """
@@ -83,7 +83,7 @@ class GroundedSlates(Slates):
 
 
 @dataclass
-class Grounded:
+class BIGRecRanker:
     """A model that writes, one that embeds, and the embeddings of the catalogue's titles."""
 
     lm: LanguageModel
@@ -105,7 +105,7 @@ class Grounded:
             self.encoder.ends(self.lm.model.config.get_text_config().vocab_size)
         )
 
-    def slates(self, queries: Queries, k: int) -> GroundedSlates:
+    def slates(self, queries: Queries, k: int) -> BIGRecSlates:
         """Return a slate of `k` items for each query."""
         texts = self._texts(queries)
         vectors = self._embedded(texts)
@@ -130,14 +130,16 @@ class Grounded:
                 some = min(k, len(found.values))
                 items[row, :some] = found.values[:some]
                 scores[row, :some] = -apart[found.rows[:some]]
-        return GroundedSlates(queries.ids, items, scores, tuple(texts), tuple(vectors))
+        return BIGRecSlates(queries.ids, items, scores, tuple(texts), tuple(vectors))
 
     def _texts(self, queries: Queries) -> list[list[str]]:
         """Return the titles written for each query, likeliest first."""
         g = self.ground
         prompts = self.prompts(queries)
-        manner = Manner(g.texts, g.max_new_tokens, g.decoding, g.temperature, g.top_p, self.seed)
-        written = write(self.lm.model, prompts, self._ends, manner, queries.ids.tolist())
+        settings = GenerationSettings(
+            g.texts, g.max_new_tokens, g.decoding, g.temperature, g.top_p, self.seed
+        )
+        written = generate(self.lm.model, prompts, self._ends, settings, queries.ids.tolist())
         decode = self.encoder.tokenizer.batch_decode
         template = self.encoder.template
         texts = [
@@ -179,14 +181,14 @@ class Grounded:
 
     def columns(self, found: Slates) -> dict[str, list[Any]]:
         """Return the texts, and the embeddings of those that vote, one behind the other."""
-        assert isinstance(found, GroundedSlates)
+        assert isinstance(found, BIGRecSlates)
         return {
             "texts": list(found.texts),
             "embeddings": [vectors.ravel() for vectors in found.embeddings],
         }
 
 
-def grounded(parts: Parts) -> Grounded:
+def bigrec_grounding(parts: GroundingInputs) -> BIGRecRanker:
     """Return the grounding `ground`: written freely, then matched with the nearest titles."""
     recipe = parts.recipe
     section = parts.recipe.ground
@@ -195,7 +197,7 @@ def grounded(parts: Parts) -> Grounded:
     titles = Titles.of(list(parts.encoder.titles), parts.popularity)
     rules = Rules(recipe.recommend.exclude_seen, parts.allow, parts.deny)
     nothing = torch.empty(0, 0)
-    found = Grounded(
+    found = BIGRecRanker(
         lm, parts.encoder, recipe.recommend, section, recipe.seed, titles, nothing, embedder, rules
     )
     file = table_file(parts.folder, parts.identity, section)
@@ -219,7 +221,7 @@ def load_table(file: Path) -> Tensor:
     return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
 
 
-def _embeddings(of: Grounded, texts: list[str]) -> Tensor:
+def _embeddings(of: BIGRecRanker, texts: list[str]) -> Tensor:
     rows = [of.encoder.spelled(text, of.ground.longest) for text in texts]
     return embed(of.embedder.model, rows, of.ground.pooling)
 
@@ -246,7 +248,7 @@ def item_scores(
 
 
 def load_vectors(folder: Path, dim: int) -> list[NDArray[np.float32]]:
-    """Return the embeddings that `Grounded` kept with its slates in `folder`, in their order. Shape
+    """Return the embeddings that `BIGRecRanker` kept with its slates in `folder`, in their order. Shape
     of each: [V, D].
     """
     kept = [

@@ -27,11 +27,11 @@ from transformers import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Manner", "write"]
+__all__ = ["GenerationSettings", "generate"]
 
 
 @dataclass(frozen=True)
-class Manner:
+class GenerationSettings:
     """How texts are written: `texts` of them, of at most `longest` tokens. `temperature`, `top_p`
     are for samples.
     """
@@ -45,11 +45,11 @@ class Manner:
 
 
 @torch.inference_mode()
-def write(
+def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     ends: Tensor,
-    manner: Manner,
+    settings: GenerationSettings,
     names: Sequence[int],
 ) -> list[list[list[int]]]:
     """Return the token ids of each prompt's texts, likeliest first, or as they were drawn, to the
@@ -59,7 +59,7 @@ def write(
         model: A transformers causal language model.
         prompts: Token ids.
         ends: Which tokens end a text. Shape: [V], bool.
-        manner: How.
+        settings: How.
         names: A number for each prompt; with the seed, it decides what is drawn behind it.
     """
     width = max(map(len, prompts))
@@ -68,7 +68,7 @@ def write(
         [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
     )
     ends = ends.to(model.device)
-    copies = manner.texts if manner.decoding == "sample" else 1
+    copies = settings.texts if settings.decoding == "sample" else 1
     names_drawn = [(name, copy) for name in names for copy in range(copies)]
     own = model.generation_config
     model.generation_config = GenerationConfig()
@@ -76,9 +76,9 @@ def write(
         out = model.generate(  # type: ignore[operator]
             ids.repeat_interleave(copies, 0),
             attention_mask=seen.repeat_interleave(copies, 0),
-            generation_config=_settings(manner),
+            generation_config=_settings(settings),
             logits_processor=(
-                _sampling(manner, names_drawn) if manner.decoding == "sample" else None
+                _sampling(settings, names_drawn) if settings.decoding == "sample" else None
             ),
             stopping_criteria=StoppingCriteriaList([_Ended(ends, width)]),
         )
@@ -86,13 +86,13 @@ def write(
         model.generation_config = own
     stops = ends.cpu().numpy()
     texts = [_to_end(row, stops) for row in out[:, width:].cpu().numpy()]
-    return [texts[i : i + manner.texts] for i in range(0, len(texts), manner.texts)]
+    return [texts[i : i + settings.texts] for i in range(0, len(texts), settings.texts)]
 
 
-def _settings(manner: Manner) -> GenerationConfig:
-    beams = manner.texts if manner.decoding == "beam" else 1
+def _settings(settings: GenerationSettings) -> GenerationConfig:
+    beams = settings.texts if settings.decoding == "beam" else 1
     return GenerationConfig(
-        max_new_tokens=manner.longest,
+        max_new_tokens=settings.longest,
         num_beams=beams,
         num_return_sequences=beams,
         do_sample=False,
@@ -116,13 +116,13 @@ class _Ended(StoppingCriteria):
         return self._ends[input_ids[:, self._prompt :]].any(1)
 
 
-def _sampling(manner: Manner, names: list[tuple[int, int]]) -> LogitsProcessorList:
+def _sampling(settings: GenerationSettings, names: list[tuple[int, int]]) -> LogitsProcessorList:
     chain: list[LogitsProcessor] = (
-        [TemperatureLogitsWarper(manner.temperature)] if manner.temperature != 1 else []
+        [TemperatureLogitsWarper(settings.temperature)] if settings.temperature != 1 else []
     )
-    if manner.top_p < 1:
-        chain.append(TopPLogitsWarper(manner.top_p))
-    return LogitsProcessorList([*chain, _Gumbel(manner.seed, names)])
+    if settings.top_p < 1:
+        chain.append(TopPLogitsWarper(settings.top_p))
+    return LogitsProcessorList([*chain, _Gumbel(settings.seed, names)])
 
 
 class _Gumbel(LogitsProcessor):

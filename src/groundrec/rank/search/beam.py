@@ -39,13 +39,13 @@ class BeamSearch:
         stride: int = WHOLE,
     ) -> None:
         self._branches = branches
-        self._paths = branches.paths
+        self._scoring = branches.scoring
         self._beams = beams
         self._stride = stride
         self._penalty = length_penalty
         self._keep = keep
-        device = self._paths.depth.device
-        shape = (len(branches.below), beams)
+        device = self._scoring.depth.device
+        shape = (len(branches.trie_mask), beams)
         self._node = torch.full(shape, ROOT, device=device)
         self._used = torch.zeros(shape, dtype=torch.long, device=device)
         """Tokens of the edge into the node that the hypothesis has taken."""
@@ -80,7 +80,7 @@ class BeamSearch:
 
     def goes_on(self) -> bool:
         """Return whether any hypothesis may still end among the best found."""
-        longest = int(self._paths.trie.depth.max()) if self._penalty > 0 else max(self.steps, 1)
+        longest = int(self._scoring.trie.depth.max()) if self._penalty > 0 else max(self.steps, 1)
         hope = self._score.amax(1) / longest**self._penalty
         return bool(((hope > self._found_score[:, -1]) & (hope > NEVER)).any())
 
@@ -100,7 +100,7 @@ class BeamSearch:
         edges.
         """
         self.steps += 1
-        at_end = self._used == self._paths.edge_length[self._node]
+        at_end = self._used == self._scoring.edge_length[self._node]
         grow = self._score[:, :, None] + self._kids_log.masked_fill(~at_end[:, :, None], NEVER)
         place = (self._used - 1 - self._first).clamp(0, self._chain.shape[2] - 1)
         forced = self._chain.gather(2, place[:, :, None])
@@ -114,7 +114,7 @@ class BeamSearch:
         child = self._kids.flatten(1).gather(1, origin * (width - 1) + column.clamp(max=width - 2))
         node = torch.where(branched, child, self._node.gather(1, origin))
         used = torch.where(branched, 1, self._used.gather(1, origin) + 1)
-        done = self._paths.is_leaf(node) & (used == self._paths.edge_length[node])
+        done = self._scoring.is_leaf(node) & (used == self._scoring.edge_length[node])
         self._finish(
             node[:, : self._beams],
             score[:, : self._beams].masked_fill(~done[:, : self._beams], NEVER),
@@ -142,7 +142,7 @@ class BeamSearch:
 
     def _read(self) -> None:
         """Read on where the next token needs it; note chains, children and slots."""
-        needed = torch.minimum(self._used, self._paths.tokens_to_read(self._node))
+        needed = torch.minimum(self._used, self._scoring.tokens_to_read(self._node))
         wanted = (self._place < needed) & (self._score > NEVER)
         for read in self._branches.read(self._node, self._slot, wanted, self._place, self._stride):
             self._note(read)

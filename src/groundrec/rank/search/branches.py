@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundrec.rank.search.scoring import NEVER, Below, Paths
+from groundrec.rank.search.scoring import NEVER, TrieMask, TrieScoring
 from groundrec.rank.search.tree_reader import TreeReader
 from groundrec.text.trie import ROOT
 
@@ -49,24 +49,26 @@ class Read:
 class Branches:
     """The tree of one batch of Q queries, as far as it has been read."""
 
-    def __init__(self, paths: Paths, reader: TreeReader, below: Below) -> None:
-        self.paths = paths
+    def __init__(self, scoring: TrieScoring, reader: TreeReader, trie_mask: TrieMask) -> None:
+        self.scoring = scoring
         self.reader = reader
-        self.below = below
-        self._seen = torch.zeros(len(below), 0, 0, dtype=torch.bool, device=paths.depth.device)
+        self.trie_mask = trie_mask
+        self._seen = torch.zeros(
+            len(trie_mask), 0, 0, dtype=torch.bool, device=scoring.depth.device
+        )
         """Which tree tokens each one sees. Shape: [Q, S, S]."""
-        self.spent = torch.zeros(len(below), dtype=torch.long, device=paths.depth.device)
+        self.spent = torch.zeros(len(trie_mask), dtype=torch.long, device=scoring.depth.device)
         """Tree tokens read for each query. Shape: [Q]."""
         self.read_before = 0
         """Tree tokens read for queries that are not kept any more."""
 
     def root(self) -> Read:
         """Return what follows the prompts, which needs no further reading: A = 1, no chain."""
-        nodes = torch.full((len(self.below), 1), ROOT, device=self.spent.device)
-        most = int(self.paths.trie.child_counts[ROOT])
-        weights = self.paths.log_weights(self.reader.logits)
+        nodes = torch.full((len(self.trie_mask), 1), ROOT, device=self.spent.device)
+        most = int(self.scoring.trie.child_counts[ROOT])
+        weights = self.scoring.log_weights(self.reader.logits)
         none = torch.zeros_like(nodes)
-        children, entering = self.paths.log_children(weights, none, nodes, most, self.below)
+        children, entering = self.scoring.log_children(weights, none, nodes, most, self.trie_mask)
         there = nodes == ROOT
         chain = torch.zeros(len(nodes), 1, 0, device=nodes.device)
         return Read(none, there, none, there, none - 1, chain, children, entering)
@@ -75,7 +77,7 @@ class Branches:
         """Go on with some of the queries only. `rows`: int64 [q]."""
         self.read_before += int(self.spent.sum() - self.spent[rows].sum())
         self.reader.keep(rows)
-        self.below = self.below.take(rows)
+        self.trie_mask = self.trie_mask.take(rows)
         self._seen = self._seen[rows]
         self.spent = self.spent[rows]
 
@@ -100,21 +102,21 @@ class Branches:
             stride: Most tokens to read of each edge.
         """
         place = torch.zeros_like(nodes) if place is None else place
-        length = (self.paths.tokens_to_read(nodes) - place).clamp(max=stride) * wanted
+        length = (self.scoring.tokens_to_read(nodes) - place).clamp(max=stride) * wanted
         fresh = length > 0
         sizes = [
             length.sum(1),
             length.amax(1),
             fresh.sum(1),
-            (self.paths.child_count[nodes] * fresh).amax(1),
+            (self.scoring.child_count[nodes] * fresh).amax(1),
         ]
         total, longest, width, most = (
             torch.stack(sizes).amax(1).tolist()
         )  # the one thing the host has to know
         if total == 0:
             return []
-        rows = width if self.paths.renormalised else total
-        if width > 1 and len(nodes) * rows * self.paths.outputs > LOGITS_AT_ONCE:
+        rows = width if self.scoring.renormalised else total
+        if width > 1 and len(nodes) * rows * self.scoring.outputs > LOGITS_AT_ONCE:
             half = fresh.cumsum(1) <= (width + 1) // 2
             return [
                 part
@@ -134,7 +136,7 @@ class Branches:
         length: Tensor,
         sizes: tuple[int, int, int],
     ) -> Read:
-        paths = self.paths
+        scoring = self.scoring
         device = nodes.device
         total, longest, most = sizes
         ends = length.cumsum(1)
@@ -144,22 +146,24 @@ class Branches:
         offset = step - (ends - length).gather(1, owner)
         place = start.gather(1, owner) + offset
         node = nodes.gather(1, owner)
-        tokens = paths.edge_token(node, place).where(real, 0)
-        depth = (paths.depth[node] - paths.edge_length[node] + 1 + place).where(real, 1)
+        tokens = scoring.edge_token(node, place).where(real, 0)
+        depth = (scoring.depth[node] - scoring.edge_length[node] + 1 + place).where(real, 1)
         before = self.reader.slots
         self._look(owner, place, above.gather(1, owner), real)
         last = (ends - 1).clamp(min=0)
-        rows = last if paths.renormalised else step
-        weights = paths.log_weights(self.reader.read(tokens, depth, self._seen[:, -total:], rows))
+        rows = last if scoring.renormalised else step
+        weights = scoring.log_weights(self.reader.read(tokens, depth, self._seen[:, -total:], rows))
         behind = (
             torch.arange(nodes.shape[1], device=device).expand_as(nodes)
-            if paths.renormalised
+            if scoring.renormalised
             else last
         )
-        children, entering = paths.log_children(weights, behind, nodes, max(most, 1), self.below)
+        children, entering = scoring.log_children(
+            weights, behind, nodes, max(most, 1), self.trie_mask
+        )
         there = length > 0
         reached = start + length
-        ended = there & (reached == paths.tokens_to_read(nodes))
+        ended = there & (reached == scoring.tokens_to_read(nodes))
         self.spent += ends[:, -1]
         return Read(
             column=column,
@@ -201,10 +205,10 @@ class Branches:
         places of `shape`.
         """
         chain = torch.zeros(shape, device=node.device)
-        if self.paths.renormalised:
+        if self.scoring.renormalised:
             return chain
-        forced = real & (place + 1 < self.paths.edge_length[node])
-        following = self.paths.edge_token(node, (place + 1).where(forced, 0))
+        forced = real & (place + 1 < self.scoring.edge_length[node])
+        following = self.scoring.edge_token(node, (place + 1).where(forced, 0))
         steps = weights.gather(2, following[:, :, None])[:, :, 0]
-        steps = (steps * self.below.alpha).where(forced, 0)
+        steps = (steps * self.trie_mask.alpha).where(forced, 0)
         return chain.flatten(1).scatter_add(1, at.where(forced, 0), steps).view(shape)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from groundrec.rank.search.branches import Branches, Read
-from groundrec.rank.search.scoring import NEVER, Below
+from groundrec.rank.search.scoring import NEVER, TrieMask
 from groundrec.text.trie import ROOT
 
 __all__ = ["STRIDE", "BestFirst", "Found"]
@@ -46,16 +46,16 @@ class BestFirst:
     """
 
     def __init__(
-        self, branches: Branches, k: int, width: int, budget: int, goal: Below | None = None
+        self, branches: Branches, k: int, width: int, budget: int, goal: TrieMask | None = None
     ) -> None:
         self._branches = branches
-        self._paths = branches.paths
+        self._scoring = branches.scoring
         self._goal = goal
         self._width = width
         self._budget = budget
         self._k = k
-        q = len(branches.below)
-        device = self._paths.depth.device
+        q = len(branches.trie_mask)
+        device = self._scoring.depth.device
         self._query = torch.arange(q, device=device)
         """Which query each row of what follows is about."""
         self._open = torch.full((q, 1), ROOT, device=device)
@@ -108,7 +108,7 @@ class BestFirst:
         """
         width = min(self._width, self._bound.shape[1])
         bound = self._bound[:, :width]
-        length = self._paths.tokens_to_read(self._open[:, :width])
+        length = self._scoring.tokens_to_read(self._open[:, :width])
         length = (length - self._place[:, :width]).clamp(max=STRIDE)
         worth = (
             (bound >= self._score[:, -1:])
@@ -145,12 +145,12 @@ class BestFirst:
         unfinished edges later.
         """
         reached = (bound + read.chain.sum(2)).masked_fill(~read.real, NEVER)
-        self._finish(node, reached.masked_fill(~(self._paths.is_leaf(node) & read.ended), NEVER))
+        self._finish(node, reached.masked_fill(~(self._scoring.is_leaf(node) & read.ended), NEVER))
         child = read.children.flatten(1)
         score = (reached[:, :, None] + read.entering).flatten(1)
         if self._goal:
             score = score.masked_fill(~self._goal.allowed(child), NEVER)
-        done = self._paths.is_leaf(child) & (self._paths.tokens_to_read(child) == 0)
+        done = self._scoring.is_leaf(child) & (self._scoring.tokens_to_read(child) == 0)
         self._finish(child, score.masked_fill(~done, NEVER))
         above = read.slot[:, :, None].expand_as(read.children).flatten(1)
         self._enlarge(child, score.masked_fill(done, NEVER), above, torch.zeros_like(child))

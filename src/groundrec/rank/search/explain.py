@@ -17,7 +17,7 @@ from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM
 from groundrec.rank.search.beam import BeamSearch
 from groundrec.rank.search.masks import Guide, Mask, guide_steps
-from groundrec.rank.search.scoring import Below
+from groundrec.rank.search.scoring import TrieMask
 from groundrec.rank.search.search import Search
 
 __all__ = ["Explanation", "Step", "explain"]
@@ -45,9 +45,9 @@ class Explanation:
     """The path of one item behind one prompt."""
 
     steps: list[Step]
-    place: int | None
-    """Place of the item in the exact slate, from 1; None where it is not among the `k` looked at."""
-    lost: dict[int, int | None]
+    rank: int | None
+    """Rank of the item in the exact slate, from 1; None where it is not among the `k` looked at."""
+    dropped_at: dict[int, int | None]
     """For each number of beams, the step (from 1) at which a beam search drops the item; None where
     it keeps it.
 
@@ -82,8 +82,8 @@ def explain(
     places = np.flatnonzero(slate[slate != NO_ITEM] == item)
     return Explanation(
         steps=_steps(search, prompt, nodes, mask, guide),
-        place=int(places[0]) + 1 if len(places) else None,
-        lost={
+        rank=int(places[0]) + 1 if len(places) else None,
+        dropped_at={
             b: _lost(BeamSearch(search.branches([prompt], mask, guide), b, b), where) for b in beams
         },
     )
@@ -107,11 +107,13 @@ def _steps(
     search: Search, prompt: list[int], nodes: list[int], mask: Mask, guide: Guide | None
 ) -> list[Step]:
     trie = search.trie
-    paths = search.paths
+    scoring = search.scoring
     tokens = [int(t) for node in nodes for t in trie.edge(node)]
-    ids = torch.tensor([[*prompt, *tokens]], device=paths.depth.device)
-    logits = search.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float() / paths.temperature
-    below = Below(paths, mask)
+    ids = torch.tensor([[*prompt, *tokens]], device=scoring.depth.device)
+    logits = (
+        search.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float() / scoring.temperature
+    )
+    trie_mask = TrieMask(scoring, mask)
     signal = guide_steps(trie, guide, mask)[0] if guide else torch.zeros(len(trie))
     alpha = guide.alpha if guide else 1.0
     total = 0.0
@@ -123,22 +125,22 @@ def _steps(
         log_p_choices = 0.0
         log_p_signal = 0.0
         if node := entered.get(place):
-            first = _choices(search, int(trie.parent[node]), below)
+            first = _choices(search, int(trie.parent[node]), trie_mask)
             choices = len(first)
             log_p_choices = float(logits[place, token] - logits[place, first].logsumexp(0))
             log_p_signal = float(signal[node])
-        counted = log_p_choices if paths.renormalised else log_p
+        counted = log_p_choices if scoring.renormalised else log_p
         total += alpha * counted + ((1 - alpha) * log_p_signal if guide else 0)
         steps.append(Step(token, choices, log_p, log_p_choices, log_p_signal, total))
     return steps
 
 
-def _choices(search: Search, node: int, below: Below) -> list[int]:
+def _choices(search: Search, node: int, trie_mask: TrieMask) -> list[int]:
     """Return the tokens behind `node` that lead to an allowed item."""
     trie = search.trie
     children = trie.children[trie.child_start[node] : trie.child_start[node + 1]].astype(np.int64)
     allowed = (
-        below.allowed(torch.from_numpy(children).to(search.paths.depth.device)[None])[0]
+        trie_mask.allowed(torch.from_numpy(children).to(search.scoring.depth.device)[None])[0]
         .cpu()
         .numpy()
     )

@@ -15,7 +15,7 @@ import torch
 from groundrec.core import config_rank
 from groundrec.rank.search.exact import STRIDE
 from groundrec.rank.search.exhaustive import TOKENS_AT_ONCE
-from groundrec.rank.search.scoring import Paths
+from groundrec.rank.search.scoring import TrieScoring
 
 __all__ = ["SHARE", "Need", "free_bytes", "is_out_of_memory", "readable", "size_of", "tree_tokens"]
 
@@ -50,26 +50,26 @@ class Need:
         )
 
 
-def tree_tokens(paths: Paths, section: config_rank.Recommend) -> int:
+def tree_tokens(scoring: TrieScoring, section: config_rank.Recommend) -> int:
     """Return the most tree tokens that one query's search may hold at once."""
-    nodes = torch.arange(len(paths), device=paths.depth.device)
-    length = paths.tokens_to_read(nodes).cpu().numpy()
+    nodes = torch.arange(len(scoring), device=scoring.depth.device)
+    length = scoring.tokens_to_read(nodes).cpu().numpy()
     whole = int(length.sum())
     if section.mode == "all":
-        return min(whole, TOKENS_AT_ONCE + int(paths.trie.depth.max()))
+        return min(whole, TOKENS_AT_ONCE + int(scoring.trie.depth.max()))
     if section.mode == "beam":
-        return _beam_tokens(paths, length, max(section.beams, section.k))
+        return _beam_tokens(scoring, length, max(section.beams, section.k))
     return min(
         whole,
-        max(section.budget + section.width + STRIDE - 2, _beam_tokens(paths, length, section.k)),
+        max(section.budget + section.width + STRIDE - 2, _beam_tokens(scoring, length, section.k)),
     )
 
 
-def _beam_tokens(paths: Paths, length: np.ndarray, beams: int) -> int:
+def _beam_tokens(scoring: TrieScoring, length: np.ndarray, beams: int) -> int:
     """Return the most tokens that `beams` hypotheses read: at each depth, they enter the longest
     edges there are.
     """
-    start = paths.trie.depth - paths.trie.edge_lengths
+    start = scoring.trie.depth - scoring.trie.edge_lengths
     order = np.lexsort([-length, start])
     rank = np.arange(len(order)) - np.searchsorted(start[order], start[order])
     return int(length[order][rank < beams].sum())

@@ -20,13 +20,13 @@ from groundrec.text.trie import Trie
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["NEVER", "Below", "Paths", "ScoreKind"]
+__all__ = ["NEVER", "ScoreKind", "TrieMask", "TrieScoring"]
 
 ScoreKind = Literal["full", "renormalised"]
 NEVER = float("-inf")
 
 
-class Paths:
+class TrieScoring:
     """A trie of N nodes as tensors, and how its tokens are scored.
 
     `full` normalises a token's probability over the whole vocabulary, `renormalised` over the
@@ -104,7 +104,7 @@ class Paths:
         return logits if self.renormalised else logits.log_softmax(-1)
 
     def log_children(
-        self, weights: Tensor, at: Tensor, nodes: Tensor, most: int, below: Below
+        self, weights: Tensor, at: Tensor, nodes: Tensor, most: int, trie_mask: TrieMask
     ) -> tuple[Tensor, Tensor]:
         """Return the children of nodes and the log-probability of entering each; -inf for none or a
         forbidden one.
@@ -114,7 +114,7 @@ class Paths:
             at: Which of the R rows lies behind each node. Shape: [Q, n].
             nodes: Shape: [Q, n].
             most: Most children any of them has.
-            below: Mask and guide.
+            trie_mask: Mask and guide.
 
         Shapes: [Q, n, most], twice.
         """
@@ -122,35 +122,35 @@ class Paths:
         v = weights.shape[2]
         column = (at[:, :, None] * v + self._logit[children]).flatten(1)
         chosen = weights.flatten(1).gather(1, column).view(children.shape)
-        there &= below.allowed(children.flatten(1)).view(children.shape)
+        there &= trie_mask.allowed(children.flatten(1)).view(children.shape)
         chosen = chosen.masked_fill(~there, NEVER)
         entering = (
             chosen - chosen.logsumexp(2, keepdim=True) if self.renormalised else chosen
         ).flatten(1)
-        return children, below.mix(entering, children.flatten(1)).view(children.shape).masked_fill(
-            ~there, NEVER
-        )
+        return children, trie_mask.mix(entering, children.flatten(1)).view(
+            children.shape
+        ).masked_fill(~there, NEVER)
 
     def logit_of(self, nodes: Tensor) -> Tensor:
         """Return the column of the logits that enters each node. Same shape."""
         return self._logit[nodes]
 
 
-class Below:
+class TrieMask:
     """A mask and perhaps a guide over the trie, for one batch of Q queries, on the model's device."""
 
-    def __init__(self, paths: Paths, mask: Mask, guide: Guide | None = None) -> None:
-        self._paths = paths
+    def __init__(self, scoring: TrieScoring, mask: Mask, guide: Guide | None = None) -> None:
+        self._scoring = scoring
         self._only = mask.only
-        device = paths.depth.device
-        self._places = torch.from_numpy(mask.places(paths.trie)).to(device)
-        self._steps = guide_steps(paths.trie, guide, mask).to(device) if guide else None
+        device = scoring.depth.device
+        self._places = torch.from_numpy(mask.places(scoring.trie)).to(device)
+        self._steps = guide_steps(scoring.trie, guide, mask).to(device) if guide else None
         self.alpha = guide.alpha if guide else 1.0
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def take(self, rows: Tensor) -> Below:
+    def take(self, rows: Tensor) -> TrieMask:
         """Return the same for some of the queries. `rows`: int64 [q]."""
         some = copy.copy(self)
         some._places = self._places[rows]
@@ -159,8 +159,8 @@ class Below:
 
     def allowed(self, nodes: Tensor) -> Tensor:
         """Return whether any allowed item lies below each of `nodes` [Q, n]. Shape: [Q, n]."""
-        lo = self._paths.item_lo[nodes]
-        hi = self._paths.item_hi[nodes]
+        lo = self._scoring.item_lo[nodes]
+        hi = self._scoring.item_hi[nodes]
         listed = torch.searchsorted(self._places, hi) - torch.searchsorted(self._places, lo)
         return listed > 0 if self._only else listed < hi - lo
 

@@ -1,7 +1,7 @@
 """The best items of the catalogue under a language model: the answer to "how do I know that the
 item exists?".
 
-Only paths of the catalogue's trie are ever scored, so every answer is an item. The score of an item
+Only scoring of the catalogue's trie are ever scored, so every answer is an item. The score of an item
 is the sum of the log-probabilities of its tokens; `full` normalises each over the whole vocabulary,
 as BIGRec and D3 sum it, `renormalised` over the tokens that lead to an allowed item, so a forced
 token costs nothing and the items' probabilities sum to one. A checkpoint's own generation settings
@@ -28,7 +28,7 @@ from groundrec.rank.search.branches import Branches
 from groundrec.rank.search.exact import BestFirst, Found
 from groundrec.rank.search.exhaustive import score_leaves
 from groundrec.rank.search.masks import Guide, Mask
-from groundrec.rank.search.scoring import NEVER, Below, Paths, ScoreKind
+from groundrec.rank.search.scoring import NEVER, ScoreKind, TrieMask, TrieScoring
 from groundrec.rank.search.tree_reader import Instruction, TreeReader
 from groundrec.text.trie import ROOT, Trie
 
@@ -103,7 +103,7 @@ class Search:
             raise SearchError("not a temperature", value=temperature, accepted="a number above 0")
         self.model = model
         self.trie = trie
-        self.paths = Paths(model, trie, score, temperature)
+        self.scoring = TrieScoring(model, trie, score, temperature)
         self._instruction = Instruction.read(model, instruction)
         self.work = Work()
 
@@ -160,10 +160,10 @@ class Search:
         scores = found.scores
         if len(open_):
             self.work.unproved += len(open_)
-            below = Below(self.paths, mask, guide).take(
+            trie_mask = TrieMask(self.scoring, mask, guide).take(
                 torch.from_numpy(open_).to(found.bound.device)
             )
-            some = Branches(self.paths, self._reader([prompts[i] for i in open_]), below)
+            some = Branches(self.scoring, self._reader([prompts[i] for i in open_]), trie_mask)
             leaves, scores = self._dive(some, found, open_, k)
         gap = torch.where(found.bound > NEVER, found.bound - scores[:, -1], 0).clamp(min=0)
         return self._answer(leaves, scores, gap, k, mask)
@@ -178,7 +178,7 @@ class Search:
         They are the scores that `all` gives under the same `mask`.
         """
         branches, mask = self._branches(prompts, mask, None)
-        goal = Below(self.paths, Mask.of(len(prompts), allow=items))
+        goal = TrieMask(self.scoring, Mask.of(len(prompts), allow=items))
         most = max(1, int(items.lengths.max()))
         found = BestFirst(branches, most, width, 2**62, goal).run()
         self._count(branches)
@@ -198,7 +198,9 @@ class Search:
         """Return the exact score of every item; -inf where `mask` forbids it. Shape: [Q, I]."""
         branches, mask = self._branches(prompts, mask, guide)
         leaves = np.flatnonzero(self.trie.child_counts == 0)
-        total = score_leaves(self.paths, branches.reader, branches.below).cpu().numpy()[:, leaves]
+        total = (
+            score_leaves(self.scoring, branches.reader, branches.trie_mask).cpu().numpy()[:, leaves]
+        )
         self._count(branches)
         scores = np.empty((len(prompts), len(self.trie.item_order)), np.float32)
         width = self.trie.item_hi[leaves] - self.trie.item_lo[leaves]
@@ -214,7 +216,7 @@ class Search:
         inside an edge.
         """
         several = queries > 1 and self.model.device.type == "cpu"
-        return 1 if several and not self.paths.renormalised else WHOLE
+        return 1 if several and not self.scoring.renormalised else WHOLE
 
     def _dive(
         self, branches: Branches, found: Found, rows: NDArray[np.intp], k: int
@@ -251,10 +253,12 @@ class Search:
                 value=f"{guide.scores.shape[0]} queries and {guide.scores.shape[1]} items",
                 accepted=f"{len(prompts)} queries and {len(self.trie.item_order)} items",
             )
-        return Branches(self.paths, self._reader(prompts), Below(self.paths, mask, guide)), mask
+        return Branches(
+            self.scoring, self._reader(prompts), TrieMask(self.scoring, mask, guide)
+        ), mask
 
     def _reader(self, prompts: list[list[int]]) -> TreeReader:
-        return TreeReader(self.model, prompts, self._instruction, self.paths.head)
+        return TreeReader(self.model, prompts, self._instruction, self.scoring.head)
 
     def _count(self, branches: Branches) -> None:
         reader = branches.reader
