@@ -48,7 +48,8 @@ ROOMS = {
         stages.artefacts stages.validation_ndcg stages.resume_from commands.tokenize
         stages.choose_alpha stages.fusion stages.results stages.stages recommender
         commands.explain_item jobs.job pipeline jobs.state jobs.queue jobs.supervise
-        jobs.background stages.comparison commands.recipes commands.runs_tables commands.runs stages.agreement
+        jobs.background stages.comparison commands.recipes commands.runs_tables commands.runs
+        stages.agreement
         commands.typeset commands.compare commands.explain_data commands.explain commands.vscode
         commands.mirrors commands.doctor commands.main
     """,
