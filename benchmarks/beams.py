@@ -23,7 +23,7 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Slates
-from groundrec.evaluate.metrics import measure
+from groundrec.evaluate.metrics import metric_function
 from groundrec.models import language
 from groundrec.rank.search.masks import Mask
 from groundrec.rank.search.search import Answer, Search
@@ -87,7 +87,7 @@ def main() -> None:
     lm = language.load(options.run / "model")
     lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
     encoder, queries = x.encoder(lm.tokenizer), x.dataset.test.sample(options.queries, 0)
-    trie, ndcg = Trie.compile(encoder.answers, x.dataset.popularity()), measure(f"ndcg@{K}")
+    trie, ndcg = Trie.compile(encoder.answers, x.dataset.popularity()), metric_function(f"ndcg@{K}")
     table = Table(
         "score",
         "search",

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from groundrec.core.runs import read_json
-from groundrec.evaluate.compare import compare, intervals
+from groundrec.evaluate.statistics import compare_to_reference, intervals
 
 DATA = ("movielens-100k", "ml-latest-small")
 METRICS = ("hr@10", "ndcg@10", "ndcg@20")
@@ -209,7 +209,7 @@ def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[st
         )
         for m, part in pairs.items()
     }
-    tested = compare({"": np.zeros(len(users)), **differences}, "", users)
+    tested = compare_to_reference({"": np.zeros(len(users)), **differences}, "", users)
     ends = intervals(differences, users)
     ordered = sorted(pairs, key=lambda m: -values[m].mean())
     return [
@@ -231,7 +231,7 @@ def chosen_on_validation(seeds: list[Measured], values: Mapping[str, Values]) ->
     fusion = max(valid, key=valid.__getitem__)
     part = max(parts(fusion, values), key=lambda name: values[name].mean())
     users, difference = seeds[0].users, {fusion: values[fusion] - values[part]}
-    p = compare({"": np.zeros(len(users)), **difference}, "", users)[fusion].adjusted
+    p = compare_to_reference({"": np.zeros(len(users)), **difference}, "", users)[fusion].adjusted
     end = intervals(difference, users)[fusion]
     return (
         f"Best on validation: {fusion} ({valid[fusion]:.4f} there). On test, against {part}:"

@@ -26,10 +26,10 @@ SOURCE = '''
 import time
 from pathlib import Path
 
-from groundrec.data.sources.table import Table
+from groundrec.data.sources.table import TableSource
 
 
-class Waits(Table):
+class Waits(TableSource):
     def read(self, connection):
         while not Path("go").exists():
             time.sleep(0.02)

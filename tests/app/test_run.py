@@ -18,7 +18,7 @@ from groundrec.core.runs import Run
 from groundrec.core.track import Metrics
 from groundrec.core.types import NO_ITEM, Slates
 from groundrec.data.dataset import load
-from groundrec.evaluate.metrics import measure
+from groundrec.evaluate.metrics import metric_function
 from groundrec.rank.recommend import load_slates
 from tests.app.conftest import FILMS, LENGTH, USERS, Tiny, slate_bytes, write_shop
 from tests.commands import Result, command
@@ -381,5 +381,5 @@ def test_the_epoch_with_the_best_ranking_is_the_one_that_ranks(tiny: Tiny, tmp_p
     assert len(told) == 4
     assert len(set(told)) > 1
     queries = load(tmp_path / "dataset").valid
-    found = measure("ndcg@10")(load_slates(tmp_path / "slates" / "valid"), queries)
+    found = metric_function("ndcg@10")(load_slates(tmp_path / "slates" / "valid"), queries)
     assert found.mean() == pytest.approx(max(told), abs=1e-6)

@@ -25,7 +25,7 @@ ROOMS = {
         arrays digests events
         protocols.coded protocols.clean protocols.windows dataset
         protocols.by_time protocols.d3 protocols.bigrec prepare
-        exchange.write_d3 exchange.write_others card
+        exchange.write_d3 exchange.write_others summary
         exchange.rejoin exchange.read_d3 exchange.read_bigrec
     """,
     "text": "prompts tokens trie",
@@ -40,7 +40,7 @@ ROOMS = {
         search.exact search.exhaustive search.memory search.search search.explain batches
         recommend ground.nearest ground.faiss_index ground.generate ground.bigrec cluster
     """,
-    "evaluate": "metrics compare charts report outputs",
+    "evaluate": "metrics statistics charts report result_files",
     "contracts": "rules shop sources metrics signals base_models groundings",
     "app": """
         boards commands.track stages.domains stages.checks commands.debug commands.card

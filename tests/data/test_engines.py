@@ -14,7 +14,7 @@ import pytest
 from groundrec.core.config import Data, Prepare
 from groundrec.core.errors import GroundrecError, MissingDependency
 from groundrec.data import engines
-from groundrec.data.dataset import Reader
+from groundrec.data.dataset import DatasetReader
 from groundrec.data.prepare import prepare
 from tests.data.amazon import Shape, write_amazon
 
@@ -41,7 +41,7 @@ def both(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
             data, section.model_copy(update={"engine": engine}), 0, folder / engine
         )
         assert cards[engine]["settings"].pop("engine") == engine
-    readers = [Reader(folder / engine) for engine in cards]
+    readers = [DatasetReader(folder / engine) for engine in cards]
     assert readers[0].fingerprint == readers[1].fingerprint
     assert cards["duckdb"] == cards["spark"]
     assert _record(folder / "duckdb") == _record(folder / "spark")

@@ -13,7 +13,13 @@ from ir_measures import RR, Success, nDCG
 
 from groundrec.core.errors import ArtifactError, ConfigError, SearchError
 from groundrec.core.types import Queries, Ragged, Slates
-from groundrec.evaluate.metrics import by_slice, find_hits, measure, per_query, popularity_bands
+from groundrec.evaluate.metrics import (
+    by_slice,
+    find_hits,
+    metric_function,
+    per_query,
+    popularity_bands,
+)
 
 
 def queries_of(targets: list[list[int]], ids: list[int] | None = None) -> Queries:
@@ -46,7 +52,7 @@ def test_values_worked_out_by_hand() -> None:
 def test_slates_are_matched_to_queries_by_id_not_by_row() -> None:
     slates = slates_of([[1, 2], [3, 4], [5, 6]], ids=[30, 10, 20])
     queries = queries_of([[3], [6], [1]], ids=[10, 20, 30])
-    assert measure("mrr@2")(slates, queries).tolist() == [1, 0.5, 1]
+    assert metric_function("mrr@2")(slates, queries).tolist() == [1, 0.5, 1]
 
 
 @pytest.mark.parametrize("ids", [[1, 2, 4], [1, 2], [1, 2, 2]])
@@ -67,7 +73,7 @@ def test_a_cutoff_past_the_slate_is_refused() -> None:
 )
 def test_a_name_that_is_no_metric_is_refused(name: str) -> None:
     with pytest.raises(ConfigError):
-        measure(name)
+        metric_function(name)
 
 
 def test_a_repeated_item_is_one_hit_and_a_repeated_target_one_target() -> None:

@@ -12,20 +12,20 @@ import pytest
 from rich.console import Console
 
 from groundrec.core.errors import ConfigError
-from groundrec.evaluate.compare import Comparison, Interval
 from groundrec.evaluate.report import (
     Curve,
     FusionCurve,
     Method,
-    Person,
     Pick,
     Report,
     Series,
+    UserExample,
     console_table,
     headline,
     picture,
     write_report,
 )
+from groundrec.evaluate.statistics import Comparison, Interval
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 NASTY = '<script>alert("x")</script> & Söhne $x_1$'
@@ -117,9 +117,9 @@ def report() -> Report:
                 "co-occurrence", "NDCG@10", (0, 0.5, 1), (0.1, 0.2, 0.15), (0.01, 0.01, 0.01), 0.5
             ),
         ),
-        people=(
-            Person(
-                "Person 7",
+        examples=(
+            UserExample(
+                "user 7",
                 ("Old", NASTY),
                 {"popularity": (Pick("Miss"), Pick(NASTY, True))},
                 (NASTY,),
@@ -127,7 +127,7 @@ def report() -> Report:
         ),
         recipe="name = 'run'\n# <b>",
         environment=(("torch", "2.13"),),
-        taken=(0.5, 0.5),
+        target_exposure=(0.5, 0.5),
     )
 
 
@@ -234,7 +234,7 @@ def test_what_was_not_measured_leaves_no_section_and_no_number(tmp_path: Path) -
     ]
     text = written(
         tmp_path,
-        replace(report(), methods=tuple(methods), curves=(), fusion=(), people=(), bootstrap=0),
+        replace(report(), methods=tuple(methods), curves=(), fusion=(), examples=(), bootstrap=0),
     )
     assert "nan" not in Page(text).inside("td")
     assert "nan" not in Page(text).inside("small")

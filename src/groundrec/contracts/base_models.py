@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from groundrec.contracts.rules import hold
+from groundrec.contracts.rules import check_rules
 from groundrec.core.config_learn import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import Queries, Ragged, Slates
@@ -78,7 +78,7 @@ def check_base_model(
     section `[model]`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        hold(Opened.of(build, section or Model(), Path(folder)), RULES)
+        check_rules(Opened.of(build, section or Model(), Path(folder)), RULES)
 
 
 def spells_every_title(case: Opened) -> None:

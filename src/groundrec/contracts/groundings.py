@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from groundrec.contracts.base_models import TITLES, parts_of
-from groundrec.contracts.rules import hold
+from groundrec.contracts.rules import check_rules
 from groundrec.core.config_learn import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
@@ -69,7 +69,7 @@ def small_model() -> LanguageModel:
 def check_grounding(build: Callable[[GroundingInputs], Ranker]) -> None:
     """Raise `AssertionError` at the first rule that a grounding breaks."""
     with tempfile.TemporaryDirectory() as folder:
-        hold(Grounding(build, small_model(), Path(folder)), RULES)
+        check_rules(Grounding(build, small_model(), Path(folder)), RULES)
 
 
 def ranks_real_items(case: Grounding) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from groundrec.contracts.rules import hold
+from groundrec.contracts.rules import check_rules
 
 __all__ = ["RULES", "check_metric"]
 
@@ -18,7 +18,7 @@ Metric: TypeAlias = Callable[[Any, Any, int], NDArray[np.float64]]
 
 def check_metric(metric: Metric) -> None:
     """Raise `AssertionError` at the first rule that a metric breaks."""
-    hold(metric, RULES)
+    check_rules(metric, RULES)
 
 
 def gives_a_float_per_query(metric: Metric) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["hold"]
+__all__ = ["check_rules"]
 
 T = TypeVar("T")
 
 
-def hold(case: T, rules: Sequence[Callable[[T], None]]) -> None:
+def check_rules(case: T, rules: Sequence[Callable[[T], None]]) -> None:
     """Raise `AssertionError` at the first rule that `case` breaks, with the rule's own words."""
     for rule in rules:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundrec.contracts.rules import hold
+from groundrec.contracts.rules import check_rules
 from groundrec.contracts.shop import planted_shop
 from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
@@ -77,7 +77,7 @@ def check_signal(
     it has to see that.
     """
     with tempfile.TemporaryDirectory() as folder:
-        hold(Fitted.of(kind, Path(folder), recipe, finds_among, is_blind=is_blind), RULES)
+        check_rules(Fitted.of(kind, Path(folder), recipe, finds_among, is_blind=is_blind), RULES)
 
 
 def scores_every_item(case: Fitted) -> None:

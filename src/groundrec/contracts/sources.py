@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from groundrec.contracts.rules import hold
+from groundrec.contracts.rules import check_rules
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError
 from groundrec.data.raw.files import engine
@@ -42,7 +42,7 @@ def check_source(kind: Callable[[Data], Source], data: Data) -> None:
     """Raise `AssertionError` at the first rule that a source breaks on `data`, of which every row
     is good.
     """
-    hold(Readings.of(kind, data), RULES)
+    check_rules(Readings.of(kind, data), RULES)
 
 
 def has_the_columns(case: Readings) -> None:

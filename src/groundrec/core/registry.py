@@ -21,7 +21,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "movielens-100k": "groundrec.data.sources.movielens:MovieLens100K",
         "recbole": "groundrec.data.sources.recbole:RecBole",
         "steam": "groundrec.data.sources.reviews:Steam",
-        "table": "groundrec.data.sources.table:Table",
+        "table": "groundrec.data.sources.table:TableSource",
     },
     "protocols": {
         "bigrec-game": "groundrec.data.protocols.bigrec:game",

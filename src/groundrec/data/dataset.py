@@ -35,7 +35,16 @@ from groundrec.data.digests import QueryHashes, hash_texts, quoted
 from groundrec.data.events import Events, read_events, write_events
 from groundrec.data.protocols.windows import SPLITS, Windows, query_of_each
 
-__all__ = ["SPLITS", "Reader", "Saved", "copy", "describe", "load", "room_on_disk", "save"]
+__all__ = [
+    "SPLITS",
+    "DatasetReader",
+    "Saved",
+    "copy",
+    "describe",
+    "load",
+    "report_full_disk",
+    "save",
+]
 
 ROW_GROUP = 1 << 15
 
@@ -102,7 +111,7 @@ def save(
     return saved
 
 
-class Reader:
+class DatasetReader:
     """A finished data set, read block by block; `check` says whether what was read is what was
     written.
     """
@@ -188,7 +197,7 @@ def load(folder: Path) -> PreparedDataset:
     """Return the data set in `folder`; raise `ArtifactError` unless it is whole and has the
     recorded fingerprint.
     """
-    reader = Reader(folder)
+    reader = DatasetReader(folder)
     splits = {name: _joined(list(reader.blocks(name))) for name in SPLITS}
     reader.check()
     return PreparedDataset(
@@ -201,7 +210,7 @@ def load(folder: Path) -> PreparedDataset:
 
 def copy(source: Path, folder: Path) -> dict[str, Any]:
     """Copy the data set in `source`, read and checked first, into `folder`; return its card."""
-    reader = Reader(source)
+    reader = DatasetReader(source)
     for name in SPLITS:
         for _ in reader.batches(name):
             pass
@@ -224,7 +233,7 @@ def describe(splits: Mapping[str, Split]) -> dict[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def room_on_disk(folder: Path) -> Iterator[None]:
+def report_full_disk(folder: Path) -> Iterator[None]:
     """Turn a full disk into a `DataError` that says so."""
     try:
         yield

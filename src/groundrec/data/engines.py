@@ -26,11 +26,11 @@ import psutil
 from groundrec.core.errors import DataError, GroundrecError, MissingDependency
 from groundrec.data.java import OLDEST, java
 from groundrec.data.raw.files import engine
-from groundrec.data.sources.table import Raw, Source
+from groundrec.data.sources.table import RawData, Source
 
 __all__ = ["Read", "check_spark", "duckdb", "settings", "spark"]
 
-Read: TypeAlias = Callable[[Source], Raw]
+Read: TypeAlias = Callable[[Source], RawData]
 """Maps a source to its raw tables, which are the engine's and end with it."""
 
 ARGUMENTS = "PYSPARK_SUBMIT_ARGS"
@@ -61,7 +61,7 @@ def spark(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
         _spark_errors(),
     ):
 
-        def read(source: Source) -> Raw:
+        def read(source: Source) -> RawData:
             files = [Path(kept) / f"{name}.parquet" for name in ("interactions", "items")]
             with engine(folder, memory_limit) as connection:
                 raw = source.read(connection)
@@ -69,7 +69,7 @@ def spark(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
                     table.to_parquet(file, compression="zstd")
             backend = stack.enter_context(_session(Path(kept), memory_limit))
             interactions, items = (backend.read_parquet(file) for file in files)
-            return Raw(interactions, items, encoding=raw.encoding)
+            return RawData(interactions, items, encoding=raw.encoding)
 
         yield read
 

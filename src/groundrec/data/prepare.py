@@ -19,14 +19,14 @@ from groundrec.core.errors import ConfigError
 from groundrec.core.registry import resolve
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
-from groundrec.data.dataset import copy, describe, room_on_disk, save
+from groundrec.data.dataset import copy, describe, report_full_disk, save
 from groundrec.data.events import Events
 from groundrec.data.protocols.windows import Prepared, Windows
-from groundrec.data.sources.table import Raw
+from groundrec.data.sources.table import RawData
 
 __all__ = ["Protocol", "prepare"]
 
-Protocol: TypeAlias = Callable[[Raw, Prepare, int, Path], Prepared]
+Protocol: TypeAlias = Callable[[RawData, Prepare, int, Path], Prepared]
 """Maps raw tables, the recipe's `prepare` section, its seed and the folder for bad rows to what is
 saved.
 """
@@ -37,7 +37,7 @@ def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, 
     if data.dataset:
         return _adopted(data, section, folder)
     protocol: Protocol = resolve("protocols", section.protocol)
-    with room_on_disk(folder):
+    with report_full_disk(folder):
         with resolve("engines", section.engine)(folder, section.memory_limit) as read:
             found = protocol(read(resolve("sources", data.source)(data)), section, seed, folder)
         pa.default_memory_pool().release_unused()
@@ -72,7 +72,7 @@ def _adopted(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
             accepted="no other setting of [data] and [prepare]",
             next_step="leave it out, or prepare the data set again with it",
         )
-    with room_on_disk(folder):
+    with report_full_disk(folder):
         return copy(data.dataset, folder)
 
 

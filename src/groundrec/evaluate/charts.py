@@ -27,14 +27,14 @@ from matplotlib.ticker import MaxNLocator
 
 from groundrec.core.errors import ConfigError
 from groundrec.core.runs import atomic_write
-from groundrec.evaluate.compare import Interval
+from groundrec.evaluate.statistics import Interval
 
 __all__ = [
     "PALETTE",
     "Curve",
+    "DotPlotRow",
     "FusionCurve",
     "Kind",
-    "Row",
     "Series",
     "dots",
     "fusion",
@@ -132,7 +132,7 @@ class FusionCurve:
 
 
 @dataclass(frozen=True)
-class Row:
+class DotPlotRow:
     """One line of a dot plot."""
 
     name: str
@@ -140,7 +140,7 @@ class Row:
     interval: Interval
 
 
-def dots(axes: Axes, rows: Sequence[Row], label: str) -> None:
+def dots(axes: Axes, rows: Sequence[DotPlotRow], label: str) -> None:
     """Draw one dot per row, first row on top, with its interval as a line and its mean as a number."""
     for y, row in enumerate(rows):
         mean = row.interval.mean

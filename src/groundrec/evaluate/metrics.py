@@ -2,7 +2,7 @@
 show.
 
 An accuracy metric is a function `(hits bool [Q, K], relevant int [Q], k) -> float64 [Q]` registered
-by name; averaging is someone else's job (`evaluate.compare`). Everything compares item numbers,
+by name; averaging is someone else's job (`evaluate.statistics`). Everything compares item numbers,
 never titles. Knows nothing about which method made a slate, and nothing about files.
 """
 
@@ -29,7 +29,7 @@ __all__ = [
     "gini",
     "hit_rate",
     "invalid_share",
-    "measure",
+    "metric_function",
     "mrr",
     "ndcg",
     "novelty",
@@ -114,7 +114,7 @@ def per_query(
     }
 
 
-def measure(name: str) -> Callable[[Slates, Queries], Values]:
+def metric_function(name: str) -> Callable[[Slates, Queries], Values]:
     """Return the function `(slates, queries) -> float64 [Q]` that a name such as `ndcg@10` stands
     for.
 
@@ -156,7 +156,7 @@ def by_slice(
     Shape of each value: [Q].
     """
     band = popularity_bands(popularity, len(SLICES))[queries.targets.values]
-    value_of = measure(metric)
+    value_of = metric_function(metric)
     result = {}
     for number, name in enumerate(SLICES):
         part = _with_targets(queries, band == number)

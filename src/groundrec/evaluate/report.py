@@ -25,16 +25,16 @@ from groundrec.core.errors import ConfigError
 from groundrec.core.runs import atomic_write
 from groundrec.evaluate import charts
 from groundrec.evaluate.charts import Curve, FusionCurve, Kind, Series
-from groundrec.evaluate.compare import Comparison, Interval
+from groundrec.evaluate.statistics import Comparison, Interval
 
 __all__ = [
     "Curve",
     "FusionCurve",
     "Method",
-    "Person",
     "Pick",
     "Report",
     "Series",
+    "UserExample",
     "console_table",
     "headline",
     "picture",
@@ -83,7 +83,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Person:
+class UserExample:
     """One query shown in full: titles, oldest first, what each method recommended, and what was
     taken next.
     """
@@ -91,7 +91,7 @@ class Person:
     name: str
     history: tuple[str, ...]
     recommended: Mapping[str, tuple[Pick, ...]]
-    took: tuple[str, ...]
+    next_titles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,13 @@ class Report:
     users: int
     curves: tuple[Curve, ...] = ()
     fusion: tuple[FusionCurve, ...] = ()
-    people: tuple[Person, ...] = ()
+    examples: tuple[UserExample, ...] = ()
     recipe: str = ""
     environment: tuple[tuple[str, object], ...] = ()
     main_metric: str = "ndcg@10"
     bootstrap: int = 1000
     permutations: int = 10_000
-    taken: tuple[float, ...] = ()
+    target_exposure: tuple[float, ...] = ()
     """How what people took is shared out among the bands of `Method.exposure`."""
 
     def __post_init__(self) -> None:
@@ -226,7 +226,7 @@ def _tables(report: Report) -> dict[str, Any]:
 def _charts(report: Report) -> dict[str, Any]:
     names = [method.name for method in report.ranked]
     shares = [
-        *([("taken by people", report.taken)] if report.taken else []),
+        *([("taken by people", report.target_exposure)] if report.target_exposure else []),
         *((m.name, m.exposure) for m in report.ranked),
     ]
     tiles = partial(charts.tiles, rows=shares, label="tenths of all training interactions")
@@ -260,7 +260,7 @@ def _inline(draw: Callable[[Axes], None], name: str, title: str, height: float =
 
 
 def _dots(report: Report) -> Callable[[Axes], None]:
-    rows = [charts.Row(m.name, m.kind, m.metrics[report.main_metric]) for m in report.ranked]
+    rows = [charts.DotPlotRow(m.name, m.kind, m.metrics[report.main_metric]) for m in report.ranked]
     return partial(charts.dots, rows=rows, label=_label(report.main_metric))
 
 

@@ -25,7 +25,7 @@ from groundrec.core.errors import ConfigError, DataError, MissingDependency
 from groundrec.core.runs import digest, read_json, write_json
 from groundrec.core.track import log
 from groundrec.data.raw.download import cache_folder
-from groundrec.data.raw.fetch import modelscope, sha256_of, unreachable
+from groundrec.data.raw.fetch import download_error, modelscope_client, sha256_of
 from groundrec.models.language import LanguageModel, load
 
 __all__ = ["HUBS", "Pinned", "base", "fetch", "is_of_hub", "parse", "pinned"]
@@ -229,12 +229,12 @@ def _of_hugging_face(name: str, asked: Name, choose: Choose) -> Pinned:
             hub.snapshot_download(asked.repository, revision=commit, allow_patterns=list(files))
         )
     except (OSError, ValueError) as error:
-        raise unreachable(name, error) from None
+        raise download_error(name, error) from None
     return Pinned(name, commit, str(path), _checked(name, path, files))
 
 
 def _of_modelscope(name: str, asked: Name, choose: Choose) -> Pinned:
-    hub, failed = modelscope()
+    hub, failed = modelscope_client()
     revision = asked.revision or "master"
     try:
         found = hub.list_repo_files(asked.repository, "model", revision=revision, recursive=False)
@@ -250,7 +250,7 @@ def _of_modelscope(name: str, asked: Name, choose: Choose) -> Pinned:
         ]
         path = hub.download_repo(asked.repository, "model", revision=revision, file_list=entries)
     except (OSError, ValueError, failed) as error:
-        raise unreachable(name, error) from None
+        raise download_error(name, error) from None
     return Pinned(name, revision, str(path), _checked(name, path, files))
 
 

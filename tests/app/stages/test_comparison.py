@@ -20,7 +20,7 @@ from groundrec.app.stages.comparison import compare_runs
 from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json, write_json
-from groundrec.evaluate.compare import compare, intervals
+from groundrec.evaluate.statistics import compare_to_reference, intervals
 from tests.app.conftest import USERS, Tiny
 from tests.commands import command
 
@@ -74,7 +74,7 @@ def test_differences_are_those_of_the_same_queries(measured: Measured) -> None:
     paired, expected = second.versus["ndcg@10"], intervals({"x": b - a}, users)["x"]
     assert paired.difference == pytest.approx((b - a).mean())
     assert (paired.low, paired.high) == (expected.low, expected.high)
-    assert paired.p == compare({"a": a, "b": b}, "a", users)["b"].adjusted
+    assert paired.p == compare_to_reference({"a": a, "b": b}, "a", users)["b"].adjusted
     assert paired.low < paired.difference < paired.high
 
 

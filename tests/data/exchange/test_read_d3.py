@@ -15,7 +15,7 @@ from groundrec.core.config import Data, Prepare
 from groundrec.core.errors import DataError
 from groundrec.core.registry import resolve
 from groundrec.core.types import PreparedDataset
-from groundrec.data.dataset import Reader, load
+from groundrec.data.dataset import DatasetReader, load
 from groundrec.data.exchange.read_bigrec import bigrec, quoted_titles
 from groundrec.data.exchange.read_d3 import d3, minionerec
 from groundrec.data.prepare import prepare
@@ -116,7 +116,7 @@ def test_d3_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("most", [2, 10])
 def test_d3_rows_are_windows_over_the_events_they_tell_of(most: int, tmp_path: Path) -> None:
     d3(write_d3(tmp_path / "raw", rows=rows_of(most)), tmp_path / "out")
-    events, query_ids = Reader(tmp_path / "out").events()
+    events, query_ids = DatasetReader(tmp_path / "out").events()
     walked = {
         name: events.items[events.user == n].tolist()
         for n, name in enumerate(events.users.tolist())
@@ -138,7 +138,7 @@ def test_d3_rows_that_are_no_windows_are_queries_all_the_same(tmp_path: Path) ->
         r[0] for r in rows
     ]
     with pytest.raises(Exception, match="does not keep the ratings and times"):
-        Reader(tmp_path / "out").events()
+        DatasetReader(tmp_path / "out").events()
 
 
 @pytest.mark.parametrize(
@@ -434,10 +434,10 @@ def test_what_was_exported_is_imported_as_it_was(tmp_path: Path) -> None:
     data = Data(source="amazon", path=tmp_path / "raw", category="Books")
     prepare(data, Prepare(protocol="d3"), 0, tmp_path / "prepared")
     export = resolve("formats", "d3")
-    files = export(Reader(tmp_path / "prepared"), tmp_path / "files")
+    files = export(DatasetReader(tmp_path / "prepared"), tmp_path / "files")
     d3(tmp_path / "files", tmp_path / "imported")
     assert load(tmp_path / "imported").fingerprint == load(tmp_path / "prepared").fingerprint
-    again = export(Reader(tmp_path / "imported"), tmp_path / "again")
+    again = export(DatasetReader(tmp_path / "imported"), tmp_path / "again")
     assert [f.relative_to(tmp_path / "again") for f in again] == [
         f.relative_to(tmp_path / "files") for f in files
     ]

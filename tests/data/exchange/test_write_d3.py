@@ -14,7 +14,7 @@ import pytest
 from groundrec.core.config import Data, Prepare
 from groundrec.core.errors import ArtifactError
 from groundrec.core.types import Catalogue
-from groundrec.data.dataset import SPLITS, Reader, load, save
+from groundrec.data.dataset import SPLITS, DatasetReader, load, save
 from groundrec.data.exchange.write_d3 import d3
 from groundrec.data.prepare import prepare
 from tests.data.conftest import Event, WriteShop
@@ -44,7 +44,7 @@ def test_d3_of_a_rated_table_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     prepare(Data(source="table", path=table, items=titles), LAST, 0, tmp_path / "out")
     monkeypatch.setattr(logging.getLogger("groundrec"), "propagate", True)
-    files = d3(Reader(tmp_path / "out"), tmp_path / "files")
+    files = d3(DatasetReader(tmp_path / "out"), tmp_path / "files")
     assert [file.relative_to(tmp_path / "files").as_posix() for file in files] == [
         "train/table.csv",
         "valid/table.csv",
@@ -94,7 +94,7 @@ def test_d3_has_a_row_for_each_target_and_none_without_a_history(
 ) -> None:
     prepare(shop([*regulars, (1, 7, 6001)]), LAST, 0, tmp_path / "out")
     monkeypatch.setattr(logging.getLogger("groundrec"), "propagate", True)
-    d3(Reader(tmp_path / "out"), tmp_path / "files")
+    d3(DatasetReader(tmp_path / "out"), tmp_path / "files")
     rows = list(csv.DictReader(read(tmp_path / "files" / "test" / "table.csv")))
     assert {row["item_asin"] for row in rows if row["user_id"] == "1"} == {"6", "7"}
     assert {row["item_asins"] for row in rows if row["user_id"] == "1"} == {
@@ -111,7 +111,7 @@ def test_a_data_set_without_ratings_and_times_cannot_be_written_as_d3(
     save(whole.catalogue, {name: whole.split(name) for name in SPLITS}, {}, tmp_path / "out")
     assert not (tmp_path / "out" / "events.parquet").exists()
     with pytest.raises(ArtifactError, match="does not keep the ratings and times of its histories"):
-        d3(Reader(tmp_path / "out"), tmp_path / "files")
+        d3(DatasetReader(tmp_path / "out"), tmp_path / "files")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_files_of_another_data_set_are_refused_and_nothing_is_written(
     prepare(shop([*regulars, (1, 9, 7001)]), LAST, 0, tmp_path / "other")
     shutil.copy(tmp_path / "other" / f"{name}.parquet", tmp_path / "out")
     with pytest.raises(ArtifactError, match=message):
-        d3(Reader(tmp_path / "out"), tmp_path / "files")
+        d3(DatasetReader(tmp_path / "out"), tmp_path / "files")
     assert not [file for file in (tmp_path / "files").rglob("*") if file.is_file()]
 
 
@@ -140,4 +140,4 @@ def test_titles_of_one_data_set_do_not_pass_for_those_of_another(
     save(renamed, {name: whole.split(name) for name in SPLITS}, {}, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "items.parquet", tmp_path / "out")
     with pytest.raises(ArtifactError, match="are not those of"):
-        d3(Reader(tmp_path / "out"), tmp_path / "files")
+        d3(DatasetReader(tmp_path / "out"), tmp_path / "files")

@@ -15,7 +15,7 @@ from groundrec.core.config import D3, Data, Prepare
 from groundrec.core.errors import ArtifactError, ConfigError, DataError
 from groundrec.core.registry import resolve
 from groundrec.core.types import Catalogue, PreparedDataset
-from groundrec.data.dataset import Reader, load, save
+from groundrec.data.dataset import DatasetReader, load, save
 from groundrec.data.exchange.write_others import bigrec, minionerec, recbole
 from groundrec.data.prepare import prepare
 from tests.data.amazon import Shape, write_amazon
@@ -87,7 +87,7 @@ def test_what_was_exported_is_imported_but_for_what_the_files_do_not_say(
             raw, D3_FEW if protocol == "d3" else Prepare(protocol=protocol), 0, tmp_path / "out"
         )
     before, export = load(tmp_path / "out"), resolve("formats", name)
-    export(Reader(tmp_path / "out"), tmp_path / "files")
+    export(DatasetReader(tmp_path / "out"), tmp_path / "files")
     resolve("imports", name)(tmp_path / "files", tmp_path / "imported", "")
     after = load(tmp_path / "imported")
     skip = 1 if name == "bigrec" else 0
@@ -97,7 +97,7 @@ def test_what_was_exported_is_imported_but_for_what_the_files_do_not_say(
     assert after.catalogue.titles == before.catalogue.titles
     times = [time for split in SPLITS for time in after.split(split).times.tolist()]
     assert times == list(range(len(times)))
-    export(Reader(tmp_path / "imported"), tmp_path / "again")
+    export(DatasetReader(tmp_path / "imported"), tmp_path / "again")
     assert sorted(contents(tmp_path / "again").values()) == sorted(
         contents(tmp_path / "files").values()
     )
@@ -110,10 +110,10 @@ def test_atomic_files_are_prepared_to_an_equal_data_set(
     section: Prepare, raw: Data, tmp_path: Path
 ) -> None:
     prepare(raw, section, 0, tmp_path / "out")
-    recbole(Reader(tmp_path / "out"), tmp_path / "files")
+    recbole(DatasetReader(tmp_path / "out"), tmp_path / "files")
     prepare(Data(source="recbole", path=tmp_path / "files"), section, 0, tmp_path / "again")
     assert load(tmp_path / "again").fingerprint == load(tmp_path / "out").fingerprint
-    events, again = (Reader(tmp_path / name).events()[0] for name in ("out", "again"))
+    events, again = (DatasetReader(tmp_path / name).events()[0] for name in ("out", "again"))
     assert np.array_equal(events.time, again.time)
     assert np.array_equal(events.items, again.items)
 
@@ -121,7 +121,7 @@ def test_atomic_files_are_prepared_to_an_equal_data_set(
 def test_atomic_files_of_d3_differ_in_the_numbers_of_items_alone(raw: Data, tmp_path: Path) -> None:
     """D3 numbers items by the order of the raw file, which a data set does not keep."""
     prepare(raw, D3_FEW, 0, tmp_path / "out")
-    recbole(Reader(tmp_path / "out"), tmp_path / "files")
+    recbole(DatasetReader(tmp_path / "out"), tmp_path / "files")
     prepare(Data(source="recbole", path=tmp_path / "files"), D3_FEW, 0, tmp_path / "again")
     before, after = load(tmp_path / "out"), load(tmp_path / "again")
     ids = [
@@ -155,7 +155,7 @@ def write_reviews(folder: Path, title: str, user: str = "ann", rating: str = "4.
 
 def test_an_atomic_file_has_typed_headers_and_a_line_for_each_interaction(tmp_path: Path) -> None:
     write_reviews(tmp_path, "two\nlines\tand a tab")
-    inter, item = recbole(Reader(tmp_path / "out"), tmp_path / "files")
+    inter, item = recbole(DatasetReader(tmp_path / "out"), tmp_path / "files")
     lines = inter.read_text().splitlines()
     assert lines[:3] == [
         "user_id:token\titem_id:token\trating:float\ttimestamp:float",
@@ -181,7 +181,7 @@ def test_an_interaction_without_a_rating_has_an_empty_cell_and_none_has_no_colum
         file.write_text("user,item,rating,time\n" + "".join(f"{line}\n" for line in lines))
         section = Prepare(protocol="leave-one-out", k_core=0)
         prepare(Data(source="table", path=file), section, 0, tmp_path / name)
-        inter, _ = recbole(Reader(tmp_path / name), tmp_path / f"{name} files")
+        inter, _ = recbole(DatasetReader(tmp_path / name), tmp_path / f"{name} files")
         first, second, third = inter.read_text().splitlines()[:3]
         expected = ("a\ti0\t\t0", "a\ti1\t4.0\t1") if name == "some" else ("a\ti0\t0", "a\ti1\t1")
         assert (second, third) == expected
@@ -195,17 +195,17 @@ def test_an_interaction_without_a_rating_has_an_empty_cell_and_none_has_no_colum
 def test_a_name_that_an_atomic_file_cannot_hold_is_refused(tmp_path: Path) -> None:
     write_reviews(tmp_path, "fine", user="an\tn")
     with pytest.raises(DataError, match=r"a user with a tab or a line break: 'an\\tn'"):
-        recbole(Reader(tmp_path / "out"), tmp_path / "files")
+        recbole(DatasetReader(tmp_path / "out"), tmp_path / "files")
     assert not (tmp_path / "files").exists()
 
 
 def test_interactions_that_are_not_kept_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="does not keep the ratings and times"):
-        recbole(Reader(odd_shop(tmp_path / "out")), tmp_path / "files")
+        recbole(DatasetReader(odd_shop(tmp_path / "out")), tmp_path / "files")
 
 
 def test_minionerec_has_its_columns_and_an_id_of_one_token(tmp_path: Path) -> None:
-    files = minionerec(Reader(odd_shop(tmp_path / "out")), tmp_path / "files")
+    files = minionerec(DatasetReader(odd_shop(tmp_path / "out")), tmp_path / "files")
     with files[0].open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -235,7 +235,8 @@ def test_minionerec_has_its_columns_and_an_id_of_one_token(tmp_path: Path) -> No
 
 def test_bigrec_has_the_published_structure_in_words_of_ours(tmp_path: Path) -> None:
     files = {
-        file.name: file for file in bigrec(Reader(odd_shop(tmp_path / "out")), tmp_path / "files")
+        file.name: file
+        for file in bigrec(DatasetReader(odd_shop(tmp_path / "out")), tmp_path / "files")
     }
     assert files.keys() == {
         *(f"{s}.json" for s in SPLITS),
@@ -269,7 +270,7 @@ def test_words_that_cannot_be_used_are_refused(what: str, tmp_path: Path) -> Non
     text, message = BROKEN[what]
     if text:
         (tmp_path / "words.toml").write_text(text)
-    reader = Reader(odd_shop(tmp_path / "out"))
+    reader = DatasetReader(odd_shop(tmp_path / "out"))
     with pytest.raises(ConfigError, match=message) as error:
         bigrec(reader, tmp_path / "files", tmp_path / "words.toml")
     assert error.value.next_step
@@ -282,7 +283,7 @@ def test_a_damaged_data_set_is_not_exported(name: str, raw: Data, tmp_path: Path
     record = tmp_path / "out" / "dataset.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": "0"}))
     with pytest.raises(ArtifactError, match="not those of dataset"):
-        resolve("formats", name)(Reader(tmp_path / "out"), tmp_path / "files")
+        resolve("formats", name)(DatasetReader(tmp_path / "out"), tmp_path / "files")
     assert contents(tmp_path / "files") == {}
 
 
@@ -290,7 +291,7 @@ def test_a_planted_shop_comes_back_from_every_format_that_keeps_splits(tmp_path:
     shop = planted_shop()
     save(shop.catalogue, {name: shop.split(name) for name in SPLITS}, {}, tmp_path / "out")
     for name in ("bigrec", "minionerec"):
-        resolve("formats", name)(Reader(tmp_path / "out"), tmp_path / name)
+        resolve("formats", name)(DatasetReader(tmp_path / "out"), tmp_path / name)
         card: dict[str, Any] = resolve("imports", name)(
             tmp_path / name, tmp_path / f"{name} again", ""
         )

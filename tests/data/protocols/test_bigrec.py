@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from groundrec.core.config import Data, Prepare
 from groundrec.core.errors import ConfigError, DataError
-from groundrec.data.dataset import Reader, load
+from groundrec.data.dataset import DatasetReader, load
 from groundrec.data.exchange.write_others import bigrec as export
 from groundrec.data.prepare import prepare
 from tests.data.amazon import ODD_TITLES, item_id
@@ -78,7 +78,7 @@ def exported(folder: Path) -> dict[str, str]:
     template.write_text(
         "".join(f"{key} = {json.dumps(text)}\n" for key, text in pairs.items()), encoding="utf-8"
     )
-    files = export(Reader(folder / "out"), folder / "files", template)
+    files = export(DatasetReader(folder / "out"), folder / "files", template)
     return {file.name: file.read_text(encoding="utf-8") for file in files if file.suffix == ".json"}
 
 
@@ -104,7 +104,7 @@ def compare(folder: Path, parts: dict[str, list[Sample]] | None, made: Any) -> N
 
 def likes_told(out: Path) -> list[tuple[str, list[str]]]:
     """Return the rating of each target and those of its history, in the order of the queries."""
-    events, query_ids = Reader(out).events()
+    events, query_ids = DatasetReader(out).events()
     ratings = [events.ratings[code] for code in events.rating]
     dataset, at = load(out), {query: event for event, query in enumerate(query_ids.tolist())}
     lengths = [

@@ -14,7 +14,7 @@ from groundrec.data.dataset import load
 from groundrec.data.prepare import prepare
 from groundrec.data.protocols.clean import clean, clean_title, k_core
 from groundrec.data.raw.files import engine
-from groundrec.data.sources.table import Table
+from groundrec.data.sources.table import TableSource
 from tests.data.conftest import Event, WriteShop
 
 LOOSE = Prepare(k_core=0, valid_share=0.25, test_share=0.25)
@@ -65,7 +65,7 @@ def test_k_core_is_the_brute_force_core(
     data = shop((u, i, n) for n, (u, i) in enumerate(pairs))
     with engine(tmp_path / "engine") as connection:
         core = (
-            k_core(Table(data).read(connection).interactions, k)
+            k_core(TableSource(data).read(connection).interactions, k)
             .select("user", "item_id")
             .to_pyarrow()
         )
@@ -211,4 +211,4 @@ def test_a_file_with_only_a_header_has_no_interactions(shop: WriteShop, tmp_path
         engine(tmp_path / "engine") as connection,
         pytest.raises(DataError, match="no interactions"),
     ):
-        clean(Table(shop([])).read(connection), LOOSE, tmp_path)
+        clean(TableSource(shop([])).read(connection), LOOSE, tmp_path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from groundrec.data.protocols import coded as module
 from groundrec.data.protocols.coded import Coded, coded, first_seen
-from groundrec.data.raw.files import Backend, engine, streamed, written
+from groundrec.data.raw.files import Backend, engine, from_arrow, streamed
 
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
 Row = tuple[str, str, str, int]
@@ -52,7 +52,7 @@ def table_of(
         "row": order,
         "bad": pa.array([int(i == bad) for i in order], pa.int8()),
     }
-    return written(connection, pa.table(columns))
+    return from_arrow(connection, pa.table(columns))
 
 
 def told(found: Coded) -> list[Row]:
@@ -128,7 +128,7 @@ def test_first_seen(codes: list[int]) -> None:
 
 
 def test_streamed_parts_are_whole_and_in_order(connection: Backend) -> None:
-    table = written(connection, pa.table({"n": np.arange(300_000)}))
+    table = from_arrow(connection, pa.table({"n": np.arange(300_000)}))
     parts = list(streamed(table, 50_000))
     assert len(parts) > 1
     assert pa.Table.from_batches(parts)["n"].to_pylist() == list(range(300_000))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from groundrec.core.config import D3, Data, Prepare
 from groundrec.core.errors import ConfigError, DataError
 from groundrec.data import dataset
-from groundrec.data.dataset import Reader, load
+from groundrec.data.dataset import DatasetReader, load
 from groundrec.data.exchange.write_d3 import d3 as export
 from groundrec.data.prepare import prepare
 from tests.data.amazon import DAY, ODD_TITLES, Shape, item_id, write_amazon
@@ -32,7 +32,10 @@ def prepared(folder: Path, category: str, section: Prepare, out: Path) -> dict[s
 
 
 def exported(out: Path, to: Path) -> dict[str, bytes]:
-    return {file.relative_to(to).as_posix(): file.read_bytes() for file in export(Reader(out), to)}
+    return {
+        file.relative_to(to).as_posix(): file.read_bytes()
+        for file in export(DatasetReader(out), to)
+    }
 
 
 def compare(folder: Path, shape: Shape, section: Prepare, seed: int = 0) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     expected ones.
     """
     monkeypatch.setenv("GROUNDREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "wheel", unreachable)
+    monkeypatch.setattr(download, "download_wheel", unreachable)
     monkeypatch.setattr(download, "_get", unreachable)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
     monkeypatch.setattr(download, "WHEEL_FILES", digests)
@@ -49,11 +49,13 @@ def test_the_wheel_is_used_and_then_the_cache(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("groundrec"), "propagate", True)
     caplog.set_level(logging.INFO, "groundrec")
-    monkeypatch.setattr(download, "wheel", lambda _: zipped({**CONTENTS, "recbole/evil.py": b"x"}))
+    monkeypatch.setattr(
+        download, "download_wheel", lambda _: zipped({**CONTENTS, "recbole/evil.py": b"x"})
+    )
     folder = download.movielens_100k()
     assert sorted(p.name for p in folder.iterdir()) == ["ml-100k.inter", "ml-100k.item"]
     assert [p.name for p in cache.iterdir()] == ["ml-100k"]
-    monkeypatch.setattr(download, "wheel", unreachable)
+    monkeypatch.setattr(download, "download_wheel", unreachable)
     assert download.movielens_100k() == folder
     assert caplog.text.count("no redistribution") == 1
 
@@ -61,7 +63,7 @@ def test_the_wheel_is_used_and_then_the_cache(
 def test_the_source_reads_what_was_downloaded(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "wheel", lambda _: zipped(CONTENTS))
+    monkeypatch.setattr(download, "download_wheel", lambda _: zipped(CONTENTS))
     with engine(tmp_path / "scratch") as connection:
         raw = MovieLens100K(Data()).read(connection)
         assert raw.items.to_pyarrow()["title"].to_pylist() == ["Toy Story (1995)"]
@@ -80,7 +82,7 @@ def test_grouplens_is_asked_when_the_index_cannot_be_reached(
 
 def test_a_wheel_with_other_bytes_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tampered = {name: content + b"9\t9\t9\t9\n" for name, content in CONTENTS.items()}
-    monkeypatch.setattr(download, "wheel", lambda _: zipped(tampered))
+    monkeypatch.setattr(download, "download_wheel", lambda _: zipped(tampered))
     with pytest.raises(DataError, match=r"ml-100k\.inter has a wrong checksum"):
         download.movielens_100k()
     assert not list(cache.iterdir())

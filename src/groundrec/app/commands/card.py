@@ -17,8 +17,8 @@ from rich.table import Table
 
 from groundrec.core.errors import ConfigError
 from groundrec.core.types import PreparedDataset
-from groundrec.data.card import filters, measure, popularity, title_words
 from groundrec.data.dataset import SPLITS, load
+from groundrec.data.summary import filter_counts, summarize, title_word_counts, train_popularity
 
 __all__ = ["card_of", "draw", "show"]
 
@@ -58,9 +58,9 @@ def card_of(dataset: PreparedDataset, lengths: NDArray[np.int64], unit: str) -> 
     recorded = (
         dataset.card
         if "items" in dataset.card
-        else {**measure(dataset.catalogue, splits), **dataset.card}
+        else {**summarize(dataset.catalogue, splits), **dataset.card}
     )
-    trained = popularity(splits, len(dataset.catalogue))
+    trained = train_popularity(splits, len(dataset.catalogue))
     quantiles = np.quantile(lengths, (0.5, 0.95)).astype(int).tolist()
     return {
         "fingerprint": dataset.fingerprint,
@@ -88,7 +88,7 @@ def _title_lengths(
                 value=where,
                 accepted="tokenizer.json, or a folder that has one",
             )
-        return title_words(titles), "words"
+        return title_word_counts(titles), "words"
     from tokenizers import Tokenizer
 
     encoded = Tokenizer.from_file(str(file)).encode_batch(titles, add_special_tokens=False)
@@ -113,7 +113,7 @@ def _sections(card: Mapping[str, Any]) -> Iterator[list[tuple[str, str]]]:
         ("rows read", f"{rows.get('read', 0):,}"),
         *(
             (f"− {_plain(name)}", f"{taken:,}, leaves {left:,}")
-            for name, taken, left in filters(rows)
+            for name, taken, left in filter_counts(rows)
         ),
         *(
             [("metadata rows that are bad", f"{rows['bad_items']:,}")]
@@ -173,7 +173,7 @@ def draw(
 def _draw_filters(axes: Any, rows: Mapping[str, int], palette: Mapping[str, str]) -> None:
     steps = [
         ("read", rows.get("read", 0)),
-        *((f"− {_plain(name)}", left) for name, _, left in filters(rows)),
+        *((f"− {_plain(name)}", left) for name, _, left in filter_counts(rows)),
     ]
     for y, (_, left) in enumerate(steps):
         axes.barh(y, left, height=0.6, color=palette["language"], alpha=0.75)

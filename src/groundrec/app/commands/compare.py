@@ -25,7 +25,7 @@ from groundrec.core.track import log_to
 if TYPE_CHECKING:
     from groundrec.app.stages.agreement import Agreement
     from groundrec.app.stages.comparison import Paired, Table
-    from groundrec.evaluate.compare import Interval
+    from groundrec.evaluate.statistics import Interval
 
 __all__ = ["compare"]
 
@@ -229,7 +229,7 @@ def _draw(path: Path, table: Table, common: Agreement, main: str) -> None:
     draws = [
         partial(
             charts.dots,
-            rows=[charts.Row(*row) for row in zip(labels, common.kinds, means, strict=True)],
+            rows=[charts.DotPlotRow(*row) for row in zip(labels, common.kinds, means, strict=True)],
             label=label,
         )
         for label, means in panels.items()

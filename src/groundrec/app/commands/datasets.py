@@ -17,7 +17,7 @@ from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.recipe import Recipe, load_recipe
 from groundrec.core.registry import resolve
 from groundrec.core.track import log
-from groundrec.data.dataset import Reader, room_on_disk
+from groundrec.data.dataset import DatasetReader, report_full_disk
 
 __all__ = ["bring", "export", "make", "recipe_of"]
 
@@ -47,7 +47,7 @@ def make(recipe: Recipe, out: Path, *, overwrite: bool = False) -> dict[str, Any
 
     log.info(f"{recipe.data.source}, protocol {recipe.prepare.protocol}")
     prepare(recipe.data, recipe.prepare, recipe.seed, out)
-    return _summary(Reader(out))
+    return _summary(DatasetReader(out))
 
 
 def export(
@@ -76,8 +76,8 @@ def export(
             next_step="another --out, or add --overwrite to replace those of the same names",
         )
     inside = source / "dataset"
-    reader = Reader(inside if (inside / "dataset.json").exists() else source)
-    with room_on_disk(out):
+    reader = DatasetReader(inside if (inside / "dataset.json").exists() else source)
+    with report_full_disk(out):
         return write(reader, out, **words)
 
 
@@ -109,7 +109,7 @@ def _spare(out: Path, overwrite: bool) -> None:
         )
 
 
-def _summary(reader: Reader) -> dict[str, Any]:
+def _summary(reader: DatasetReader) -> dict[str, Any]:
     splits = reader.card.get("splits", {})
     queries = {name: counts["queries"] for name, counts in splits.items()}
     return {"fingerprint": reader.fingerprint, "items": len(reader.catalogue), **queries}

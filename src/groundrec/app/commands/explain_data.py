@@ -22,8 +22,8 @@ from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset, Queries
-from groundrec.data.card import filters
 from groundrec.data.dataset import load
+from groundrec.data.summary import filter_counts
 from groundrec.text.prompts import template_of
 from groundrec.train.batch import explain_batch
 
@@ -170,7 +170,7 @@ def _max_length(x: Data) -> Iterator[str]:
 def _filters(x: Data) -> Iterator[str]:
     rows: Any = x.dataset.card.get("rows", {})
     yield x.say(f"{rows.get('read', 0):,} rows read", f"读入 {rows.get('read', 0):,} 行")
-    for name, taken, left in filters(rows):
+    for name, taken, left in filter_counts(rows):
         plain = name.replace("_", " ")
         yield x.say(f"− {taken:,} {plain}, leaves {left:,}", f"− {taken:,}（{plain}），剩 {left:,}")
 

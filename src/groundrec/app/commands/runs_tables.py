@@ -16,7 +16,7 @@ from groundrec.app.jobs.state import State
 
 if TYPE_CHECKING:
     from groundrec.app.stages import comparison as compare
-    from groundrec.evaluate.compare import Interval
+    from groundrec.evaluate.statistics import Interval
 
 __all__ = ["BEGUN_AGAIN", "comparison", "facts", "listing", "print_table"]
 

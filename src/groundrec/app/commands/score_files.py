@@ -16,8 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from groundrec.core.errors import SearchError
-from groundrec.evaluate.compare import intervals
-from groundrec.evaluate.outputs import Outputs, plain, read_outputs, result_files
+from groundrec.evaluate.result_files import (
+    ResultFile,
+    find_result_files,
+    read_result_file,
+    strip_title,
+)
+from groundrec.evaluate.statistics import intervals
 
 __all__ = ["show"]
 
@@ -35,10 +40,10 @@ def show(
     """Score every result file in `folder`, with the titles of `catalogue` where it is given, and
     print.
     """
-    bearers = Counter(map(plain, _titles(catalogue))) if catalogue else None
+    bearers = Counter(map(strip_title, _titles(catalogue))) if catalogue else None
     found = {
-        str(file): _scored(read_outputs(file), bearers, ks, samples)
-        for file in result_files(folder)
+        str(file): _scored(read_result_file(file), bearers, ks, samples)
+        for file in find_result_files(folder)
     }
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
@@ -48,29 +53,29 @@ def show(
 
 
 def _scored(
-    outputs: Outputs, bearers: Counter[str] | None, ks: Sequence[int], samples: int
+    result: ResultFile, bearers: Counter[str] | None, ks: Sequence[int], samples: int
 ) -> dict[str, Any]:
     """Return the metrics of one file at the cut-offs, and what is to be known of its titles."""
-    if too_large := [k for k in ks if k > outputs.width]:
+    if too_large := [k for k in ks if k > result.width]:
         raise SearchError(
             "a cut-off beyond the lists",
             value=too_large[0],
-            accepted=f"at most {outputs.width}, the longest list",
+            accepted=f"at most {result.width}, the longest list",
         )
-    fitting = ks or [k for k in KS if k <= outputs.width]
-    readings = {"by title": outputs.by_title(fitting)}
+    fitting = ks or [k for k in KS if k <= result.width]
+    readings = {"by title": result.by_title(fitting)}
     told = {
-        "queries": len(outputs.targets),
-        "titles in a list": outputs.width,
-        "repeated": outputs.repeated(),
+        "queries": len(result.targets),
+        "titles in a list": result.width,
+        "repeated": result.repeated(),
     }
     if bearers:
-        readings["at worst"] = outputs.at_worst(fitting, bearers)
+        readings["at worst"] = result.at_worst(fitting, bearers)
         told |= {
-            "not in the catalogue": outputs.unknown(bearers),
-            "targets of several items": outputs.shared(bearers),
+            "not in the catalogue": result.unknown(bearers),
+            "targets of several items": result.shared(bearers),
         }
-    alone = np.arange(len(outputs.targets)).astype(np.str_)
+    alone = np.arange(len(result.targets)).astype(np.str_)
     metrics = {
         name: {
             metric: vars(value)

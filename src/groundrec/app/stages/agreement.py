@@ -20,8 +20,8 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.types import NO_ITEM, Slates
 from groundrec.evaluate.charts import Kind
-from groundrec.evaluate.compare import Interval, intervals
 from groundrec.evaluate.metrics import by_slice
+from groundrec.evaluate.statistics import Interval, intervals
 
 __all__ = ["Agreement", "agreement", "overlap"]
 

@@ -48,9 +48,9 @@ def check_paths(recipe: Recipe) -> None:
         raise MissingDependency("faiss", "faiss")
     main = ""
     if recipe.data.dataset:
-        from groundrec.data.dataset import Reader
+        from groundrec.data.dataset import DatasetReader
 
-        main = Reader(recipe.data.dataset).fingerprint
+        main = DatasetReader(recipe.data.dataset).fingerprint
     else:
         if recipe.prepare.engine == "spark":
             from groundrec.data.engines import check_spark

@@ -38,12 +38,12 @@ def choose_assistant(x: Experiment) -> None:
 
 def _choose(x: Experiment, folder: Path) -> dict[str, Any]:
     from groundrec.core.runs import write_json
-    from groundrec.evaluate.metrics import measure
+    from groundrec.evaluate.metrics import metric_function
     from groundrec.rank.fuse import choose_alpha
 
     recommender = x.recommender(guided=False)
     queries = x.queries("valid")
-    value_of = measure(x.recipe.fuse.metric)
+    value_of = metric_function(x.recipe.fuse.metric)
     queries = queries.take(recommender.answerable(queries))
     lm, signal = _candidates(x, recommender, queries)
     alpha, curve = choose_alpha(

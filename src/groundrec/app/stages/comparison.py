@@ -19,7 +19,7 @@ from groundrec.app.stages.artefacts import LM
 from groundrec.core.errors import ArtifactError, ConfigError, closest
 from groundrec.core.recipe import Recipe, settings
 from groundrec.core.runs import read_json
-from groundrec.evaluate.compare import Interval, compare, intervals
+from groundrec.evaluate.statistics import Interval, compare_to_reference, intervals
 
 __all__ = ["ALL", "Paired", "Row", "Table", "compare_runs"]
 
@@ -152,7 +152,7 @@ def _versus(
     """Return each row's difference from the first in one metric."""
     labels = {f"{place}": key for place, key in enumerate(columns)}
     values = {label: columns[key][metric] for label, key in labels.items()}
-    tested = compare(values, "0", users, seed=SEED)
+    tested = compare_to_reference(values, "0", users, seed=SEED)
     differences = {label: values[label] - values["0"] for label in tested}
     ends = intervals(differences, users, samples=samples, seed=SEED) if differences else {}
     return {

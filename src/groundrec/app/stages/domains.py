@@ -102,9 +102,9 @@ def _fingerprint(setting: str, path: Path) -> str:
                 f" --out {path}"
             ),
         )
-    from groundrec.data.dataset import Reader
+    from groundrec.data.dataset import DatasetReader
 
-    return Reader(path).fingerprint
+    return DatasetReader(path).fingerprint
 
 
 def _size(recipe: Recipe, domain: str, path: Path | None) -> Size:

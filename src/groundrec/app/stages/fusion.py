@@ -138,11 +138,11 @@ def _with_scores(x: Experiment) -> Iterator[tuple[Fusion, dict[str, Scores]]]:
 
 
 def _weighed(x: Experiment, fusion: Fusion, lm: dict[str, Scores], folder: Path) -> dict[str, Any]:
-    from groundrec.evaluate.metrics import measure, per_query
+    from groundrec.evaluate.metrics import metric_function, per_query
     from groundrec.rank.fuse import KINDS, choose_alpha
 
     kind, (signal,), valid = KINDS[fusion.kind], fusion.signals, x.queries("valid")
-    value_of = measure(x.recipe.fuse.metric)
+    value_of = metric_function(x.recipe.fuse.metric)
     means = []
 
     def values(slates: Slates) -> NDArray[np.floating]:

@@ -25,16 +25,16 @@ from groundrec.core.track import Metrics, console, progress
 from groundrec.core.types import NO_ITEM, Queries, Slates
 from groundrec.evaluate import metrics
 from groundrec.evaluate.charts import Curve, FusionCurve, Kind, Series
-from groundrec.evaluate.compare import compare, intervals
 from groundrec.evaluate.report import (
     Method,
-    Person,
     Pick,
     Report,
+    UserExample,
     console_table,
     picture,
     write_report,
 )
+from groundrec.evaluate.statistics import compare_to_reference, intervals
 from groundrec.rank.fuse import KINDS
 from groundrec.rank.recommend import load_slates
 
@@ -71,7 +71,7 @@ def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.flo
     values = _values(x, slates)
     single = [name for name in slates if kind_of(x, name) != "fused"]
     reference = max(single, key=lambda name: values[name][main].mean())
-    versus = compare(
+    versus = compare_to_reference(
         {name: v[main] for name, v in values.items()}, reference, queries.users, seed=x.recipe.seed
     )
     methods = [_method(x, name, slates[name], values[name], versus.get(name)) for name in slates]
@@ -88,12 +88,12 @@ def report_of(x: Experiment) -> tuple[Report, dict[str, dict[str, NDArray[np.flo
         users=len(np.unique(queries.users)),
         curves=tuple(_curves(x)),
         fusion=tuple(_fusions(x)),
-        people=tuple(_people(x, queries, slates)),
+        examples=tuple(_people(x, queries, slates)),
         recipe=_recipe_text(x),
         environment=tuple(environment().items()),
         main_metric=main,
         bootstrap=x.recipe.evaluate.bootstrap,
-        taken=tuple(metrics.exposure(truth, popularity, truth.k)),
+        target_exposure=tuple(metrics.exposure(truth, popularity, truth.k)),
     )
     return report, values
 
@@ -128,7 +128,8 @@ def _values(x: Experiment, slates: dict[str, Slates]) -> dict[str, dict[str, NDA
         if fusion.paper:
             own = per_metric(x, fusion)
             values[fusion.name] = {
-                name: metrics.measure(name)(own[name], queries) for name in values[fusion.name]
+                name: metrics.metric_function(name)(own[name], queries)
+                for name in values[fusion.name]
             }
     return values
 
@@ -252,7 +253,7 @@ def _fusions(x: Experiment) -> list[FusionCurve]:
     return curves
 
 
-def _people(x: Experiment, queries: Queries, slates: dict[str, Slates]) -> list[Person]:
+def _people(x: Experiment, queries: Queries, slates: dict[str, Slates]) -> list[UserExample]:
     """Return example queries, one per user, drawn with the recipe's seed: not chosen by how well
     they went.
     """
@@ -275,7 +276,9 @@ def _people(x: Experiment, queries: Queries, slates: dict[str, Slates]) -> list[
         }
         history = tuple(titles[item] for item in query.history[-SHOWN:])
         people.append(
-            Person(f"user {user}", history, shown, tuple(titles[item] for item in query.targets))
+            UserExample(
+                f"user {user}", history, shown, tuple(titles[item] for item in query.targets)
+            )
         )
     return people
 

@@ -62,7 +62,7 @@ def prepare_stage(x: Experiment) -> None:
 
     def work(folder: Path) -> dict[str, Any]:
         card = prepare(x.recipe.data, x.recipe.prepare, x.recipe.seed, folder)
-        return {"dataset": datasets.Reader(folder).fingerprint, "card": card}
+        return {"dataset": datasets.DatasetReader(folder).fingerprint, "card": card}
 
     data = x.recipe.data
     files = [file for path in (data.path, data.items, data.dataset) for file in files_of(path)]

@@ -23,7 +23,7 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
     Nothing guides the search, and a query without an item left counts as 0. Raises `ConfigError`
     without queries.
     """
-    from groundrec.evaluate.metrics import measure
+    from groundrec.evaluate.metrics import metric_function
     from groundrec.models.language import LanguageModel
     from groundrec.rank.recommend import GroundingInputs
 
@@ -38,7 +38,7 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
         )
     allow = x.listed(section.allow)
     deny = x.listed(section.deny)
-    ndcg = measure(f"ndcg@{K}")
+    ndcg = metric_function(f"ndcg@{K}")
 
     def judge(model: Any) -> float:
         lm = LanguageModel(model, tokenizer)

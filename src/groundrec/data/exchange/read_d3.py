@@ -22,12 +22,12 @@ from typing import Any, Protocol
 
 from groundrec.core.errors import DataError, closest
 from groundrec.core.types import Catalogue
-from groundrec.data.card import leakage, measure
-from groundrec.data.dataset import describe, room_on_disk, save
+from groundrec.data.dataset import describe, report_full_disk, save
 from groundrec.data.events import Events
 from groundrec.data.exchange.rejoin import Rows, queries_of, rejoin
 from groundrec.data.protocols.windows import SPLITS, Windows
 from groundrec.data.raw.files import lines_of
+from groundrec.data.summary import leakage, summarize
 
 __all__ = ["UNTIMED", "Importer", "d3", "finish", "minionerec", "unusable"]
 
@@ -133,13 +133,13 @@ def finish(
     counts = {split: _known(found, untold) for split, found in describe(queries).items()}
     card = {
         "rows": {"read": rows, "kept": rows},
-        **_known(measure(catalogue, queries), untold),
+        **_known(summarize(catalogue, queries), untold),
         "splits": counts,
         "leakage": _known(leakage(queries), untold),
         **told,
     }
     events, splits = joined or (None, queries)
-    with room_on_disk(out):
+    with report_full_disk(out):
         save(catalogue, splits, card, out, events)
     return card
 

@@ -25,13 +25,13 @@ from groundrec.core.runs import atomic_write
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
 from groundrec.data.arrays import as_arrow, as_numpy, as_texts, bytes_of
-from groundrec.data.dataset import Reader
+from groundrec.data.dataset import DatasetReader
 from groundrec.data.events import Events
 from groundrec.data.protocols.windows import SPLITS, ranges
 
 __all__ = ["Format", "d3", "name_of"]
 
-Format: TypeAlias = Callable[[Reader, Path], list[Path]]
+Format: TypeAlias = Callable[[DatasetReader, Path], list[Path]]
 """Writes a finished data set into a folder and returns the files; none of them before all are
 whole.
 """
@@ -44,7 +44,7 @@ HEADER = (
 )
 
 
-def d3(reader: Reader, folder: Path) -> list[Path]:
+def d3(reader: DatasetReader, folder: Path) -> list[Path]:
     """Write the files of D3's `process.py`; queries without a history have no row there, and are
     left out.
     """
@@ -68,7 +68,7 @@ def d3(reader: Reader, folder: Path) -> list[Path]:
     return files
 
 
-def name_of(reader: Reader) -> str:
+def name_of(reader: DatasetReader) -> str:
     """Return what the published script would call the files: category, k and window, as far as they
     are known.
     """
@@ -133,7 +133,7 @@ class _Writer:
     target's own value.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: DatasetReader) -> None:
         self.left_out = 0
         self._reader = reader
         self._events, query_ids = reader.events()

@@ -33,7 +33,7 @@ from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import log
 from groundrec.data.arrays import as_arrow, as_texts, bytes_of
-from groundrec.data.dataset import Reader
+from groundrec.data.dataset import DatasetReader
 from groundrec.data.events import Events
 from groundrec.data.exchange.write_d3 import name_of
 from groundrec.data.protocols.windows import SPLITS
@@ -74,7 +74,7 @@ class Words(Section):
         return text
 
 
-def bigrec(reader: Reader, folder: Path, template: Path | None = None) -> list[Path]:
+def bigrec(reader: DatasetReader, folder: Path, template: Path | None = None) -> list[Path]:
     """Write BIGRec's files, in our words or those of a template; a small split's sample is all of
     it, shuffled.
     """
@@ -103,7 +103,7 @@ def bigrec(reader: Reader, folder: Path, template: Path | None = None) -> list[P
     return files
 
 
-def minionerec(reader: Reader, folder: Path) -> list[Path]:
+def minionerec(reader: DatasetReader, folder: Path) -> list[Path]:
     """Write MiniOneRec's files."""
     name = name_of(reader)
     titles = reader.catalogue.titles
@@ -120,7 +120,7 @@ def minionerec(reader: Reader, folder: Path) -> list[Path]:
     return files
 
 
-def recbole(reader: Reader, folder: Path) -> list[Path]:
+def recbole(reader: DatasetReader, folder: Path) -> list[Path]:
     """Write RecBole's atomic files, by user, oldest first; tabs and line breaks in titles become
     blanks.
     """
@@ -188,7 +188,7 @@ def _words(template: Path | None) -> Words:
     ) from None
 
 
-def _sample(reader: Reader, split: str) -> list[int]:
+def _sample(reader: DatasetReader, split: str) -> list[int]:
     """Return the rows of a split that are in its sample, in the sample's order."""
     rows = sum(len(block.targets.values) for block in reader.blocks(split))
     return (
@@ -214,7 +214,7 @@ def _as_json(rows: Iterable[str]) -> Iterator[str]:
     yield "[]" if mark == "[\n" else "\n]"
 
 
-def _instructions(reader: Reader, split: str, words: Words) -> Iterator[str]:
+def _instructions(reader: DatasetReader, split: str, words: Words) -> Iterator[str]:
     titles = [_escaped(f'"{title}"') for title in reader.catalogue.titles]
     head, tail = map(_escaped, words.input.split(TITLES))
     before = (
@@ -232,7 +232,7 @@ def _escaped(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
-def _titled_rows(reader: Reader, split: str) -> Iterator[Sequence[object]]:
+def _titled_rows(reader: DatasetReader, split: str) -> Iterator[Sequence[object]]:
     """Yield the header of MiniOneRec's files, then a row for each target; lists are as Python
     prints them.
     """
@@ -253,7 +253,7 @@ def _semantic_id(item: int) -> str:
     return f"<a_{item}>"
 
 
-def _rows(reader: Reader, split: str) -> Iterator[tuple[str, list[int], int]]:
+def _rows(reader: DatasetReader, split: str) -> Iterator[tuple[str, list[int], int]]:
     """Yield user, history and target, a row for each target."""
     for block in reader.blocks(split):
         users = block.users.tolist()

@@ -37,7 +37,7 @@ from groundrec.data.protocols.clean import usable
 from groundrec.data.protocols.coded import Coded, first_seen, places
 from groundrec.data.protocols.windows import Prepared, log_counts, one_target_each
 from groundrec.data.raw.files import Column, fetched
-from groundrec.data.sources.table import Raw
+from groundrec.data.sources.table import RawData
 
 __all__ = ["game", "movie"]
 
@@ -55,7 +55,7 @@ LIKES = "A rating above {} is 1, any other 0; nothing is left out for its rating
 MISREAD = "{:,} titles are spoilt: the list is UTF-8 and is read as ISO-8859-1, as published."
 
 
-def movie(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
+def movie(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: MovieLens as BIGRec prepares it; the recipe's seed changes nothing."""
     del seed
     ratings, titles, rows = _usable(raw, section, folder)
@@ -72,7 +72,7 @@ def movie(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
     return _prepared(Catalogue(tuple(titles), tuple(titles.values())), events, section, rows, notes)
 
 
-def game(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
+def game(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: Amazon's video games as BIGRec prepares them; the recipe's seed changes nothing."""
     del seed
     reviews, titles, rows = _usable(raw, section, folder)
@@ -91,7 +91,7 @@ def game(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
 
 
 def _usable(
-    raw: Raw, section: Prepare, folder: Path
+    raw: RawData, section: Prepare, folder: Path
 ) -> tuple[Coded, dict[str, str], dict[str, int]]:
     """Return the usable interactions, the title of each item in the order of the list, and the rows
     read.

@@ -25,7 +25,7 @@ from groundrec.data.events import Events
 from groundrec.data.protocols.clean import Clean, clean
 from groundrec.data.protocols.windows import SPLITS, Prepared, Windows
 from groundrec.data.raw.files import Column, fetched, stored
-from groundrec.data.sources.table import Raw
+from groundrec.data.sources.table import RawData
 
 __all__ = [
     "Moments",
@@ -72,12 +72,12 @@ Splitter: TypeAlias = Callable[[Moments, Prepare], NDArray[np.int8]]
 """Maps moments to splits: 0 train, 1 valid, 2 test. Shape: [M]."""
 
 
-def global_time(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
+def global_time(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: cut at two points in time, the same for everyone."""
     return _prepared(raw, section, seed, folder, by_time)
 
 
-def leave_one_out(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
+def leave_one_out(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: each user's last moment for test, the one before for validation."""
     return _prepared(raw, section, seed, folder, last_two)
 
@@ -156,7 +156,9 @@ def windows(
     return splits, skipped
 
 
-def _prepared(raw: Raw, section: Prepare, seed: int, folder: Path, splitter: Splitter) -> Prepared:
+def _prepared(
+    raw: RawData, section: Prepare, seed: int, folder: Path, splitter: Splitter
+) -> Prepared:
     cleaned = clean(raw, section, folder)
     catalogue, events = _numbered(cleaned, seed)
     moments = moments_of(events.user, events.time, events.items)

@@ -25,7 +25,7 @@ from groundrec.core.track import log
 from groundrec.data.protocols.coded import Coded, coded
 from groundrec.data.raw.files import Column, fetched, few_threads, forget, release, stored
 from groundrec.data.raw.tables import line_numbers
-from groundrec.data.sources.table import MILLISECONDS, Raw
+from groundrec.data.sources.table import MILLISECONDS, RawData
 
 __all__ = ["Clean", "clean", "clean_title", "count", "k_core", "usable", "usable_rows"]
 
@@ -70,7 +70,7 @@ def _cleaned(title: str) -> str:  # not of Arrow's arrays: Spark 4.0 hands over 
     return clean_title(title) if title is not None else title
 
 
-def clean(raw: Raw, section: Prepare, folder: Path) -> Clean:
+def clean(raw: RawData, section: Prepare, folder: Path) -> Clean:
     """Return the usable events and titles; bad rows raise `DataError` or go to
     `folder/quarantine.parquet`.
     """
@@ -96,7 +96,7 @@ def clean(raw: Raw, section: Prepare, folder: Path) -> Clean:
     return Clean(_filtered(good, rows, section), titles, rows)
 
 
-def usable(raw: Raw, section: Prepare, folder: Path) -> tuple[Coded, ir.Table, dict[str, int]]:
+def usable(raw: RawData, section: Prepare, folder: Path) -> tuple[Coded, ir.Table, dict[str, int]]:
     """Return the usable interactions, and items with `row`, for protocols that judge titles
     themselves; and counts.
 
@@ -121,7 +121,7 @@ def usable(raw: Raw, section: Prepare, folder: Path) -> tuple[Coded, ir.Table, d
 
 
 def usable_rows(
-    raw: Raw, section: Prepare, folder: Path
+    raw: RawData, section: Prepare, folder: Path
 ) -> tuple[ir.Table, ir.Table, dict[str, int]]:
     """Return the same with the interactions as a table of the engine that `coded` takes."""
     items = _items_flagged(raw.items)
@@ -132,7 +132,7 @@ def usable_rows(
 
 
 def _good_events(
-    raw: Raw, items: ir.Table, bad_items: int, section: Prepare, folder: Path
+    raw: RawData, items: ir.Table, bad_items: int, section: Prepare, folder: Path
 ) -> tuple[ir.Table, dict[str, int]]:
     """Return the interactions without a problem, and counts, after the bad rows were set aside."""
     events = _flagged(raw.interactions)

@@ -35,7 +35,7 @@ from groundrec.data.protocols.clean import k_core, usable, usable_rows
 from groundrec.data.protocols.coded import EMPTY, Coded, coded, first_seen, places
 from groundrec.data.protocols.windows import Prepared, log_counts, one_target_each
 from groundrec.data.raw.files import Column, embedded, fetched, forget, stored
-from groundrec.data.sources.table import Raw
+from groundrec.data.sources.table import RawData
 
 __all__ = ["d3"]
 
@@ -46,7 +46,7 @@ MOST_WORDS = 20
 UNUSED = ("min_rating", "valid_share", "test_share")
 
 
-def d3(raw: Raw, section: Prepare, seed: int, folder: Path) -> Prepared:
+def d3(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: Amazon reviews as the paper of D3 prepares them; the recipe's seed changes nothing."""
     del seed
     _refuse_unused(section)

@@ -20,7 +20,7 @@ from pathlib import Path
 from groundrec.core.errors import DataError
 from groundrec.core.track import log
 
-__all__ = ["cache_folder", "movielens_100k", "wheel"]
+__all__ = ["cache_folder", "download_wheel", "movielens_100k"]
 
 WHEEL = "recbole==1.2.1"
 WHEEL_FILES = {
@@ -84,14 +84,14 @@ def _first_that_answers(sources: Mapping[str, Callable[[], dict[str, bytes]]]) -
 
 
 def _from_wheel() -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(wheel(WHEEL))) as archive:
+    with zipfile.ZipFile(io.BytesIO(download_wheel(WHEEL))) as archive:
         files = {name: archive.read(name) for name in WHEEL_FILES}
     for name, content in files.items():
         _check(name, hashlib.sha256(content).hexdigest(), WHEEL_FILES[name])
     return {Path(name).name: content for name, content in files.items()}
 
 
-def wheel(requirement: str) -> bytes:
+def download_wheel(requirement: str) -> bytes:
     """Return the bytes of a package's wheel; `OSError` when pip cannot get it. Nothing is installed
     or run.
     """

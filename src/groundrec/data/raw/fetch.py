@@ -26,9 +26,9 @@ from groundrec.core.errors import DataError, MissingDependency
 from groundrec.core.runs import digest, read_json, write_json
 from groundrec.core.track import log, progress_bar
 from groundrec.data.raw.download import cache_folder
-from groundrec.data.raw.files import existing
+from groundrec.data.raw.files import check_path
 
-__all__ = ["known", "local", "modelscope", "sha256_of", "unreachable"]
+__all__ = ["check_location", "download_error", "local_path", "modelscope_client", "sha256_of"]
 
 HUB = re.compile(r"(?:hf|modelscope)://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 ACCEPTED = "a path, https://…, hf://datasets/OWNER/NAME/FILE, modelscope://datasets/OWNER/NAME/FILE"
@@ -42,12 +42,12 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Answers after which it is worth trying again."""
 
 
-def known(location: Path | str | None, setting: str) -> None:
+def check_location(location: Path | str | None, setting: str) -> None:
     """Raise `DataError` unless a path is there, or a URL has a form that can be fetched; nothing is
     fetched.
     """
     if not isinstance(location, str):
-        existing(location, setting)
+        check_path(location, setting)
     elif urlsplit(location).scheme not in FETCH or (
         not location.startswith("http") and not HUB.fullmatch(location)
     ):
@@ -59,15 +59,15 @@ def known(location: Path | str | None, setting: str) -> None:
         )
 
 
-def local(location: Path | str | None, setting: str, sha256: str | None = None) -> Path:
+def local_path(location: Path | str | None, setting: str, sha256: str | None = None) -> Path:
     """Return the file or folder on this machine, fetched first where it is not yet there.
 
     Raises `DataError` where it cannot be had, or has another digest than `sha256`.
     """
-    known(location, setting)
+    check_location(location, setting)
     if isinstance(location, str):
         return FETCH[urlsplit(location).scheme](location, sha256)
-    path = existing(location, setting)
+    path = check_path(location, setting)
     if sha256:
         _check(str(path), sha256_of(path), sha256)
     return path
@@ -113,7 +113,7 @@ def _persist(url: str, part: Path) -> None:
         except (OSError, http.client.HTTPException) as error:
             final = isinstance(error, urllib.error.HTTPError) and error.code not in PASSING
             if final or attempt == ATTEMPTS:
-                raise unreachable(url, error, part) from None
+                raise download_error(url, error, part) from None
             log.warning(f"{part.name}: {error}; trying again")
             time.sleep(WAIT * 2 ** (attempt - 1))
 
@@ -167,7 +167,7 @@ def _tag(headers: http.client.HTTPMessage) -> str | None:
     return headers["ETag"] if strong else headers["Last-Modified"]
 
 
-def unreachable(url: str, error: Exception, part: Path | None = None) -> DataError:
+def download_error(url: str, error: Exception, part: Path | None = None) -> DataError:
     """Return the error that says what could not be fetched, and how to go on."""
     kept = part.stat().st_size if part and part.exists() else 0
     return DataError(
@@ -197,14 +197,14 @@ def _from_hugging_face(url: str, sha256: str | None) -> Path:
             )
         )
     except (OSError, ValueError) as error:
-        raise unreachable(url, error) from None
+        raise download_error(url, error) from None
     log.info(f"{url}: commit {path.parts[path.parts.index('snapshots') + 1]}")
     if sha256:
         _check(url, sha256_of(path), sha256)
     return path
 
 
-def modelscope() -> tuple[Any, type[Exception]]:
+def modelscope_client() -> tuple[Any, type[Exception]]:
     """Return ModelScope's client, at the mirror that the environment names, and the class of its
     errors.
     """
@@ -223,12 +223,12 @@ def modelscope() -> tuple[Any, type[Exception]]:
 
 
 def _from_modelscope(url: str, sha256: str | None) -> Path:
-    client, failed = modelscope()
+    client, failed = modelscope_client()
     repository, revision, name = _hub_parts(url)
     try:
         path = client.download_file(repository, "dataset", name, revision=revision)
     except (OSError, failed) as error:
-        raise unreachable(url, error) from None
+        raise download_error(url, error) from None
     if sha256:
         _check(url, sha256_of(path), sha256)
     return path

@@ -35,14 +35,15 @@ __all__ = [
     "ROW",
     "Backend",
     "Column",
+    "check_path",
     "damaged",
     "embedded",
     "engine",
-    "existing",
     "fetched",
     "few_threads",
     "first_lines",
     "forget",
+    "from_arrow",
     "give_back",
     "kind_of",
     "lines_of",
@@ -51,7 +52,6 @@ __all__ = [
     "starts_with",
     "stored",
     "streamed",
-    "written",
 ]
 
 Column: TypeAlias = Any
@@ -177,9 +177,9 @@ def stored(table: ir.Table) -> ir.Table:
     return kept
 
 
-def written(connection: Backend, rows: pa.Table | pa.RecordBatchReader) -> ir.Table:
+def from_arrow(connection: Backend, rows: pa.Table | pa.RecordBatchReader) -> ir.Table:
     """Return Arrow rows as a table of the engine."""
-    name = ibis.util.gen_name("written")
+    name = ibis.util.gen_name("arrow")
     connection.con.register(f"{name}_rows", rows)
     connection.raw_sql(f"CREATE TEMP TABLE {name} AS SELECT * FROM {name}_rows")
     connection.con.unregister(f"{name}_rows")
@@ -238,7 +238,7 @@ def give_back(backend: Any) -> None:
         backend.raw_sql("SET memory_limit = getvariable('memory_limit')")
 
 
-def existing(path: Path | None, setting: str) -> Path:
+def check_path(path: Path | None, setting: str) -> Path:
     """Return `path` if it is there and not empty; raise `DataError`, with what is there instead, if
     not.
     """

@@ -27,10 +27,10 @@ from groundrec.data.raw.files import (
     fetched,
     few_threads,
     first_lines,
+    from_arrow,
     give_back,
     lines_of,
     place,
-    written,
 )
 from groundrec.data.raw.literals import literal, literal_fields
 
@@ -136,7 +136,7 @@ def _parsed(
         pa.record_batch([list(c) for c in zip(*block, strict=True)], schema) for block in blocks
     )
     reader = pa.RecordBatchReader.from_batches(schema, batches)
-    return written(connection, reader)
+    return from_arrow(connection, reader)
 
 
 def _rows(

@@ -22,12 +22,12 @@ from groundrec.data.raw.files import (
     ROW,
     Backend,
     first_lines,
+    from_arrow,
     kind_of,
     lines_of,
     place,
     starts_with,
     stored,
-    written,
 )
 from groundrec.data.raw.lines import SHOWN, fields_of, read_objects
 
@@ -107,7 +107,7 @@ def read_delimited(
     rejected = _rejected(connection, path, rejects)
     if not rejected.num_rows:
         return place(read, path)
-    broken = written(connection, rejected)
+    broken = from_arrow(connection, rejected)
     nothing = {name: ibis.null("string") for name in columns}
     read = _moved(connection, read, first, rejected[ROW].to_numpy()).mutate(
         **{BROKEN: ibis.null("string")}
@@ -165,7 +165,7 @@ def _moved(connection: Backend, read: ir.Table, first: int, taken: NDArray[np.in
     before = read.count().to_pyarrow().as_py()
     numbers = np.setdiff1d(np.arange(first, first + before + len(taken)), taken)
     pairs = pa.table({ROW: np.arange(first, first + before), "moved": numbers})
-    places = written(connection, pairs)
+    places = from_arrow(connection, pairs)
     return read.join(places, ROW).drop(ROW).rename({ROW: "moved"})
 
 

@@ -14,10 +14,17 @@ import ibis.expr.types as ir
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError
 from groundrec.data.raw.download import movielens_100k
-from groundrec.data.raw.fetch import known, local
-from groundrec.data.raw.files import Backend, Column, existing
+from groundrec.data.raw.fetch import check_location, local_path
+from groundrec.data.raw.files import Backend, Column, check_path
 from groundrec.data.raw.tables import header, read_delimited
-from groundrec.data.sources.table import NAMES, Raw, interactions, items_of, only, require
+from groundrec.data.sources.table import (
+    NAMES,
+    RawData,
+    interactions_table,
+    items_table,
+    refuse_other_settings,
+    require_columns,
+)
 
 __all__ = ["MovieLens", "MovieLens100K"]
 
@@ -69,14 +76,14 @@ class MovieLens:
     """
 
     def __init__(self, data: Data) -> None:
-        only(data)
-        known(data.path, "data.path")
+        refuse_other_settings(data)
+        check_location(data.path, "data.path")
         self._data = data
 
-    def read(self, connection: Backend) -> Raw:
+    def read(self, connection: Backend) -> RawData:
         """Return the raw tables of the first layout whose two files are there."""
         layout, events_file, items_file = _found(
-            local(self._data.path, "data.path", self._data.sha256)
+            local_path(self._data.path, "data.path", self._data.sha256)
         )
         events = _read(connection, layout, 0, events_file, _EVENT_NAMES)
         items = _read(connection, layout, 1, items_file, ("item", "title"))
@@ -85,8 +92,10 @@ class MovieLens:
         if _YEAR in items.columns:
             items = items.mutate(**{title: _with_year(items[title], items[_YEAR])})
         encoding = _encoding(items_file) if layout.names[1] else ""
-        return Raw(
-            interactions(events, layout.columns), items_of(items, item, title), encoding=encoding
+        return RawData(
+            interactions_table(events, layout.columns),
+            items_table(items, item, title),
+            encoding=encoding,
         )
 
 
@@ -94,12 +103,12 @@ class MovieLens100K:
     """MovieLens-100K, downloaded into the cache unless `data.path` names a folder that has it."""
 
     def __init__(self, data: Data) -> None:
-        only(data)
+        refuse_other_settings(data)
         if data.path:
-            known(data.path, "data.path")
+            check_location(data.path, "data.path")
         self._data = data
 
-    def read(self, connection: Backend) -> Raw:
+    def read(self, connection: Backend) -> RawData:
         """Return the raw tables."""
         folder = self._data.path or movielens_100k()
         return MovieLens(self._data.model_copy(update={"path": folder})).read(connection)
@@ -109,7 +118,7 @@ def _found(folder: Path) -> tuple[_Layout, Path, Path]:
     for layout in _LAYOUTS:
         events, items = (sorted(folder.glob(name)) for name in (layout.events, layout.items))
         if len(events) == len(items) == 1:
-            return layout, existing(events[0], "data.path"), existing(items[0], "data.path")
+            return layout, check_path(events[0], "data.path"), check_path(items[0], "data.path")
     there = (
         sorted(p.name for p in folder.iterdir()) if folder.is_dir() else ["a file, not a folder"]
     )
@@ -131,7 +140,7 @@ def _read(
     names = layout.names[part]
     there = names or header(file, delimiter)
     columns = [layout.columns[name] for name in wanted]
-    require(columns, there, file)
+    require_columns(columns, there, file)
     if part and _YEAR in there:
         columns.append(_YEAR)
     encoding = _encoding(file) if part else "utf-8"

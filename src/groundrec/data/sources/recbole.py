@@ -12,17 +12,17 @@ from pathlib import Path
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError
 from groundrec.core.track import log
-from groundrec.data.raw.fetch import known, local
-from groundrec.data.raw.files import Backend, existing
+from groundrec.data.raw.fetch import check_location, local_path
+from groundrec.data.raw.files import Backend, check_path
 from groundrec.data.raw.tables import header, read_delimited
 from groundrec.data.sources.table import (
     NAMES,
-    Raw,
+    RawData,
     in_milliseconds,
-    interactions,
-    items_of,
-    only,
-    require,
+    interactions_table,
+    items_table,
+    refuse_other_settings,
+    require_columns,
 )
 
 __all__ = ["RecBole"]
@@ -47,14 +47,14 @@ class RecBole:
     """
 
     def __init__(self, data: Data) -> None:
-        only(data, "items", "columns", "items_sha256")
+        refuse_other_settings(data, "items", "columns", "items_sha256")
         for path, setting in ((data.path, "data.path"), (data.items, "data.items")):
             if path or setting == "data.path":
-                known(path, setting)
+                check_location(path, setting)
         self._data = data
         self._columns = {**THEIRS, **data.columns}
 
-    def read(self, connection: Backend) -> Raw:
+    def read(self, connection: Backend) -> RawData:
         """Return the raw tables."""
         events_file, items_file = self._files()
         there = header(events_file, TAB)
@@ -66,14 +66,16 @@ class RecBole:
         columns = {
             name: _typed(self._columns[name], there) or self._columns[name] for name in names
         }
-        require(columns.values(), there, events_file)
+        require_columns(columns.values(), there, events_file)
         events = read_delimited(connection, events_file, TAB, list(columns.values()), quote="")
         item, title = self._item_columns(items_file)
         items = read_delimited(
             connection, items_file, TAB, list(dict.fromkeys((item, title))), quote=""
         )
-        raw = interactions(events, columns, milliseconds=in_milliseconds(events, columns["time"]))
-        return Raw(raw, items_of(items, item, title))
+        raw = interactions_table(
+            events, columns, milliseconds=in_milliseconds(events, columns["time"])
+        )
+        return RawData(raw, items_table(items, item, title))
 
     def _item_columns(self, file: Path) -> tuple[str, str]:
         there = header(file, TAB)
@@ -81,17 +83,17 @@ class RecBole:
         named = self._columns["title"]
         ends = [c for c in there if c.partition(":")[0].endswith(TITLES)]
         title = (_typed(named, there) or named) if named else (ends or ["title"])[0]
-        require((item, title), there, file)
+        require_columns((item, title), there, file)
         log.info(f"{file.name}: titles are in the column {title}")
         return item, title
 
     def _files(self) -> tuple[Path, Path]:
-        path = local(self._data.path, "data.path", self._data.sha256)
+        path = local_path(self._data.path, "data.path", self._data.sha256)
         if self._data.items:
-            return path, local(self._data.items, "data.items", self._data.items_sha256)
+            return path, local_path(self._data.items, "data.items", self._data.items_sha256)
         found = [sorted(path.glob(f"*.{kind}")) for kind in ("inter", "item")]
         if [len(files) for files in found] == [1, 1]:
-            return existing(found[0][0], "data.path"), existing(found[1][0], "data.path")
+            return check_path(found[0][0], "data.path"), check_path(found[1][0], "data.path")
         there = (
             sorted(p.name for p in path.iterdir()) if path.is_dir() else ["a file, not a folder"]
         )

@@ -16,10 +16,16 @@ import ibis.expr.types as ir
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError, closest
 from groundrec.core.track import log
-from groundrec.data.raw.fetch import known, local
+from groundrec.data.raw.fetch import check_location, local_path
 from groundrec.data.raw.files import Backend
 from groundrec.data.raw.lines import fields_of, glance_at_objects, read_objects
-from groundrec.data.sources.table import Glance, Raw, interactions, items_of, only
+from groundrec.data.sources.table import (
+    Glance,
+    RawData,
+    interactions_table,
+    items_table,
+    refuse_other_settings,
+)
 
 __all__ = ["Amazon", "Steam"]
 
@@ -57,16 +63,16 @@ class Amazon:
     """
 
     def __init__(self, data: Data) -> None:
-        only(data, "items", "category", "items_sha256")
-        known(data.path, "data.path")
+        refuse_other_settings(data, "items", "category", "items_sha256")
+        check_location(data.path, "data.path")
         self._data = data
         self._files = (
             _of_category(data) if isinstance(data.path, Path) and data.path.is_dir() else None
         )
         if not self._files:
-            known(data.items, "data.items")
+            check_location(data.items, "data.items")
 
-    def read(self, connection: Backend) -> Raw:
+    def read(self, connection: Backend) -> RawData:
         """Return the raw tables; says which layout and files they are."""
         events_file, items_file = self._files or _both(self._data)
         layout = _layout(events_file)
@@ -77,7 +83,7 @@ class Amazon:
         fields = list(layout.columns.values())
 
         def named(table: ir.Table) -> ir.Table:
-            return interactions(table, layout.columns, milliseconds=layout.milliseconds)
+            return interactions_table(table, layout.columns, milliseconds=layout.milliseconds)
 
         item = next(
             (f for f in ("parent_asin", "asin") if f in fields_of(items_file)),
@@ -85,9 +91,9 @@ class Amazon:
         )
         items = read_objects(connection, items_file, (item, "title"), ids=(item,))
         seen = glance_at_objects(connection, events_file, fields, ids=fields[:2])
-        return Raw(
+        return RawData(
             lambda: named(read_objects(connection, events_file, fields, ids=fields[:2])),
-            items_of(items, item, "title"),
+            items_table(items, item, "title"),
             None if seen is None else Glance(named(seen), events_file.stat().st_size),
         )
 
@@ -100,16 +106,16 @@ class Steam:
     """
 
     def __init__(self, data: Data) -> None:
-        only(data, "items", "items_sha256")
-        known(data.path, "data.path")
+        refuse_other_settings(data, "items", "items_sha256")
+        check_location(data.path, "data.path")
         self._data = data
         self._files = None
         if isinstance(data.path, Path) and data.path.is_dir():
             self._files = (_one(data.path, "*reviews*"), _one(data.path, "*games*"))
         else:
-            known(data.items, "data.items")
+            check_location(data.items, "data.items")
 
-    def read(self, connection: Backend) -> Raw:
+    def read(self, connection: Backend) -> RawData:
         """Return the raw tables."""
         events_file, items_file = self._files or _both(self._data)
         ids = ("user_id", "username", "product_id")
@@ -118,12 +124,12 @@ class Steam:
         items = read_objects(connection, items_file, ("id", "title", "app_name"), ("id",))
         items = items.mutate(title=ibis.coalesce(items["title"], items["app_name"]))
         columns = {"user": "user", "item": "product_id", "time": "date", "rating": "hours"}
-        return Raw(interactions(events, columns), items_of(items, "id", "title"))
+        return RawData(interactions_table(events, columns), items_table(items, "id", "title"))
 
 
 def _both(data: Data) -> tuple[Path, Path]:
-    events = local(data.path, "data.path", data.sha256)
-    return events, local(data.items, "data.items", data.items_sha256)
+    events = local_path(data.path, "data.path", data.sha256)
+    return events, local_path(data.items, "data.items", data.items_sha256)
 
 
 def _layout(file: Path) -> _Layout:

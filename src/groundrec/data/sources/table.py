@@ -19,12 +19,27 @@ import ibis.expr.types as ir
 from groundrec.core.config import Data
 from groundrec.core.errors import ConfigError, DataError, closest
 from groundrec.core.track import log
-from groundrec.data.raw.fetch import known, local
+from groundrec.data.raw.fetch import check_location, local_path
 from groundrec.data.raw.files import BROKEN, FILE, ROW, Backend, Column
 from groundrec.data.raw.tables import columns_of, read_table
 
-__all__ = ["INTERACTIONS", "ITEMS", "MILLISECONDS", "NAMES", "Glance", "Raw", "Source", "Table"]
-__all__ += ["in_milliseconds", "interactions", "items_of", "only", "require"]
+__all__ = [
+    "INTERACTIONS",
+    "ITEMS",
+    "MILLISECONDS",
+    "NAMES",
+    "Glance",
+    "RawData",
+    "Source",
+    "TableSource",
+]
+__all__ += [
+    "in_milliseconds",
+    "interactions_table",
+    "items_table",
+    "refuse_other_settings",
+    "require_columns",
+]
 
 INTERACTIONS = {
     "user": "string",
@@ -37,7 +52,7 @@ INTERACTIONS = {
     "file": "string",
     "broken": "string",
 }
-"""Columns of `Raw.interactions`: `time` in whole seconds UTC; the texts are the values as they
+"""Columns of `RawData.interactions`: `time` in whole seconds UTC; the texts are the values as they
 stand in the file.
 
 `broken` is null but for a line that no row could be read from: what stands there.
@@ -50,7 +65,7 @@ ITEMS = {
     "file": "string",
     "broken": "string",
 }
-"""Columns of `Raw.items`; an item may be listed more than once with the same title."""
+"""Columns of `RawData.items`; an item may be listed more than once with the same title."""
 
 MILLISECONDS = 1e11
 """A time above this is in milliseconds: in seconds it would be past the year 5138."""
@@ -68,14 +83,14 @@ class Glance:
     it is computed.
 
     It has the columns of `INTERACTIONS` but no `row`, comes in the order of the file, and `broken`
-    is also set where a line needs the second look that `Raw.interactions` gives it.
+    is also set where a line needs the second look that `RawData.interactions` gives it.
     """
 
     table: ir.Table
     size: int
 
 
-class Raw:
+class RawData:
     """What a source read: tables with the columns of `INTERACTIONS` and `ITEMS`; perhaps a `glance`
     at the former.
 
@@ -103,14 +118,14 @@ class Raw:
 class Source(Protocol):
     """Constructed from `core.config.Data`; raises `DataError` there for a file that is missing."""
 
-    def read(self, connection: Backend) -> Raw:
+    def read(self, connection: Backend) -> RawData:
         """Return the raw tables; raise `DataError` for a file that cannot be read or a missing
         column.
         """
         ...
 
 
-class Table:
+class TableSource:
     """Any CSV, TSV, Parquet or JSON table with the columns user, item and time, and perhaps rating
     and title.
 
@@ -120,10 +135,10 @@ class Table:
     """
 
     def __init__(self, data: Data) -> None:
-        only(data, "items", "columns", "items_sha256")
-        known(data.path, "data.path")
+        refuse_other_settings(data, "items", "columns", "items_sha256")
+        check_location(data.path, "data.path")
         if data.items:
-            known(data.items, "data.items")
+            check_location(data.items, "data.items")
         if unknown := [name for name in data.columns if name not in NAMES]:
             raise DataError(
                 f"data.columns renames no such column{closest(unknown[0], NAMES)}",
@@ -133,9 +148,9 @@ class Table:
         self._data = data
         self._columns = {**NAMES, **data.columns}
 
-    def read(self, connection: Backend) -> Raw:
+    def read(self, connection: Backend) -> RawData:
         """Return the raw tables; says so when times were taken as milliseconds."""
-        file = local(self._data.path, "data.path", self._data.sha256)
+        file = local_path(self._data.path, "data.path", self._data.sha256)
         there = columns_of(connection, file)
         named = {*self._data.columns, "user", "item", "time"} - {"title"}
         has_title = not self._data.items and (
@@ -145,14 +160,14 @@ class Table:
             n for n in ("user", "item", "time", "rating") if n in named or self._columns[n] in there
         ]
         columns = {name: self._columns[name] for name in [*wanted, *["title"] * has_title]}
-        require(columns.values(), there, file)
+        require_columns(columns.values(), there, file)
         ids = (columns["user"], columns["item"])
         events = read_table(connection, file, list(dict.fromkeys(columns.values())), ids)
         milliseconds = in_milliseconds(events, columns["time"])
         if milliseconds:
             log.info(f"{file.name}: most times are above 1e11, so they are milliseconds")
-        raw = interactions(events, columns, milliseconds=milliseconds)
-        return Raw(
+        raw = interactions_table(events, columns, milliseconds=milliseconds)
+        return RawData(
             raw, self._listed(connection) if self._data.items else _titles_among(events, columns)
         )
 
@@ -160,14 +175,14 @@ class Table:
         """Return the items of `data.items`; a column that is not renamed there may have our own
         name.
         """
-        file = local(self._data.items, "data.items", self._data.items_sha256)
+        file = local_path(self._data.items, "data.items", self._data.items_sha256)
         there = columns_of(connection, file)
         item, title = (
             n if self._columns[n] not in there and n in there else self._columns[n]
             for n in ("item", "title")
         )
-        require((item, title), there, file)
-        return items_of(
+        require_columns((item, title), there, file)
+        return items_table(
             read_table(connection, file, list(dict.fromkeys((item, title))), (item,)), item, title
         )
 
@@ -175,16 +190,16 @@ class Table:
 def _titles_among(events: ir.Table, columns: Mapping[str, str]) -> ir.Table:
     """Return the items that occur, each with its titles, or its id for a title."""
     events = events.filter(events[BROKEN].isnull())
-    pairs = items_of(events, columns["item"], columns.get("title", columns["item"]))
+    pairs = items_table(events, columns["item"], columns.get("title", columns["item"]))
     pairs = pairs.filter(pairs.item_id.notnull(), pairs.title.notnull())
     first = pairs.group_by("item_id", "title").agg(row=pairs.row.min(), file=pairs.file.min())
     return first.mutate(broken=ibis.null("string"))
 
 
-def interactions(
+def interactions_table(
     table: ir.Table, columns: Mapping[str, str], *, milliseconds: bool = False
 ) -> ir.Table:
-    """Return a table that was read as `Raw.interactions`; `columns` says which of its columns is
+    """Return a table that was read as `RawData.interactions`; `columns` says which of its columns is
     which of ours.
     """
     time = table[columns["time"]]
@@ -202,8 +217,8 @@ def interactions(
     )
 
 
-def items_of(table: ir.Table, item: str, title: str) -> ir.Table:
-    """Return a table that was read as `Raw.items`."""
+def items_table(table: ir.Table, item: str, title: str) -> ir.Table:
+    """Return a table that was read as `RawData.items`."""
     return table.select(
         item_id=table[item].cast("string"),
         title=table[title].cast("string"),
@@ -243,7 +258,7 @@ def _seconds(column: Column, milliseconds: bool) -> Column:
     return ibis.coalesce(whole, column.try_cast("timestamp('UTC')").epoch_seconds().cast("int64"))
 
 
-def require(names: Iterable[str], there: Sequence[str], file: Path) -> None:
+def require_columns(names: Iterable[str], there: Sequence[str], file: Path) -> None:
     """Raise `DataError` for the first of `names` that a file does not have."""
     for name in names:
         if name not in there:
@@ -257,7 +272,7 @@ def require(names: Iterable[str], there: Sequence[str], file: Path) -> None:
             )
 
 
-def only(data: Data, *used: str) -> None:
+def refuse_other_settings(data: Data, *used: str) -> None:
     """Raise `ConfigError` for a setting that a source would ignore: any but `source`, `path`,
     `sha256` and `used`.
     """

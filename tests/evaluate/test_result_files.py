@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from groundrec.core.errors import DataError
-from groundrec.evaluate.outputs import Outputs, read_outputs, result_files
+from groundrec.evaluate.result_files import ResultFile, find_result_files, read_result_file
 from tests.commands import command
 
 ROWS = [
@@ -34,7 +34,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_metrics_by_title_are_those_of_the_first_place_that_names_it(results: Path) -> None:
-    found = read_outputs(results).by_title([1, 3])
+    found = read_result_file(results).by_title([1, 3])
     assert found["hr@1"].tolist() == [1, 0, 0, 0]
     assert found["hr@3"].tolist() == [1, 1, 0, 1]
     assert found["mrr@3"].tolist() == pytest.approx([1, 1 / 3, 0, 1 / 2])
@@ -42,9 +42,9 @@ def test_metrics_by_title_are_those_of_the_first_place_that_names_it(results: Pa
 
 
 def test_at_worst_a_title_stands_for_all_its_items_the_one_meant_the_last(results: Path) -> None:
-    outputs, bearers = read_outputs(results), Counter(TITLES)
-    assert outputs.at_worst([3], bearers)["mrr@3"].tolist() == [1, 0, 0, 0]
-    wide = Outputs(
+    result, bearers = read_result_file(results), Counter(TITLES)
+    assert result.at_worst([3], bearers)["mrr@3"].tolist() == [1, 0, 0, 0]
+    wide = ResultFile(
         (("Mario", "Tetris", "a", "b", "c"), ("Mario", "Mario", "Doom", "d", "e")),
         ("Tetris", "Doom"),
     )
@@ -56,10 +56,10 @@ def test_at_worst_a_title_stands_for_all_its_items_the_one_meant_the_last(result
 
 
 def test_what_is_to_be_known_of_the_titles(results: Path) -> None:
-    outputs, bearers = read_outputs(results), Counter(TITLES)
-    assert outputs.unknown(bearers) == 1 / 12
-    assert outputs.repeated() == pytest.approx(2 / 12)
-    assert outputs.shared(bearers) == 1 / 4
+    result, bearers = read_result_file(results), Counter(TITLES)
+    assert result.unknown(bearers) == 1 / 12
+    assert result.repeated() == pytest.approx(2 / 12)
+    assert result.shared(bearers) == 1 / 4
 
 
 @pytest.mark.parametrize(
@@ -80,17 +80,17 @@ def test_what_is_to_be_known_of_the_titles(results: Path) -> None:
 def test_a_file_that_is_something_else_is_named(tmp_path: Path, text: str, value: str) -> None:
     (tmp_path / "other.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=value):
-        read_outputs(tmp_path / "other.json")
+        read_result_file(tmp_path / "other.json")
 
 
 def test_a_folder_is_read_with_all_below_it_and_an_empty_one_is_refused(
     results: Path, tmp_path: Path
 ) -> None:
-    assert result_files(tmp_path / "book_result") == [results]
-    assert result_files(results) == [results]
+    assert find_result_files(tmp_path / "book_result") == [results]
+    assert find_result_files(results) == [results]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no result files"):
-        result_files(tmp_path / "empty")
+        find_result_files(tmp_path / "empty")
 
 
 def test_the_command_scores_a_folder(results: Path, tmp_path: Path) -> None:

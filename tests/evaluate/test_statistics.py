@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from groundrec.core.errors import ArtifactError, ConfigError
-from groundrec.evaluate import compare as module
-from groundrec.evaluate.compare import compare, holm, intervals, paired_p, standard_error
+from groundrec.evaluate import statistics as module
+from groundrec.evaluate.statistics import (
+    compare_to_reference,
+    holm,
+    intervals,
+    paired_p,
+    standard_error,
+)
 
 
 def correlated(
@@ -87,7 +93,7 @@ def test_a_planted_difference_is_found_and_noise_is_not() -> None:
     base, users = correlated(rng)
     better = base + 0.2 + 0.1 * rng.normal(size=len(base))
     noise = base + rng.permutation(np.repeat([0.1, -0.1], len(base) // 2))
-    found = compare({"base": base, "better": better, "noise": noise}, "base", users)
+    found = compare_to_reference({"base": base, "better": better, "noise": noise}, "base", users)
     assert found["better"].p == pytest.approx(1 / 10_001)
     assert found["better"].difference == pytest.approx(0.2, abs=0.03)
     assert found["better"].adjusted == pytest.approx(2 / 10_001)

@@ -13,15 +13,22 @@ from numpy.typing import NDArray
 
 from groundrec.core.types import Catalogue, Queries
 
-__all__ = ["event_count", "filters", "leakage", "measure", "popularity", "title_words"]
+__all__ = [
+    "count_events",
+    "filter_counts",
+    "leakage",
+    "summarize",
+    "title_word_counts",
+    "train_popularity",
+]
 
 
-def measure(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, Any]:
+def summarize(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, Any]:
     """Return how many users, items and events there are, how dense they are, when they were, and
     titles that repeat.
     """
     users = len(np.unique(np.concatenate([part.users for part in splits.values()])))
-    events = event_count(splits)
+    events = count_events(splits)
     times = np.concatenate([part.times for part in splits.values()])
     return {
         "users": users,
@@ -33,7 +40,7 @@ def measure(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, An
     }
 
 
-def event_count(splits: Mapping[str, Queries]) -> int:
+def count_events(splits: Mapping[str, Queries]) -> int:
     """Return how many events the queries tell of: every target, and the history of each user's
     first query.
     """
@@ -54,7 +61,10 @@ def leakage(splits: Mapping[str, Queries]) -> dict[str, float]:
     known = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
     total = int(targets.sum())
     seen = (
-        popularity(splits, int(max(test.targets.values.max(), train.targets.values.max())) + 1) > 0
+        train_popularity(
+            splits, int(max(test.targets.values.max(), train.targets.values.max())) + 1
+        )
+        > 0
     )
     return {
         "train_events_at_or_after_first_test_moment": _share(late, total),
@@ -70,12 +80,12 @@ def leakage(splits: Mapping[str, Queries]) -> dict[str, float]:
     }
 
 
-def popularity(splits: Mapping[str, Queries], items: int) -> NDArray[np.int64]:
+def train_popularity(splits: Mapping[str, Queries], items: int) -> NDArray[np.int64]:
     """Return how often each item is a target in train. Shape: [items]."""
     return np.bincount(splits["train"].targets.values, minlength=items)
 
 
-def filters(rows: Mapping[str, int]) -> list[tuple[str, int, int]]:
+def filter_counts(rows: Mapping[str, int]) -> list[tuple[str, int, int]]:
     """Return each filter that took rows or could have: its name, what it took, and what was left."""
     left = rows.get("read", 0)
     found = []
@@ -86,7 +96,7 @@ def filters(rows: Mapping[str, int]) -> list[tuple[str, int, int]]:
     return found
 
 
-def title_words(titles: Iterable[str]) -> NDArray[np.int64]:
+def title_word_counts(titles: Iterable[str]) -> NDArray[np.int64]:
     """Return how many words each title has, between blanks."""
     return np.array([len(title.split()) for title in titles], np.int64)
 

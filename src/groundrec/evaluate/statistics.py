@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from groundrec.core.errors import ArtifactError, ConfigError
 
-__all__ = ["Comparison", "Interval", "compare", "holm", "intervals", "paired_p", "standard_error"]
+__all__ = [
+    "Comparison",
+    "Interval",
+    "compare_to_reference",
+    "holm",
+    "intervals",
+    "paired_p",
+    "standard_error",
+]
 
 Values = NDArray[np.float64]
 Users = NDArray[Any]
@@ -129,7 +137,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p}
 
 
-def compare(
+def compare_to_reference(
     values: Mapping[str, Values],
     against: str,
     users: Users,

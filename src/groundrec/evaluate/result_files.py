@@ -28,13 +28,13 @@ from groundrec.core.registry import names
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 from groundrec.evaluate.metrics import per_query
 
-__all__ = ["Outputs", "plain", "read_outputs", "result_files"]
+__all__ = ["ResultFile", "find_result_files", "read_result_file", "strip_title"]
 
 AROUND = ' \t\r\n"'
 
 
 @dataclass(frozen=True)
-class Outputs:
+class ResultFile:
     """What one file tells: each query's titles, best first, and the title that was taken."""
 
     lists: tuple[tuple[str, ...], ...]
@@ -108,12 +108,12 @@ def _again(row: tuple[str, ...], target: str) -> int:
     return len(before) - len(set(before))
 
 
-def plain(title: str) -> str:
+def strip_title(title: str) -> str:
     """Return a title without blanks, line breaks and quotation marks around it."""
     return title.strip(AROUND)
 
 
-def result_files(folder: Path) -> list[Path]:
+def find_result_files(folder: Path) -> list[Path]:
     """Return the JSON files in a folder and below it, or the one file; raise `DataError` where
     there are none.
     """
@@ -128,7 +128,7 @@ def result_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_outputs(file: Path) -> Outputs:
+def read_result_file(file: Path) -> ResultFile:
     """Return what a file tells; raise `DataError` where it is no result file, or holds no row."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def read_outputs(file: Path) -> Outputs:
             file, "", f"{type(rows).__name__} of {len(rows) if isinstance(rows, list) else 0} rows"
         )
     pairs = [_row(file, number, row) for number, row in enumerate(rows, 1)]
-    return Outputs(tuple(titles for titles, _ in pairs), tuple(target for _, target in pairs))
+    return ResultFile(tuple(titles for titles, _ in pairs), tuple(target for _, target in pairs))
 
 
 def _row(file: Path, number: int, row: Any) -> tuple[tuple[str, ...], str]:
@@ -156,7 +156,7 @@ def _row(file: Path, number: int, row: Any) -> tuple[tuple[str, ...], str]:
         raise _unusable(file, f", row {number}", json.dumps(row, ensure_ascii=False)[:200])
     if not predict:
         raise _unusable(file, f", row {number}", "predict = []")
-    return tuple(map(plain, predict)), plain(output)
+    return tuple(map(strip_title, predict)), strip_title(output)
 
 
 def _unusable(file: Path, place: str, value: object) -> DataError:

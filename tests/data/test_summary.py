@@ -8,9 +8,16 @@ import pytest
 
 from groundrec.core.config import Prepare
 from groundrec.core.types import Catalogue
-from groundrec.data.card import event_count, filters, leakage, measure, popularity, title_words
 from groundrec.data.dataset import load
 from groundrec.data.prepare import prepare
+from groundrec.data.summary import (
+    count_events,
+    filter_counts,
+    leakage,
+    summarize,
+    title_word_counts,
+    train_popularity,
+)
 from tests.data.conftest import Event, WriteShop
 from tests.shops import queries_of
 
@@ -23,11 +30,11 @@ SPLITS = {
 
 
 def test_events_are_every_target_and_the_history_before_the_first() -> None:
-    assert event_count(SPLITS) == (1 + 1 + 2 + 1) + (1 + 1 + 1) + (3 + 1)
+    assert count_events(SPLITS) == (1 + 1 + 2 + 1) + (1 + 1 + 1) + (3 + 1)
 
 
 def test_measure() -> None:
-    assert measure(CATALOGUE, SPLITS) == {
+    assert summarize(CATALOGUE, SPLITS) == {
         "users": 3,
         "items": 4,
         "events": 12,
@@ -47,11 +54,11 @@ def test_leakage() -> None:
 
 
 def test_popularity_counts_the_targets_of_train() -> None:
-    assert popularity(SPLITS, 4).tolist() == [1, 2, 1, 0]
+    assert train_popularity(SPLITS, 4).tolist() == [1, 2, 1, 0]
 
 
 def test_words_are_between_blanks() -> None:
-    assert title_words(CATALOGUE.titles).tolist() == [2, 2, 4, 1]
+    assert title_word_counts(CATALOGUE.titles).tolist() == [2, 2, 4, 1]
 
 
 def test_filters_say_what_was_taken_and_what_was_left() -> None:
@@ -63,12 +70,12 @@ def test_filters_say_what_was_taken_and_what_was_left() -> None:
         "outside_k_core": 40,
         "kept": 57,
     }
-    assert filters(rows) == [
+    assert filter_counts(rows) == [
         ("bad", 3, 97),
         ("duplicate_events", 0, 97),
         ("outside_k_core", 40, 57),
     ]
-    assert filters({}) == []
+    assert filter_counts({}) == []
 
 
 @pytest.mark.parametrize("protocol", ["global-time", "leave-one-out"])
@@ -80,6 +87,6 @@ def test_what_is_measured_is_what_was_prepared(
     card = prepare(shop(regulars), section, 0, tmp_path / "out")
     dataset = load(tmp_path / "out")
     splits = {name: dataset.split(name) for name in SPLITS}
-    measured = measure(dataset.catalogue, splits)
+    measured = summarize(dataset.catalogue, splits)
     assert {key: card[key] for key in measured} == measured
     assert leakage(splits) == card["leakage"]
