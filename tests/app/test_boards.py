@@ -21,7 +21,7 @@ from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import write_json
-from groundrec.core.track import Metrics, gradients, log
+from groundrec.core.track import Metrics, log, report_gradients
 
 BLOCK = 32768
 REPORT = {
@@ -36,7 +36,7 @@ def write_run(recipe: Recipe, run: Path) -> None:
         metrics.write(step=10, loss=2.5)
         metrics.write(step=20, loss=1.5)
         for step in (1, 2):
-            gradients(step, lambda: {"head.weight": ([3, 0, 1], [-1.0, 0.0, 1.0, 2.0])})
+            report_gradients(step, lambda: {"head.weight": ([3, 0, 1], [-1.0, 0.0, 1.0, 2.0])})
         (run / "model").mkdir(exist_ok=True)
         write_json(run / "model" / "manifest.json", {})
         (run / "eval").mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from groundrec.core.errors import ConfigError, GroundrecError, closest
+from groundrec.core.errors import ConfigError, GroundrecError, did_you_mean
 from groundrec.core.recipe import Recipe, load_recipe, settings, whole_text
 
 FILE = """
@@ -193,5 +193,5 @@ def test_errors_say_what_value_accepted_and_next() -> None:
 
 
 def test_the_closest_word_is_offered_only_where_it_is_close() -> None:
-    assert closest("sasrek", ["popularity", "sasrec"]) == " (did you mean 'sasrec'?)"
-    assert closest("xyz", ["popularity", "sasrec"]) == ""
+    assert did_you_mean("sasrek", ["popularity", "sasrec"]) == " (did you mean 'sasrec'?)"
+    assert did_you_mean("xyz", ["popularity", "sasrec"]) == ""

@@ -1,4 +1,4 @@
-"""Every setting has its words in both languages, and is found by every name people know it by."""
+"""Every setting has its texts in both languages, and is found by every name it is known by."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from groundrec.core.errors import ConfigError
 from groundrec.core.glossary import (
     FOLDER,
     ORIGINALS,
-    WORDS,
+    REQUIRED,
+    choose_language,
     entries,
-    file_of,
     find,
     flags,
-    language,
-    parts,
+    text_file,
+    texts_of,
 )
 from groundrec.core.recipe import Recipe, settings
 
@@ -27,33 +27,33 @@ SETTINGS = [setting for setting, *_ in settings(Recipe())]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
-def place(setting: str) -> str:
-    """Return where the words of a setting belong."""
-    file, keys = file_of(setting), setting.split(".")
+def location(setting: str) -> str:
+    """Return where the texts of a setting belong."""
+    file, keys = text_file(setting), setting.split(".")
     return f"src/groundrec/core/words/{file.name}: [{'.'.join(keys[1:] or keys)}]"
 
 
 def lacking(setting: str) -> list[str]:
-    """Return what the words of a setting lack."""
-    words = parts(setting)
-    lacks = [key for key in WORDS if not str(words.get(key, "")).strip()]
+    """Return what the texts of a setting lack."""
+    texts = texts_of(setting)
+    lacks = [key for key in REQUIRED if not str(texts.get(key, "")).strip()]
     return lacks + [
         f"Chinese in {key}"
         for key in ("zh", "zh_cost")
-        if key not in lacks and not CHINESE.search(words[key])
+        if key not in lacks and not CHINESE.search(texts[key])
     ]
 
 
-def test_no_setting_is_without_words() -> None:
+def test_every_setting_has_its_texts() -> None:
     found = [
-        f"{place(setting)} lacks {', '.join(lacks)}"
+        f"{location(setting)} lacks {', '.join(lacks)}"
         for setting in SETTINGS
         if (lacks := lacking(setting))
     ]
     assert not found, "\n" + "\n".join(found)
 
 
-def test_a_setting_without_words_would_be_told_with_its_file(
+def test_a_missing_text_is_reported_with_its_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
@@ -61,19 +61,21 @@ def test_a_setting_without_words_would_be_told_with_its_file(
         "_read",
         lambda _: {"d3": {"st_year": {"cost": "None.", "zh": "year", "zh_cost": "无"}}},
     )
-    glossary.parts.cache_clear()
+    glossary.texts_of.cache_clear()
     try:
-        assert place("prepare.d3.st_year") == "src/groundrec/core/words/prepare.toml: [d3.st_year]"
+        assert (
+            location("prepare.d3.st_year") == "src/groundrec/core/words/prepare.toml: [d3.st_year]"
+        )
         assert lacking("prepare.d3.st_year") == ["Chinese in zh"]
         assert lacking("prepare.d3.ed_year") == ["cost", "zh", "zh_cost"]
-        assert place("seed") == "src/groundrec/core/words/recipe.toml: [seed]"
+        assert location("seed") == "src/groundrec/core/words/recipe.toml: [seed]"
     finally:
-        glossary.parts.cache_clear()
+        glossary.texts_of.cache_clear()
 
 
 def leaves(node: dict[str, Any], prefix: str) -> list[str]:
-    """Return the settings that a file of words has words for."""
-    if WORDS[0] in node and isinstance(node[WORDS[0]], str):
+    """Return the settings that a file has texts for."""
+    if REQUIRED[0] in node and isinstance(node[REQUIRED[0]], str):
         return [prefix]
     return [
         leaf
@@ -82,23 +84,23 @@ def leaves(node: dict[str, Any], prefix: str) -> list[str]:
     ]
 
 
-def test_no_words_are_left_of_a_setting_that_is_gone() -> None:
+def test_there_are_no_texts_for_settings_that_do_not_exist() -> None:
     files = [file for file in FOLDER.glob("*.toml") if file.stem != ORIGINALS]
     read = [(file.stem, tomllib.loads(file.read_text(encoding="utf-8"))) for file in files]
     there = [leaf for name, node in read for leaf in leaves(node, "" if name == "recipe" else name)]
     assert set(there) - set(SETTINGS) == set()
-    known = {*WORDS, "called"}
-    assert {setting: extra for setting in there if (extra := set(parts(setting)) - known)} == {}
+    known = {*REQUIRED, "called"}
+    assert {setting: extra for setting in there if (extra := set(texts_of(setting)) - known)} == {}
 
 
-def test_english_words_hold_no_chinese_and_the_two_differ() -> None:
+def test_english_texts_hold_no_chinese_and_the_two_differ() -> None:
     for en, zh in zip(entries("en"), entries("zh"), strict=True):
         assert not CHINESE.search(en.meaning + en.cost + en.accepted), en.setting
         assert en.setting == zh.setting
         assert en.meaning != zh.meaning
 
 
-def test_what_a_setting_names_in_code_exists_in_both_languages() -> None:
+def test_settings_named_in_the_texts_exist() -> None:
     sections = {setting.partition(".")[0] for setting in SETTINGS if "." in setting}
     for entry in [*entries("en"), *entries("zh")]:
         named = re.findall(r"`([a-z_]+\.[a-z_.]+)`", entry.meaning + entry.cost)
@@ -106,8 +108,8 @@ def test_what_a_setting_names_in_code_exists_in_both_languages() -> None:
         assert set(mine) <= {*SETTINGS}, entry.setting
 
 
-def test_what_flags_point_to_exists_and_none_is_a_setting() -> None:
-    called = {name for setting in SETTINGS for name in parts(setting).get("called", {})}
+def test_flags_refer_to_existing_settings_and_are_none_themselves() -> None:
+    called = {name for setting in SETTINGS for name in texts_of(setting).get("called", {})}
     for flag in flags("en"):
         assert set(flag.see) <= set(SETTINGS)
         assert flag.name not in called
@@ -152,7 +154,7 @@ D3 = (
 
 
 @pytest.mark.parametrize("word", f"{ALPACA_LORA} {BIGREC} {D3}".split())
-def test_every_flag_of_the_originals_that_decides_a_result_is_known(word: str) -> None:
+def test_every_published_flag_that_decides_a_result_is_known(word: str) -> None:
     assert sum(map(len, find(word))) > 0
 
 
@@ -160,30 +162,30 @@ def test_every_flag_of_the_originals_that_decides_a_result_is_known(word: str) -
     ("word", "meant"),
     [("cuttof_len", "cutoff_len"), ("num_epoch", "num_epochs"), ("beam", "beams")],
 )
-def test_a_misspelled_name_is_answered_with_the_nearest(word: str, meant: str) -> None:
+def test_a_misspelled_name_gets_the_closest_one_suggested(word: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
         find(word)
 
 
-def test_the_locale_chooses_the_language_unless_told() -> None:
+def test_the_locale_chooses_the_language_unless_one_is_given() -> None:
     assert (
-        language(None, {})
-        == language(None, {"LANG": "C.UTF-8"})
-        == language(None, {"LC_ALL": "de_DE"})
+        choose_language(None, {})
+        == choose_language(None, {"LANG": "C.UTF-8"})
+        == choose_language(None, {"LC_ALL": "de_DE"})
         == "en"
     )
     assert (
-        language(None, {"LANG": "zh_CN.UTF-8"})
-        == language(None, {"LC_ALL": "", "LANG": "zh_TW"})
+        choose_language(None, {"LANG": "zh_CN.UTF-8"})
+        == choose_language(None, {"LC_ALL": "", "LANG": "zh_TW"})
         == "zh"
     )
-    assert language(None, {"LC_ALL": "en_US.UTF-8", "LANG": "zh_CN.UTF-8"}) == "en"
-    assert language("zh", {"LC_ALL": "en_US.UTF-8"}) == "zh"
-    with pytest.raises(ConfigError, match="no words in this language: fr"):
-        language("fr")
+    assert choose_language(None, {"LC_ALL": "en_US.UTF-8", "LANG": "zh_CN.UTF-8"}) == "en"
+    assert choose_language("zh", {"LC_ALL": "en_US.UTF-8"}) == "zh"
+    with pytest.raises(ConfigError, match="unsupported language: fr"):
+        choose_language("fr")
 
 
-def test_what_a_setting_accepts_is_said() -> None:
+def test_accepted_values_are_stated() -> None:
     en, zh = ({entry.setting: entry.accepted for entry in entries(lang)} for lang in ("en", "zh"))
     assert en["prepare.d3.st_month"] == "an integer, at least 1, at most 12"
     assert zh["prepare.d3.st_month"] == "整数，不小于 1，不大于 12"

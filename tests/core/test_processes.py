@@ -1,4 +1,4 @@
-"""Several processes at one run: who works, who waits, and when waiting ends."""
+"""Several processes of one run: who works, who waits, and when waiting ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from groundrec.core import processes
 from groundrec.core.errors import ProcessError
-from groundrec.core.processes import ALONE, Processes, silently_alone
+from groundrec.core.processes import SINGLE_PROCESS, Processes, launcher_started_one
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 
@@ -29,24 +29,22 @@ LAUNCHED = {
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("BEAT", 0.05), ("LOOK", 0.01), ("SILENCE", 2.0)):
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("HEARTBEAT", 0.05), ("POLL", 0.01), ("TIMEOUT", 2.0)):
         monkeypatch.setattr(processes, name, seconds)
 
 
-def in_processes(world: int, act: Callable[[Processes], Any]) -> list[Any]:
-    """Return what `act` gives, or the error it ends with, in each of `world` processes; here they
-    are threads.
-    """
-    results: list[Any] = [None] * world
+def in_processes(world_size: int, act: Callable[[Processes], Any]) -> list[Any]:
+    """Return what `act` returns or raises in each process; here, processes are threads."""
+    results: list[Any] = [None] * world_size
 
     def run(rank: int) -> None:
         try:
-            results[rank] = act(Processes(rank, world, rank, world))
+            results[rank] = act(Processes(rank, world_size, rank, world_size))
         except Exception as error:
             results[rank] = error
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -54,43 +52,47 @@ def in_processes(world: int, act: Callable[[Processes], Any]) -> list[Any]:
     return results
 
 
-def test_what_a_launcher_says_is_understood() -> None:
+def test_the_environment_of_a_launcher_is_read() -> None:
     assert (
-        Processes.of({}) == Processes.of({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "4"}) == ALONE
+        Processes.of({})
+        == Processes.of({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "4"})
+        == SINGLE_PROCESS
     )
     assert Processes.of(LAUNCHED) == Processes(3, 4, 1, 2)
     assert not Processes.of(LAUNCHED).is_main
-    assert ALONE.is_main
+    assert SINGLE_PROCESS.is_main
 
 
-@pytest.mark.parametrize("world", [1, 2, 5])
+@pytest.mark.parametrize("world_size", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_every_piece_of_work_is_done_once(world: int, count: int) -> None:
-    shares = [Processes(rank, world).share(count) for rank in range(world)]
+def test_every_piece_of_work_is_done_once(world_size: int, count: int) -> None:
+    shares = [Processes(rank, world_size).share(count) for rank in range(world_size)]
     assert sorted(piece for share in shares for piece in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_one_process_where_several_were_asked_for_is_noticed() -> None:
-    asked = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
-    assert silently_alone(asked)
-    assert not silently_alone({**asked, "WORLD_SIZE": "2"})
-    assert not silently_alone({"ACCELERATE_MIXED_PRECISION": "no"})
-    assert not silently_alone({"MASTER_ADDR": "127.0.0.1"})
+def test_a_launcher_that_started_one_process_of_several_is_detected() -> None:
+    several = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
+    assert launcher_started_one(several)
+    assert not launcher_started_one({**several, "WORLD_SIZE": "2"})
+    assert not launcher_started_one({"ACCELERATE_MIXED_PRECISION": "no"})
+    assert not launcher_started_one({"MASTER_ADDR": "127.0.0.1"})
 
 
-def test_libraries_find_one_process_inside_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_see_a_single_process_only_inside_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    with ALONE.alone():
-        assert Processes.of() == ALONE
+    with SINGLE_PROCESS.as_single_process():
+        assert Processes.of() == SINGLE_PROCESS
         assert os.environ["MASTER_ADDR"] == "127.0.0.1"
     assert Processes.of() == Processes(3, 4, 1, 2)
 
 
-def test_one_process_leaves_no_trace_of_meeting(tmp_path: Path) -> None:
-    with ALONE.meet(tmp_path / "processes", "word") as (here, word):
-        assert (here, word) == (ALONE, "word")
+def test_a_single_process_writes_no_heartbeats(tmp_path: Path) -> None:
+    with SINGLE_PROCESS.rendezvous(tmp_path / "processes", "message") as (here, message):
+        assert (here, message) == (SINGLE_PROCESS, "message")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,44 +100,47 @@ def left_by_killed_processes(folder: Path) -> None:
     folder.mkdir()
     for rank in range(3):
         (folder / f"{rank}.json").write_text(
-            json.dumps({"beat": 1, "word": "old"}), encoding="utf-8"
+            json.dumps({"beat": 1, "message": "old"}), encoding="utf-8"
         )
 
 
-def test_all_learn_what_the_main_process_says_and_tidy_up(tmp_path: Path) -> None:
+def test_all_get_the_main_process_s_message_and_clean_up(tmp_path: Path) -> None:
     left_by_killed_processes(tmp_path / "processes")
 
     def act(process: Processes) -> str:
-        with process.meet(tmp_path / "processes", "new" if process.is_main else "") as (_, word):
-            return word
+        with process.rendezvous(tmp_path / "processes", "new" if process.is_main else "") as (
+            _,
+            message,
+        ):
+            return message
 
     assert in_processes(3, act) == ["new"] * 3
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("there", [0, 1])
-def test_who_waits_for_somebody_who_never_comes_gives_up(tmp_path: Path, there: int) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_waiting_for_a_process_that_never_arrives_ends(tmp_path: Path, rank: int) -> None:
     left_by_killed_processes(tmp_path / "processes")
-    missing = ["process 1 of 2", "the main process"][there]
-    with pytest.raises(ProcessError, match=f"^{missing} is gone: no sign of life for 2 s"):  # noqa: SIM117
-        with Processes(there, 2).meet(tmp_path / "processes", "word"):
+    missing = ["process 1 of 2", "the main process"][rank]
+    with pytest.raises(ProcessError, match=f"^{missing} is lost: no heartbeat for 2 s"):  # noqa: SIM117
+        with Processes(rank, 2).rendezvous(tmp_path / "processes", "message"):
             pass
 
 
-def test_a_process_that_lives_is_waited_for_and_one_that_died_is_not(
+def test_a_running_process_is_waited_for_and_a_dead_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "SILENCE", 60.0)
+    monkeypatch.setattr(processes, "TIMEOUT", 60.0)
     code = (
         "import sys, time; from pathlib import Path; from groundrec.core import processes;"
-        " processes.BEAT = 0.05\nwith processes.Processes(1, 2).meet(Path(sys.argv[1])):"
+        " processes.HEARTBEAT = 0.05\nwith processes.Processes(1, 2).rendezvous(Path(sys.argv[1])):"
         " time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "processes")])
-    with Processes(0, 2).meet(tmp_path / "processes", "word") as (here, _):
-        monkeypatch.setattr(processes, "SILENCE", 1.0)
-        looks = iter(range(200))  # twice as many as silence lasts
-        here.wait(lambda: next(looks) == 199, "its slates")
+    with Processes(0, 2).rendezvous(tmp_path / "processes", "message") as (here, _):
+        monkeypatch.setattr(processes, "TIMEOUT", 1.0)
+        polls = iter(range(200))  # twice the timeout
+        here.wait(lambda: next(polls) == 199, "its slates")
         other.kill()
         assert other.wait() < 0
         with pytest.raises(ProcessError, match="while waiting for its slates"):
@@ -144,11 +149,10 @@ def test_a_process_that_lives_is_waited_for_and_one_that_died_is_not(
 
 
 # -- stages ----------------------------------------------------------------------------------------
-# --------------------
 
 
 def stages(path: Path, act: Callable[[Run], Any], if_exists: Any = "resume") -> list[Any]:
-    """Return what `act` gives in each of three processes that share a run."""
+    """Return what `act` returns in each of three processes that share a run."""
 
     def shared(process: Processes) -> Any:
         with Run.shared(path, Recipe(), None, if_exists, process) as run:
@@ -157,7 +161,7 @@ def stages(path: Path, act: Callable[[Run], Any], if_exists: Any = "resume") -> 
     return in_processes(3, shared)
 
 
-def test_a_run_is_opened_once_and_all_go_where_it_is(tmp_path: Path) -> None:
+def test_a_run_is_opened_once_and_shared_by_all(tmp_path: Path) -> None:
     assert stages(tmp_path / "run", lambda run: run.path) == [tmp_path / "run"] * 3
     assert stages(tmp_path / "run", lambda run: run.path, "new") == [tmp_path / "run-2"] * 3
     assert not list(tmp_path.rglob("processes"))
@@ -176,14 +180,14 @@ def test_the_main_process_works_and_the_others_wait_for_it(tmp_path: Path) -> No
         run.status(rank=run.processes.rank)
         return (folder / "done.txt").read_text(encoding="utf-8")
 
-    for _ in range(2):  # the second time it is finished, and nobody works
+    for _ in range(2):  # the second time it is finished already
         assert stages(tmp_path / "run", act) == ["done"] * 3
         assert workers == [0]
         assert read_json(tmp_path / "run" / "stage" / "manifest.json")["result"] == {"rank": 0}
         assert read_json(tmp_path / "run" / "status.json")["rank"] == 0
 
 
-def test_all_work_where_it_is_to_be_done_together(tmp_path: Path) -> None:
+def test_all_processes_work_on_a_shared_stage(tmp_path: Path) -> None:
     def act(run: Run) -> list[str]:
         def work(folder: Path) -> None:
             for piece in run.processes.share(7):
@@ -198,15 +202,15 @@ def test_all_work_where_it_is_to_be_done_together(tmp_path: Path) -> None:
         assert stages(tmp_path / "run", act) == [["0", "1", "2", "0", "1", "2", "0"]] * 3
 
 
-def test_when_the_main_process_fails_the_others_do_not_wait_for_ever(tmp_path: Path) -> None:
+def test_when_the_main_process_fails_the_others_stop_waiting(tmp_path: Path) -> None:
     def act(run: Run) -> None:
         def work(_: Path) -> None:
-            raise ValueError("no luck")
+            raise ValueError("failed")
 
         run.stage("stage", {}, work)
 
     failed, *waited = stages(tmp_path / "run", act)
     assert isinstance(failed, ValueError)
     assert all(isinstance(error, ProcessError) for error in waited)
-    assert "the main process is gone" in str(waited[0])
+    assert "the main process is lost" in str(waited[0])
     assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"

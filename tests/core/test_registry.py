@@ -1,4 +1,4 @@
-"""Names to implementations, a stranger's included."""
+"""Names to implementations, built-in and third-party."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from groundrec.signals.counts import Popularity
 
 
 @pytest.fixture
-def strangers(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
-    """Return the entry points that are installed, to add to."""
-    there: list[EntryPoint] = []
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    """Return the installed entry points, a list to append to."""
+    entries: list[EntryPoint] = []
 
     def entry_points(*, group: str) -> list[EntryPoint]:
-        return [e for e in there if e.group == group]
+        return [e for e in entries if e.group == group]
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
-    return there
+    return entries
 
 
-def test_a_stranger_enters_by_its_entry_point(strangers: list[EntryPoint]) -> None:
-    strangers.append(EntryPoint("most-common", "collections:Counter", "groundrec.signals"))
-    strangers.append(EntryPoint("most-common", "math:sqrt", "groundrec.metrics"))
+def test_a_third_party_implementation_is_found_by_its_entry_point(
+    installed: list[EntryPoint],
+) -> None:
+    installed.append(EntryPoint("most-common", "collections:Counter", "groundrec.signals"))
+    installed.append(EntryPoint("most-common", "math:sqrt", "groundrec.metrics"))
     from collections import Counter
     from math import sqrt
 
@@ -37,13 +39,15 @@ def test_a_stranger_enters_by_its_entry_point(strangers: list[EntryPoint]) -> No
     assert "most-common" not in names("sources")
 
 
-def test_a_stranger_takes_no_built_in_name(strangers: list[EntryPoint]) -> None:
-    strangers.append(EntryPoint("popularity", "collections:Counter", "groundrec.signals"))
+def test_a_third_party_implementation_cannot_replace_a_built_in(
+    installed: list[EntryPoint],
+) -> None:
+    installed.append(EntryPoint("popularity", "collections:Counter", "groundrec.signals"))
     assert resolve("signals", "popularity") is Popularity
 
 
-def test_a_stranger_is_imported_only_when_asked_for(strangers: list[EntryPoint]) -> None:
-    strangers.append(EntryPoint("broken", "no.such.module:thing", "groundrec.signals"))
+def test_a_third_party_implementation_is_imported_on_first_use(installed: list[EntryPoint]) -> None:
+    installed.append(EntryPoint("broken", "no.such.module:thing", "groundrec.signals"))
     assert "broken" in names("signals")
     with pytest.raises(ModuleNotFoundError):
         resolve("signals", "broken")
@@ -56,10 +60,10 @@ def test_a_stranger_is_imported_only_when_asked_for(strangers: list[EntryPoint])
         ("base_models", "x", "unknown base model"),
     ],
 )
-def test_an_unknown_name_is_refused_with_those_there_are(
-    strangers: list[EntryPoint], seam: str, name: str, what: str
+def test_an_unknown_name_is_refused_with_the_known_ones(
+    installed: list[EntryPoint], seam: str, name: str, what: str
 ) -> None:
-    strangers.append(EntryPoint("mine", "collections:Counter", f"groundrec.{seam}"))
+    installed.append(EntryPoint("mine", "collections:Counter", f"groundrec.{seam}"))
     with pytest.raises(ConfigError) as caught:
         resolve(seam, name)
     error: Any = caught.value
@@ -69,11 +73,11 @@ def test_an_unknown_name_is_refused_with_those_there_are(
 
 
 @pytest.fixture
-def of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {seam: {} for seam in BUILT_IN})
 
 
-def test_a_script_registers_an_object_or_the_place_of_one(of_this_process: None) -> None:
+def test_a_script_registers_an_object_or_where_to_import_it(nothing_registered: None) -> None:
     from collections import Counter
 
     register("signals", "mine", Counter)
@@ -85,13 +89,13 @@ def test_a_script_registers_an_object_or_the_place_of_one(of_this_process: None)
     assert resolve("signals", "mine") is dict
 
 
-def test_what_is_registered_takes_the_place_of_an_installed_one_and_of_no_built_in(
-    strangers: list[EntryPoint], of_this_process: None
+def test_a_registered_name_replaces_an_installed_one_but_no_built_in(
+    installed: list[EntryPoint], nothing_registered: None
 ) -> None:
-    strangers.append(EntryPoint("mine", "collections:Counter", "groundrec.signals"))
+    installed.append(EntryPoint("mine", "collections:Counter", "groundrec.signals"))
     register("signals", "mine", dict)
     assert resolve("signals", "mine") is dict
-    with pytest.raises(ConfigError, match="has a built-in of that name: popularity"):
+    with pytest.raises(ConfigError, match="has a built-in of this name: popularity"):
         register("signals", "popularity", dict)
     with pytest.raises(ConfigError, match="did you mean 'signals'"):
         register("signal", "mine", dict)

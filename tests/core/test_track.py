@@ -1,4 +1,4 @@
-"""What a run writes down while it works."""
+"""What a run reports while it works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from groundrec.core.track import Metrics, log, log_to, progress, progress_bar, p
 from tests.commands import keeping_the_log
 
 
-def test_lines_come_back_in_order_with_their_stage(tmp_path: Path) -> None:
+def test_lines_are_read_back_in_order_with_their_stage(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     Metrics(path, "model").write(step=1, loss=2.5)
     Metrics(path, "sasrec").write(epoch=1)
@@ -26,7 +26,7 @@ def test_lines_come_back_in_order_with_their_stage(tmp_path: Path) -> None:
     ]
 
 
-def test_a_line_cut_short_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
+def test_a_line_cut_short_is_skipped_and_corrupts_no_other(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     Metrics(path, "model").write(step=1)
     Metrics(path, "model").write(step=2)
@@ -38,7 +38,7 @@ def test_a_line_cut_short_is_left_out_and_spoils_no_other(tmp_path: Path) -> Non
     assert [row["step"] for row in Metrics.read(path)] == [1, 2, 3]
 
 
-def test_no_file_is_no_lines(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_lines(tmp_path: Path) -> None:
     assert Metrics.read(tmp_path / "metrics.jsonl") == []
     (tmp_path / "metrics.jsonl").touch()
     Metrics(tmp_path / "metrics.jsonl", "model").write(step=1)
@@ -63,7 +63,7 @@ def test_the_log_goes_to_the_terminal_unless_quiet_and_to_the_newest_file_only(
     assert terminal.getvalue() == ("" if quiet else "[bold]50%[/bold] of titles\n")
 
 
-def test_progress_changes_nothing_and_is_silent_off_a_terminal(
+def test_progress_changes_nothing_and_is_hidden_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
@@ -72,32 +72,32 @@ def test_progress_changes_nothing_and_is_silent_off_a_terminal(
     assert terminal.getvalue() == ""
 
 
-def test_progress_is_noted_for_other_processes(
+def test_progress_is_written_for_other_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, clock = tmp_path / "progress.json", iter(range(1000))
     monkeypatch.setattr(track.time, "monotonic", lambda: next(clock))
     progress_to(file)
     try:
-        noted = []
+        written = []
         for _ in progress(range(3), "working"):
-            note = read_json(file)
-            noted.append((note["what"], note["completed"], note["total"], note["first"]))
-        assert noted == [("working", 0, 3, 0), ("working", 1, 3, 0), ("working", 2, 3, 0)]
+            state = read_json(file)
+            written.append((state["what"], state["completed"], state["total"], state["first"]))
+        assert written == [("working", 0, 3, 0), ("working", 1, 3, 0), ("working", 2, 3, 0)]
         assert read_json(file)["completed"] == 3
         with progress_bar() as bar:
             task = bar.add_task("resumed", total=10, completed=4)
             bar.update(task, completed=6)
-        note = read_json(file)
-        assert (note["what"], note["first"], note["completed"]) == ("resumed", 4, 6)
-        assert note["since"] <= note["updated"]
+        state = read_json(file)
+        assert (state["what"], state["first"], state["completed"]) == ("resumed", 4, 6)
+        assert state["since"] <= state["updated"]
     finally:
         progress_to(None)
     list(progress(range(2), "unseen"))
     assert read_json(file)["what"] == "resumed"
 
 
-def test_progress_is_noted_about_once_a_second_and_at_the_end(
+def test_progress_is_written_about_once_a_second_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "progress.json"
@@ -111,23 +111,23 @@ def test_progress_is_noted_about_once_a_second_and_at_the_end(
     assert read_json(file)["completed"] == 100
 
 
-def test_what_is_kept_in_a_run_is_shown_as_before(
+def test_recording_in_a_run_changes_nothing_that_is_shown(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Warnings also where nobody asked for log lines; and afterwards nothing is left behind."""
+    """Warnings are shown even without handlers; afterwards no handler is left."""
     code = f"""
 from pathlib import Path
-from groundrec.core.track import kept_in, log
-with kept_in(Path({str(tmp_path)!r})):
-    log.info("seen by the file")
-    log.warning("seen by all")
-log.info("seen by nobody")
+from groundrec.core.track import record_in, log
+with record_in(Path({str(tmp_path)!r})):
+    log.info("only in the file")
+    log.warning("everywhere")
+log.info("nowhere")
 assert not log.handlers
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert capfd.readouterr().err == "seen by all\n"
+    assert capfd.readouterr().err == "everywhere\n"
     lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == [
-        "INFO seen by the file",
-        "WARNING seen by all",
+        "INFO only in the file",
+        "WARNING everywhere",
     ]

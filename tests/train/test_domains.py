@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from groundrec.core import config_learn
 from groundrec.core.errors import TrainingError
-from groundrec.core.stop import Stopped, stoppable
+from groundrec.core.stop import Stopped, stop_on_sigterm
 from groundrec.core.track import Metrics
 from groundrec.core.types import Catalogue, PreparedDataset, Ragged
 from groundrec.models.language import LanguageModel, open_base
@@ -177,7 +177,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
     section = QUICK.model_copy(update={"epochs": 2, **settings})
     whole = weights(trained(tmp_path / "whole", section)[0])
     for batches in (2, 3):
-        with monkeypatch.context() as patched, pytest.raises(Stopped), stoppable():  # noqa: PT012
+        with monkeypatch.context() as patched, pytest.raises(Stopped), stop_on_sigterm():  # noqa: PT012
             stop_behind(patched, batches)
             trained(tmp_path / "stopped", section)
         assert last_complete_checkpoint(tmp_path / "stopped" / "checkpoints")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundrec.core.track import Histogram, gradients, gradients_to, log
+from groundrec.core.track import Histogram, gradients_to, log, report_gradients
 from groundrec.train.gradients import GradientHistograms, histogram
 from tests.shops import planted_shop
 from tests.train.test_finetune import QUICK, training, weights
@@ -52,9 +52,9 @@ def test_watching_changes_no_weight(tmp_path: Path) -> None:
 
 
 def test_nothing_is_measured_where_nobody_watches() -> None:
-    gradients(2, lambda: pytest.fail("measured"))
+    report_gradients(2, lambda: pytest.fail("measured"))
     gradients_to(lambda *_: pytest.fail("told"), 0)
-    gradients(2, lambda: pytest.fail("measured"))
+    report_gradients(2, lambda: pytest.fail("measured"))
 
 
 def test_gradients_in_pieces_are_left_out_and_it_is_said_once(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from groundrec.core.stop import Stopped, stoppable
+from groundrec.core.stop import Stopped, stop_on_sigterm
 from groundrec.train import finetune as module
 from groundrec.train.start import last_complete_checkpoint
 from tests.shops import planted_shop
@@ -72,7 +72,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
     shop, section = planted_shop(), QUICK.model_copy(update=settings)
     whole = weights(training(shop, tmp_path / "whole", section))
     for batches, step in zip(stops, saved, strict=True):
-        with monkeypatch.context() as patched, pytest.raises(Stopped), stoppable():  # noqa: PT012
+        with monkeypatch.context() as patched, pytest.raises(Stopped), stop_on_sigterm():  # noqa: PT012
             stop_behind(patched, batches)
             training(shop, tmp_path / "stopped", section)
         last = last_complete_checkpoint(tmp_path / "stopped" / "checkpoints")
@@ -87,7 +87,7 @@ def test_a_wish_to_stop_that_comes_with_the_last_step_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = planted_shop()
-    with monkeypatch.context() as patched, pytest.raises(Stopped), stoppable():  # noqa: PT012
+    with monkeypatch.context() as patched, pytest.raises(Stopped), stop_on_sigterm():  # noqa: PT012
         stop_behind(patched, 4 * STEPS)
         training(shop, tmp_path, QUICK)
     whole = weights(training(shop, tmp_path / "whole", QUICK))

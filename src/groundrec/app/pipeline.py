@@ -14,10 +14,10 @@ from groundrec.app.jobs.job import Job
 from groundrec.app.recommender import Recommender
 from groundrec.app.stages.artefacts import Experiment, method_name, slates_at
 from groundrec.app.stages.checks import check_names, check_paths
-from groundrec.core.processes import ALONE
+from groundrec.core.processes import SINGLE_PROCESS
 from groundrec.core.recipe import Recipe, as_toml
 from groundrec.core.runs import Run, read_json
-from groundrec.core.track import kept_in
+from groundrec.core.track import record_in
 from groundrec.core.types import PreparedDataset, Slates
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ class Pipeline:
 
         check_paths(self.recipe)
         require(self.recipe.track)
-        with Run.shared(self.path, self.recipe, None, "resume", ALONE) as run, kept_in(run.path):
+        with (
+            Run.shared(self.path, self.recipe, None, "resume", SINGLE_PROCESS) as run,
+            record_in(run.path),
+        ):
             (run.path / "recipe.toml").write_text(as_toml(self.recipe), encoding="utf-8")
             Job((), stage, str(Path.cwd())).keep(run.path)
             with shown(self.recipe, run.path):

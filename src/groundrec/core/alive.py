@@ -1,8 +1,8 @@
-"""Processes told apart for good, and directories in which one is at work alone.
+"""The identity of a process, and locks that keep a directory to one process.
 
-A process is its pid, its start and the boot it lives in: a pid alone is given again, after a reboot
-at the latest. The lock of a directory is the kernel's, which takes it from whoever dies. Knows
-nothing about runs.
+A process is identified by its pid, its start time and the boot of its machine, because pids are
+reused. A lock is held by the kernel, which releases it when the process dies. Knows nothing about
+runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from groundrec.core.errors import ArtifactError
 
-__all__ = ["LOCK", "Identity", "alone_in", "peak_bytes"]
+__all__ = ["LOCK", "Identity", "lock_folder", "peak_bytes"]
 
 LOCK = "run.lock"
 _GONE = (psutil.ZombieProcess, psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError)
@@ -30,53 +30,50 @@ _GONE = (psutil.ZombieProcess, psutil.NoSuchProcess, ProcessLookupError, FileNot
 
 @dataclass(frozen=True)
 class Identity:
-    """One process of one boot of one machine, as no other ever was or will be."""
+    """One process of one boot of one machine; no two processes ever share an identity."""
 
     pid: int
     started: float
-    """When it began: clock ticks since the boot on Linux, which setting the clock does not change;
-    else seconds.
+    """Start time: on Linux clock ticks since boot, which setting the clock does not change, and
+    seconds since the epoch elsewhere.
     """
     boot: str
     host: str
 
     @classmethod
     def of(cls, pid: int | None = None) -> Identity:
-        """Return the identity of a living process; this one when left out."""
+        """Return the identity of a running process; by default of this one."""
         pid = pid or os.getpid()
         return cls(pid, _started(pid) or 0.0, _boot(), platform.node())
 
     @classmethod
-    def read(cls, value: Any) -> Identity | None:
-        """Return the identity that `to_json` wrote; None where there is none."""
+    def from_json(cls, value: Any) -> Identity | None:
+        """Return the identity that `to_json` wrote; None for any other value."""
         names = cls.__dataclass_fields__
         if not isinstance(value, dict) or not names.keys() <= value.keys():
             return None
         return cls(**{name: value[name] for name in names})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values that `read` reads."""
+        """Return the values that `from_json` reads."""
         return asdict(self)
 
     @property
-    def is_foreign(self) -> bool:
-        """Whether this is a process of another machine or container, which cannot be looked for
-        from here.
-        """
+    def is_remote(self) -> bool:
+        """Whether the process is on another machine or in another container."""
         return self.host != platform.node()
 
     def is_alive(self) -> bool:
-        """Return whether the process can be seen at work; one that has ended but was not yet buried
-        is not.
-        """
+        """Return whether the process is running; a zombie is not."""
         return self.boot == _boot() and _started(self.pid) == self.started
 
-    def send(self, number: int) -> bool:
-        """Send a signal to the process, and to no other that has its pid by now; return whether it
-        was alive.
+    def send_signal(self, number: int) -> bool:
+        """Send a signal to this process, never to another that reuses its pid; return whether it was
+        alive.
         """
         try:
-            process = psutil.Process(self.pid)  # remembers who this is, before it is compared
+            # Created before the comparison: psutil refuses to signal a pid that was reused later.
+            process = psutil.Process(self.pid)
             if not self.is_alive():
                 return False
             process.send_signal(number)
@@ -86,17 +83,14 @@ class Identity:
 
 
 def _started(pid: int) -> float | None:
-    """Return when a process began; None where it has ended."""
+    """Return when a process started; None if it has ended."""
     try:
         if sys.platform != "linux":
             process = psutil.Process(pid)
             return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-        fields = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        # The second field, the command's name in parentheses, may itself hold spaces and ")".
+        fields = stat.rpartition(")")[2].split()
         return None if fields[0] in "ZX" else float(fields[19])
     except _GONE:
         return None
@@ -104,7 +98,7 @@ def _started(pid: int) -> float | None:
 
 @cache
 def _boot() -> str:
-    """Return what names this boot of the machine."""
+    """Return an id of the machine's current boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -112,9 +106,10 @@ def _boot() -> str:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, name: str = LOCK) -> Iterator[None]:
-    """Hold the lock `name` of a run directory within the block; raise `ArtifactError` where another
-    process does.
+def lock_folder(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """Hold the lock `name` of a directory within the block.
+
+    Raises `ArtifactError` if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
@@ -122,7 +117,7 @@ def alone_in(folder: Path, name: str = LOCK) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise ArtifactError(
-            "another process is at work in this run directory",
+            "another process is using this run directory",
             value=folder,
             accepted="one process at a time",
             next_step=f"groundrec runs show {folder}, or another --run-dir",
@@ -134,8 +129,8 @@ def alone_in(folder: Path, name: str = LOCK) -> Iterator[None]:
 
 
 def peak_bytes(*, children: bool = False) -> int:
-    """Return the most memory that this process, or one of its ended `children`, ever held; 0 where
-    none can tell.
+    """Return the peak memory of this process, or of its finished `children`, in bytes; 0 if the
+    platform does not report it.
     """
     try:
         import resource

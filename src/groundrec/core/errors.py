@@ -1,6 +1,4 @@
-"""The errors a user can meet. Each says what failed, the value, what would be accepted, the next
-command.
-"""
+"""The errors a user can meet: each says what failed, the value, what is accepted and what to do."""
 
 from __future__ import annotations
 
@@ -16,15 +14,14 @@ __all__ = [
     "ProcessError",
     "SearchError",
     "TrainingError",
-    "closest",
+    "did_you_mean",
 ]
 
 
 class GroundrecError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it and exits 2.
+    """Base of all errors that the user can fix; the command line prints them and exits with 2.
 
-    `what` failed, the `value` it failed on, what would have been `accepted`, and the `next_step` to
-    take.
+    Holds `what` failed, the `value` it failed on, what is `accepted`, and the `next_step` to take.
     """
 
     def __init__(
@@ -46,31 +43,31 @@ class GroundrecError(Exception):
 
 
 class ConfigError(GroundrecError):
-    """A recipe or a setting is wrong."""
+    """A recipe or a setting is invalid."""
 
 
 class DataError(GroundrecError):
-    """Raw data or a prepared data set is wrong."""
+    """Raw data or a prepared data set is invalid."""
 
 
 class ArtifactError(GroundrecError):
-    """An artefact is missing, half-written, or belongs to something else."""
+    """An artefact is missing, incomplete, or was made from something else."""
 
 
 class TrainingError(GroundrecError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class ProcessError(GroundrecError):
-    """One of several processes is gone, and the others cannot go on without it."""
+    """One of several processes was lost, and the others cannot continue without it."""
 
 
 class SearchError(GroundrecError):
-    """A search was asked for what cannot be answered."""
+    """A search was given a request that it cannot answer."""
 
 
 class MissingDependency(GroundrecError):
-    """An optional package is needed; the message names the command that installs it."""
+    """An optional package is missing; the message names the command that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
@@ -78,7 +75,7 @@ class MissingDependency(GroundrecError):
         )
 
 
-def closest(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the known word nearest to `word`, or an empty string."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` with the known word closest to `word`, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else ""

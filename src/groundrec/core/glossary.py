@@ -1,7 +1,7 @@
-"""What each setting is and costs, in English and Chinese, and what the originals call it.
+"""What each setting means and costs, in English and Chinese, and its name in the published codes.
 
-English meanings are declared with the settings; the rest is in `words/`, one TOML file for each
-section of a recipe. Knows nothing about anybody's data, nor about how this is shown.
+English meanings are declared with the settings; everything else is in `words/`, one TOML file per
+section of a recipe. Knows nothing about the user's data, nor about how this is displayed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from groundrec.core.recipe import Recipe, settings
 
 __all__ = [
     "LANGUAGES",
-    "WORDS",
+    "REQUIRED",
     "Entry",
     "Flag",
+    "choose_language",
     "entries",
-    "file_of",
     "find",
     "flags",
-    "language",
-    "parts",
-    "spoken",
+    "format_names",
+    "text_file",
+    "texts_of",
 ]
 
 LANGUAGES = ("en", "zh")
 FOLDER = Path(__file__).parent / "words"
-WORDS = ("cost", "zh", "zh_cost")
-"""What every setting must have there."""
+REQUIRED = ("cost", "zh", "zh_cost")
+"""Keys that every setting must have in those files."""
 
 ORIGINALS = "originals"
 TOP = "recipe"
@@ -59,7 +59,7 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One setting in one language. `called` maps the originals' names for it to who calls it so."""
+    """One setting in one language. `called` maps its published names to the codes that use them."""
 
     setting: str
     default: Any
@@ -71,8 +71,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of the originals that no setting stands for, what to do instead, and the settings it
-    has to do with.
+    """A flag of the published codes without a setting here, and what to do instead.
+
+    `see` names related settings.
     """
 
     name: str
@@ -81,14 +82,20 @@ class Flag:
     see: tuple[str, ...]
 
 
-def language(asked: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the language `asked` for, else the locale's where there are words in it, else English."""
-    if asked is not None:
-        if asked not in LANGUAGES:
+def choose_language(given: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the language `given`, or else the locale's, or else English.
+
+    Raises `ConfigError` for an unsupported language.
+    """
+    if given is not None:
+        if given not in LANGUAGES:
             raise ConfigError(
-                "no words in this language", value=asked, accepted=", ".join(LANGUAGES)
+                "unsupported language",
+                value=given,
+                accepted=", ".join(LANGUAGES),
+                next_step="--lang en",
             )
-        return asked
+        return given
     locale = next(
         (environment[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environment.get(name)),
         "",
@@ -96,18 +103,16 @@ def language(asked: str | None = None, environment: Mapping[str, str] = os.envir
     return "zh" if locale.lower().startswith("zh") else "en"
 
 
-def file_of(setting: str) -> Path:
-    """Return the file with the words of a setting."""
+def text_file(setting: str) -> Path:
+    """Return the file with the texts of a setting."""
     section, dot, _ = setting.partition(".")
     return FOLDER / f"{section if dot else TOP}.toml"
 
 
 @cache
-def parts(setting: str) -> dict[str, Any]:
-    """Return what the words' file says of a setting: `cost`, `zh`, `zh_cost` and perhaps `called`;
-    {} where nothing.
-    """
-    file = file_of(setting)
+def texts_of(setting: str) -> dict[str, Any]:
+    """Return a setting's texts: `cost`, `zh`, `zh_cost` and optionally `called`; {} without any."""
+    file = text_file(setting)
     keys = setting.split(".")
     node: Any = _read(file.stem) if file.is_file() else {}
     for key in keys[1:] or keys:
@@ -116,29 +121,29 @@ def parts(setting: str) -> dict[str, Any]:
 
 
 def entries(language: str) -> Iterator[Entry]:
-    """Yield every setting, in the order they are declared."""
+    """Yield all settings, in the order in which they are declared."""
     schema = Recipe.model_json_schema()
     for setting, default, meaning in settings(Recipe()):
-        words = parts(setting)
+        texts = texts_of(setting)
         accepted = _accepted(_property(schema, setting), LANGUAGES.index(language))
-        cost, zh, zh_cost = (words.get(key, "") for key in WORDS)
+        cost, zh, zh_cost = (texts.get(key, "") for key in REQUIRED)
         if language == "zh":
             meaning = zh or meaning
             cost = zh_cost or cost
-        yield Entry(setting, default, meaning, cost, accepted, words.get("called", {}))
+        yield Entry(setting, default, meaning, cost, accepted, texts.get("called", {}))
 
 
 def flags(language: str) -> Iterator[Flag]:
-    """Yield the originals' flags that are no settings."""
-    for name, words in _read(ORIGINALS).items():
-        yield Flag(name, words["by"], words[language], tuple(words["see"]))
+    """Yield the flags of the published codes that have no setting here."""
+    for name, texts in _read(ORIGINALS).items():
+        yield Flag(name, texts["by"], texts[language], tuple(texts["see"]))
 
 
 def find(word: str) -> tuple[list[str], list[str]]:
-    """Return the settings, and the flags without a setting, that a word names.
+    """Return the settings, and the published flags without a setting, that a word refers to.
 
-    It may be the whole name, its last part, its section, or an original's name for it;
-    `--num-epochs` is `num_epochs`. Raises `ConfigError` with what may have been meant.
+    The word may be a full name, its last part, a section, or a name in the published codes;
+    `--num-epochs` means `num_epochs`. Raises `ConfigError` with similar names.
     """
     known = _names()
     without = [flag.name for flag in flags("en")]
@@ -155,33 +160,34 @@ def find(word: str) -> tuple[list[str], list[str]]:
         accepted=(
             ", ".join(near)
             if len(near) > 3
-            else "a setting, its last part, its section, or the originals' name for it"
+            else "a setting, its last part, its section, or its name in the published codes"
         ),
         next_step="groundrec settings",
     )
 
 
-def spoken(called: Mapping[str, str]) -> str:
-    """Return the originals' names on one line."""
+def format_names(called: Mapping[str, str]) -> str:
+    """Return a setting's published names on one line."""
     return "; ".join(f"{name} ({by})" for name, by in called.items())
 
 
 @cache
 def _names() -> dict[str, list[str]]:
-    """Return every word that names settings, and which. A setting comes before a section of the
-    same name.
+    """Map every word that names settings to those settings.
+
+    A setting takes precedence over a section of the same name.
     """
-    found: dict[str, list[str]] = {}
+    by_word: dict[str, list[str]] = {}
     sections: dict[str, list[str]] = {}
     for setting, *_ in settings(Recipe()):
         section, _, last = setting.rpartition(".")
-        for name in {last, *parts(setting).get("called", {})}:
-            found.setdefault(name, []).append(setting)
+        for name in {last, *texts_of(setting).get("called", {})}:
+            by_word.setdefault(name, []).append(setting)
         while section:
             for name in {section, section.rpartition(".")[2]}:
                 sections.setdefault(name, []).append(setting)
             section = section.rpartition(".")[0]
-    return {**sections, **found, **{setting: [setting] for setting, *_ in settings(Recipe())}}
+    return {**sections, **by_word, **{setting: [setting] for setting, *_ in settings(Recipe())}}
 
 
 @cache
@@ -199,15 +205,15 @@ def _property(schema: dict[str, Any], setting: str) -> dict[str, Any]:
     return node
 
 
-def _accepted(node: dict[str, Any], word: int) -> str:
-    """Return what a setting accepts, in words."""
+def _accepted(node: dict[str, Any], number: int) -> str:
+    """Return what a setting accepts, in the language of this number."""
     if "anyOf" in node:
-        found = [_accepted(one, word) for one in node["anyOf"]]
-        return (", or ", "，或")[word].join(dict.fromkeys(found))
+        options = [_accepted(option, number) for option in node["anyOf"]]
+        return (", or ", "，或")[number].join(dict.fromkeys(options))
     if "enum" in node or "const" in node:
         return ", ".join(f"`{value}`" for value in node.get("enum") or [node["const"]])
-    kind = KINDS[node.get("format", node["type"]) if node.get("format") in KINDS else node["type"]][
-        word
+    kind = node["format"] if node.get("format") in KINDS else node["type"]
+    bounds = [
+        text[number].format(f"{node[name]:g}") for name, text in BOUNDS.items() if name in node
     ]
-    bounds = [text[word].format(f"{node[name]:g}") for name, text in BOUNDS.items() if name in node]
-    return (", ", "，")[word].join([kind, *bounds])
+    return (", ", "，")[number].join([KINDS[kind][number], *bounds])

@@ -1,10 +1,10 @@
-"""Several processes at one run: which of them this is, and how they wait for each other.
+"""Several processes of one run: which of them this is, and how they wait for each other.
 
 `torchrun` and `accelerate launch` start the same command several times and say so in the
-environment. The processes meet through small files in the run directory, so it must be one that all
-of them see. Each renews its file every few seconds; who waits for a process counts the looks at
-which that file had not changed, and gives up in the end. Knows nothing about stages, nor about the
-libraries that talk between processes by themselves.
+environment. The processes communicate through small files in the run directory, which all of them
+must be able to see. Each renews its heartbeat file every few seconds. A process that waits for
+another polls that file, and gives up when it has not changed for a minute of polls. Knows nothing
+about stages, nor about libraries with their own communication, such as torch.distributed.
 """
 
 from __future__ import annotations
@@ -22,119 +22,109 @@ from typing import Any
 
 from groundrec.core.errors import ProcessError
 
-__all__ = ["ALONE", "MAIN", "Processes", "silently_alone"]
+__all__ = ["MAIN", "SINGLE_PROCESS", "Processes", "launcher_started_one"]
 
 MAIN = 0
-BEAT = 2.0
-"""Seconds between two signs of life."""
-LOOK = 0.2
-"""Seconds between two looks."""
-SILENCE = 60.0
-"""Seconds without a sign of life, counted in looks, after which a process is given up."""
-NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+HEARTBEAT = 2.0
+"""Seconds between two heartbeats."""
+POLL = 0.2
+"""Seconds between two polls."""
+TIMEOUT = 60.0
+"""Seconds without a heartbeat, counted in polls, after which a process is considered lost."""
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that were started together; this one is number `rank` of `world`, `local_rank`
-    on its machine.
+    """The processes that were started together, and which of them this one is.
+
+    `rank` and `world_size` are over all machines, `local_rank` and `local_world_size` on this one.
     """
 
     rank: int = MAIN
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_world: int = 1
+    local_world_size: int = 1
     folder: Path | None = None
-    """Where they show signs of life; None until they met."""
-    gives_up: bool = True
-    """Whether who waits for a process gives it up when it is silent; not where a debugger may stop
-    it.
-    """
+    """Folder of the heartbeat files; None before `rendezvous`."""
+    times_out: bool = True
+    """Whether waiting ends when a process shows no heartbeat; off while a debugger may pause it."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Processes:
-        """Return the processes that a launcher has described in the environment; one where none
-        has.
-        """
+        """Return the processes described by a launcher's environment; a single one without it."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
-            return ALONE
+            return SINGLE_PROCESS
         rank = int(environment["RANK"])
-        world = int(environment["WORLD_SIZE"])
-        return cls(
-            rank,
-            world,
-            int(environment.get("LOCAL_RANK", rank)),
-            int(environment.get("LOCAL_WORLD_SIZE", world)),
-        )
+        world_size = int(environment["WORLD_SIZE"])
+        local_rank = int(environment.get("LOCAL_RANK", rank))
+        local_world_size = int(environment.get("LOCAL_WORLD_SIZE", world_size))
+        return cls(rank, world_size, local_rank, local_world_size)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes status, logs and manifests."""
+        """Whether this process writes the status, logs and manifests."""
         return self.rank == MAIN
 
     def share(self, count: int) -> range:
-        """Return which of `count` pieces of work are this process's."""
-        return range(self.rank, count, self.world)
+        """Return which of `count` pieces of work this process does."""
+        return range(self.rank, count, self.world_size)
 
     @contextlib.contextmanager
-    def meet(self, folder: Path, word: str = "") -> Iterator[tuple[Processes, str]]:
-        """Yield the processes when all are there, with the main one's `word`; show signs of life
-        within the block.
+    def rendezvous(self, folder: Path, message: str = "") -> Iterator[tuple[Processes, str]]:
+        """Yield the processes once all have arrived, and the main one's `message` in every process.
 
-        `folder` is theirs alone, and need not be there. Raises `ProcessError` where one does not
-        come.
+        Within the block each process writes heartbeats to `folder`, which is used for nothing else
+        and need not exist. Raises `ProcessError` when a process does not arrive.
         """
-        if self.world == 1:
-            yield self, word
+        if self.world_size == 1:
+            yield self, message
             return
         here = replace(self, folder=folder)
-        with here._leading(folder, word) if self.is_main else here._following() as word:
-            yield here, word
+        with here._lead(folder, message) if self.is_main else here._follow() as message:
+            yield here, message
 
     @contextlib.contextmanager
-    def _leading(self, folder: Path, word: str) -> Iterator[str]:
-        _remove(
-            folder
-        )  # before the first sign, and nobody else begins sooner: what comes now is new
+    def _lead(self, folder: Path, message: str) -> Iterator[str]:
+        # The others write only after the main process's first heartbeat, so that after this removal
+        # every file belongs to this launch.
+        _remove(folder)
         folder.mkdir(parents=True)
-        with self._showing_life(word):
-            self.wait(
-                lambda: all(self._sign(rank) for rank in range(MAIN + 1, self.world)),
-                "all processes to come",
-            )
-            yield word
+        others = range(MAIN + 1, self.world_size)
+        with self._beating(message):
+            self.wait(lambda: all(map(self._heartbeat, others)), "all processes to arrive")
+            yield message
         _remove(folder)
 
     @contextlib.contextmanager
-    def _following(self) -> Iterator[str]:
-        before = self._sign(MAIN)
-        self.wait(lambda: self._sign(MAIN) not in ({}, before), "the run to be opened", [MAIN])
-        word = self._sign(MAIN)["word"]
-        with self._showing_life(word):
-            yield word
+    def _follow(self) -> Iterator[str]:
+        stale = self._heartbeat(MAIN)  # may be left from an earlier launch
+        self.wait(lambda: self._heartbeat(MAIN) not in ({}, stale), "the run to be opened", [MAIN])
+        message = self._heartbeat(MAIN)["message"]
+        with self._beating(message):
+            yield message
 
     def wait(self, done: Callable[[], bool], what: str, on: Iterable[int] | None = None) -> None:
-        """Return when `done()`; raise `ProcessError` when a process it depends `on` shows no more
-        signs of life.
+        """Return when `done()`; raise `ProcessError` when one of the ranks `on` has no heartbeat.
 
-        `what` is waited for. `on` lists ranks; all others when left out.
+        `what` names what is waited for in that error. `on` defaults to all other ranks.
         """
-        ranks = [r for r in (range(self.world) if on is None else on) if r != self.rank]
-        signs = {rank: self._sign(rank) for rank in ranks}
-        silent = dict.fromkeys(ranks, 0)
+        ranks = [r for r in (range(self.world_size) if on is None else on) if r != self.rank]
+        last = {rank: self._heartbeat(rank) for rank in ranks}
+        silent = dict.fromkeys(ranks, 0)  # polls since the last new heartbeat
         while not done():
-            time.sleep(LOOK)
+            time.sleep(POLL)
             for rank in ranks:
-                sign = self._sign(rank)
-                silent[rank] = silent[rank] + 1 if sign in ({}, signs[rank]) else 0
-                signs[rank] = sign or signs[rank]
-                if self.gives_up and silent[rank] * LOOK > SILENCE and not done():
+                heartbeat = self._heartbeat(rank)
+                silent[rank] = silent[rank] + 1 if heartbeat in ({}, last[rank]) else 0
+                last[rank] = heartbeat or last[rank]
+                if self.times_out and silent[rank] * POLL > TIMEOUT and not done():
                     raise self._lost(rank, what)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Within the block, libraries that ask the environment find one process."""
-        hidden = {name: os.environ.pop(name) for name in NAMES if name in os.environ}
+    def as_single_process(self) -> Iterator[None]:
+        """Hide the launcher's variables within the block: libraries then see a single process."""
+        hidden = {name: os.environ.pop(name) for name in VARIABLES if name in os.environ}
         try:
             yield
         finally:
@@ -143,26 +133,25 @@ class Processes:
     def _file(self, rank: int) -> Path:
         return (self.folder or Path()) / f"{rank}.json"
 
-    def _sign(self, rank: int) -> dict[str, Any]:
+    def _heartbeat(self, rank: int) -> dict[str, Any]:
         try:
             return json.loads(self._file(rank).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
     @contextlib.contextmanager
-    def _showing_life(self, word: str) -> Iterator[None]:
+    def _beating(self, message: str) -> Iterator[None]:
         file = self._file(self.rank)
         over = threading.Event()
 
         def beat() -> None:
             part = file.with_suffix(".part")
             while not over.is_set():
-                with contextlib.suppress(OSError):  # a full disk may not be full at the next beat
-                    part.write_text(
-                        json.dumps({"beat": time.time_ns(), "word": word}), encoding="utf-8"
-                    )
+                text = json.dumps({"beat": time.time_ns(), "message": message})
+                with contextlib.suppress(OSError):  # the disk may only be full for now
+                    part.write_text(text, encoding="utf-8")
                     part.replace(file)
-                over.wait(BEAT)
+                over.wait(HEARTBEAT)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -173,30 +162,30 @@ class Processes:
             thread.join()
 
     def _lost(self, rank: int, what: str) -> ProcessError:
-        name = "the main process" if rank == MAIN else f"process {rank} of {self.world}"
+        name = "the main process" if rank == MAIN else f"process {rank} of {self.world_size}"
         return ProcessError(
-            f"{name} is gone",
-            value=f"no sign of life for {SILENCE:.0f} s while waiting for {what}",
-            accepted="processes that all live to the end and see one run directory",
+            f"{name} is lost",
+            value=f"no heartbeat for {TIMEOUT:.0f} s while waiting for {what}",
+            accepted="processes that all run to the end and see the same run directory",
             next_step="start the same command again with --if-exists resume",
         )
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder into which others may still write."""
+    """Remove a folder that others may still be writing to."""
     gone = folder.with_name(f".{folder.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def silently_alone(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether `accelerate launch` was asked for several processes and started one.
+def launcher_started_one(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether `accelerate launch` was asked for several processes but started one.
 
-    It does that on CPUs without MPI; then it names a place to meet, and nobody who comes.
+    It does so on CPUs without MPI: it then sets a master address but no world size.
     """
-    asked = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
-    return asked and "WORLD_SIZE" not in environment
+    several = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
+    return several and "WORLD_SIZE" not in environment

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from groundrec.core.errors import ConfigError, closest
+from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.track import log
 
 __all__ = ["find_recipe", "packaged_files"]
@@ -47,7 +47,7 @@ def _no_such_recipe(path: Path, name: str, packaged: dict[str, Path]) -> ConfigE
     nearest = difflib.get_close_matches(name, packaged, n=NEAREST, cutoff=0.4)
     files = sorted(p.as_posix() for p in path.parent.glob("*.toml") if p.name != "pyproject.toml")
     return ConfigError(
-        f"no such recipe{closest(name, [*packaged, *files])}",
+        f"no such recipe{did_you_mean(name, [*packaged, *files])}",
         value=path,
         accepted=", ".join([*files, *nearest]) or "a TOML file, or the name of a packaged recipe",
         next_step="groundrec recipes list",

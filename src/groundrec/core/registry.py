@@ -1,7 +1,7 @@
 """Names to implementations: `name → "module:attribute"`, imported on first use.
 
-Built-ins are literal dicts; another package adds its own through the entry-point group
-`groundrec.<seam>`, a script or a notebook through `register`, for itself alone.
+Built-ins are literal dicts. Another package adds implementations through the entry-point group
+`groundrec.<seam>`; a script or a notebook through `register`, for its own process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 from importlib.metadata import entry_points
 from typing import Any
 
-from groundrec.core.errors import ConfigError, closest
+from groundrec.core.errors import ConfigError, did_you_mean
 
 __all__ = ["BUILT_IN", "names", "register", "resolve"]
 
@@ -82,50 +82,47 @@ _registered: dict[str, dict[str, Any]] = {seam: {} for seam in BUILT_IN}
 
 
 def register(seam: str, name: str, implementation: Any) -> None:
-    """Let `name` stand for `implementation`, an object or "module:attribute", at `seam` in this
-    process.
+    """Register `implementation`, an object or "module:attribute", as `name` at `seam`.
 
-    A second call with the same name replaces the first, so that a cell may be run again. Other
-    processes do not see it: a detached run, what a launcher starts and Ray's actors need an entry
-    point. Raises `ConfigError` for an unknown seam and for the name of a built-in.
+    A second call with the same name replaces the first, so that a notebook cell can be run again.
+    Only this process sees it: detached runs, launched processes and Ray actors need an entry point.
+    Raises `ConfigError` for an unknown seam and for the name of a built-in.
     """
     if seam not in BUILT_IN:
         raise ConfigError(
-            f"unknown seam{closest(seam, BUILT_IN)}", value=seam, accepted=", ".join(BUILT_IN)
+            f"unknown seam{did_you_mean(seam, BUILT_IN)}", value=seam, accepted=", ".join(BUILT_IN)
         )
     if name in BUILT_IN[seam]:
         raise ConfigError(
-            f"{seam} has a built-in of that name",
+            f"{seam} has a built-in of this name",
             value=name,
-            accepted="a name that is not taken",
+            accepted="any other name",
             next_step=f"groundrec list {seam}",
         )
     _registered[seam][name] = implementation
 
 
 def _table(seam: str) -> dict[str, Any]:
-    strangers = {e.name: e.value for e in entry_points(group=f"groundrec.{seam}")}
-    return {**strangers, **_registered[seam], **BUILT_IN[seam]}
+    third_party = {e.name: e.value for e in entry_points(group=f"groundrec.{seam}")}
+    return {**third_party, **_registered[seam], **BUILT_IN[seam]}
 
 
 def names(seam: str) -> list[str]:
-    """Return every name known at `seam`, sorted."""
+    """Return all names known at `seam`, sorted."""
     return sorted(_table(seam))
 
 
 def resolve(seam: str, name: str) -> Any:
-    """Return the object registered as `name` at `seam`, or raise `ConfigError` with the names there
-    are.
-    """
+    """Return the implementation `name` at `seam`; raise `ConfigError` for an unknown name."""
     table = BUILT_IN[seam] if name in BUILT_IN[seam] else _table(seam)
     if name not in table:
         raise ConfigError(
-            f"unknown {seam.rstrip('s').replace('_', ' ')}{closest(name, table)}",
+            f"unknown {seam.rstrip('s').replace('_', ' ')}{did_you_mean(name, table)}",
             value=name,
             accepted=", ".join(sorted(table)),
         )
-    found = table[name]
-    if not isinstance(found, str):
-        return found
-    module, _, attribute = found.partition(":")
+    entry = table[name]
+    if not isinstance(entry, str):
+        return entry
+    module, _, attribute = entry.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groundrec import __version__
-from groundrec.core.alive import LOCK, Identity, alone_in, peak_bytes
+from groundrec.core.alive import LOCK, Identity, lock_folder, peak_bytes
 from groundrec.core.errors import ArtifactError
-from groundrec.core.processes import ALONE, MAIN, Processes
+from groundrec.core.processes import MAIN, SINGLE_PROCESS, Processes
 from groundrec.core.recipe import Recipe, whole_text
 from groundrec.core.stop import Stopped
 from groundrec.core.track import log
@@ -89,7 +89,7 @@ class Run:
     """One run directory, and the processes at work in it."""
 
     path: Path
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
 
     @classmethod
     @contextlib.contextmanager
@@ -109,9 +109,9 @@ class Run:
             if processes.is_main:
                 opened = str(cls.place(path, recipe, if_exists))
                 _refuse_supervised(Path(opened))
-                stack.enter_context(alone_in(Path(opened)))
+                stack.enter_context(lock_folder(Path(opened)))
                 cls(Path(opened)).write(recipe, recipe_file)
-            here, place = stack.enter_context(processes.meet(path / "processes", opened))
+            here, place = stack.enter_context(processes.rendezvous(path / "processes", opened))
             run = cls(Path(place), here)
             run.status(stage="", state="starting")
             try:
@@ -195,7 +195,7 @@ class Run:
         started = time.time()
         self.status(stage=name, state="running")
         try:
-            with contextlib.nullcontext() if together else self.processes.alone():
+            with contextlib.nullcontext() if together else self.processes.as_single_process():
                 result = work(folder)
         except BaseException as error:
             self._ended(name, error)
@@ -321,7 +321,7 @@ def _refuse_supervised(path: Path) -> None:
     """Raise `ArtifactError` where a detached run waits or works in `path`, unless this is its own
     process.
     """
-    keeper = Identity.read((read_json(path / "supervisor.json") or {}).get("supervisor"))
+    keeper = Identity.from_json((read_json(path / "supervisor.json") or {}).get("supervisor"))
     if keeper and keeper.is_alive() and keeper.pid not in (os.getppid(), os.getpid()):
         raise ArtifactError(
             "a detached run waits or works in this run directory",

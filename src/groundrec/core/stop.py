@@ -1,4 +1,4 @@
-"""SIGTERM as a wish: work ends at once, or, where it says so, when it has saved what it has.
+"""Stopping on SIGTERM: at once, or, where the work asks for it, after it has saved its state.
 
 Knows nothing about what is saved.
 """
@@ -10,50 +10,50 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType, SimpleNamespace
 
-__all__ = ["EXIT", "Stopped", "saving", "stoppable"]
+__all__ = ["EXIT_CODE", "Stopped", "defer_stop", "stop_on_sigterm"]
 
-EXIT = 128 + signal.SIGTERM
-"""The exit status of a process that was asked to stop, as shells count."""
+EXIT_CODE = 128 + signal.SIGTERM
+"""Exit status of a stopped process: 128 plus the signal's number, by the shells' convention."""
 
 
 class Stopped(BaseException):
-    """The run was asked to stop. Like `KeyboardInterrupt`, no error: nothing that mends errors may
-    catch it.
+    """The run was asked to stop. Not an `Exception`, like `KeyboardInterrupt`: handlers of errors
+    must not catch it.
     """
 
 
-_state = SimpleNamespace(asked=False, saving=False)
+_state = SimpleNamespace(requested=False, deferred=False)
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` within the block; for the main thread."""
+def stop_on_sigterm() -> Iterator[None]:
+    """Raise `Stopped` on SIGTERM within the block; to be called in the main thread."""
     before = signal.signal(signal.SIGTERM, _on_signal)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        _state.asked = False
+        _state.requested = False
 
 
 @contextlib.contextmanager
-def saving() -> Iterator[Callable[[], bool]]:
-    """Within the block, let SIGTERM wait; yield a function that tells whether it came.
+def defer_stop() -> Iterator[Callable[[], bool]]:
+    """Defer SIGTERM within the block; yield a function that returns whether it has arrived.
 
-    Whoever asks should save, and raise `Stopped`; the end of the block does so in any case.
+    The caller should then save and leave the block, which raises `Stopped` at its end.
     """
-    _state.saving = True
+    _state.deferred = True
     try:
-        yield lambda: _state.asked
+        yield lambda: _state.requested
     finally:
-        _state.saving = False
-    if _state.asked:
+        _state.deferred = False
+    if _state.requested:
         raise Stopped
 
 
 def _on_signal(_: int, frame: FrameType | None) -> None:
-    """Note the wish; raise at the first one only: a machine that shuts down sends several."""
-    first = not _state.asked
-    _state.asked = True
-    if first and not _state.saving:
+    """Record the request; raise on the first only, as a machine that shuts down sends several."""
+    first = not _state.requested
+    _state.requested = True
+    if first and not _state.deferred:
         raise Stopped

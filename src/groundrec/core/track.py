@@ -1,5 +1,4 @@
-"""What a run tells its user while it works: log lines, progress bars, `metrics.jsonl`,
-`progress.json`.
+"""What a run reports while it works: log lines, progress bars, `metrics.jsonl`, `progress.json`.
 
 Knows nothing about what is being measured.
 """
@@ -30,24 +29,24 @@ __all__ = [
     "Histogram",
     "Metrics",
     "console",
-    "gradients",
     "gradients_to",
-    "kept_in",
     "log",
     "log_to",
     "metrics_to",
     "progress",
     "progress_bar",
     "progress_to",
+    "record_in",
+    "report_gradients",
 ]
 
 T = TypeVar("T")
 Histogram = tuple[list[float], list[float]]
-"""Counts, and the edges between which they lie: one more than counts."""
+"""The counts of the bins, and the edges of the bins: one more than counts."""
 log = logging.getLogger("groundrec")
 console = Console(stderr=True, highlight=False)
-PULSE = 1.0
-"""Least seconds between two notes of how far the work is."""
+WRITE_INTERVAL = 1.0
+"""Minimum seconds between two writes of the progress file."""
 
 
 class _ConsoleHandler(logging.Handler):
@@ -57,8 +56,8 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to(file: Path | None = None, *, quiet: bool = False) -> None:
-    """Send log lines to the terminal (unless `quiet`) and, with times, to `file`; earlier targets
-    are dropped.
+    """Send log lines to the terminal (unless `quiet`) and, with times, to `file`; replaces earlier
+    targets.
     """
     for old in list(log.handlers):
         log.removeHandler(old)
@@ -77,43 +76,41 @@ def _file_handler(file: Path) -> logging.Handler:
     return handler
 
 
-class _Notes:
-    """Where progress is noted for other processes: the last bar that moved."""
+class _ProgressFile:
+    """The file in which other processes read the state of the progress bar that last moved."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
         self._last = 0.0
 
     def write(self, values: dict[str, Any], *, now: bool) -> None:
-        """Replace the note, unless there is a fresh one; `now` in any case."""
-        if self.path is None or (not now and time.monotonic() - self._last < PULSE):
+        """Replace the file's values, unless it was just written; with `now` in any case."""
+        if self.path is None or (not now and time.monotonic() - self._last < WRITE_INTERVAL):
             return
         self._last = time.monotonic()
         part = self.path.with_suffix(".part")
-        with contextlib.suppress(OSError):  # a full disk stops the run where it matters, not here
+        with contextlib.suppress(OSError):  # on a full disk, let what matters fail, not this
             part.write_text(json.dumps({**values, "updated": time.time()}), encoding="utf-8")
             part.replace(self.path)
 
 
-_notes = _Notes()
+_progress_file = _ProgressFile()
 
 
 def progress_to(file: Path | None) -> None:
-    """Note in `file`, about once a second, how far the newest progress bar is; None stops that."""
-    _notes.path = file
+    """Write the progress of the newest bar to `file` about once a second; None stops it."""
+    _progress_file.path = file
 
 
 @contextlib.contextmanager
-def kept_in(run: Path) -> Iterator[None]:
-    """Within the block, keep log lines and progress in a run directory too, whatever is shown
-    elsewhere.
-    """
+def record_in(run: Path) -> Iterator[None]:
+    """Within the block, also write log lines and progress to a run directory."""
     level = log.level
-    # Python's last resort shows warnings as long as nobody has asked for log lines; this file is
-    # nobody's wish.
+    # Without handlers, Python shows warnings through `lastResort`. Adding the file's handler would
+    # silence it, so it is added, too.
     usual = [] if log.hasHandlers() or logging.lastResort is None else [logging.lastResort]
-    kept = _file_handler(run / "log.txt")
-    for handler in (kept, *usual):
+    file = _file_handler(run / "log.txt")
+    for handler in (file, *usual):
         log.addHandler(handler)
     log.setLevel(level or logging.INFO)
     progress_to(run / "progress.json")
@@ -122,45 +119,45 @@ def kept_in(run: Path) -> Iterator[None]:
     finally:
         progress_to(None)
         log.setLevel(level)
-        for handler in (kept, *usual):
+        for handler in (file, *usual):
             log.removeHandler(handler)
-        kept.close()
+        file.close()
 
 
 class _Bar(Progress):
-    """A progress bar that is noted too: `what`, `completed` of `total`, and `since` when, beginning
-    at `first`.
+    """A progress bar that is also written to the progress file: `what` is done, `completed` of
+    `total`, and `since` when, having started at `first`.
     """
 
-    _begun: dict[TaskID, tuple[float, float]]
+    _started: dict[TaskID, tuple[float, float]]
 
     def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
         task = super().add_task(description, *arguments, **options)
-        self._begun = {
-            **getattr(self, "_begun", {}),
+        self._started = {
+            **getattr(self, "_started", {}),
             task: (time.time(), options.get("completed", 0)),
         }
-        self._note(task, now=True)
+        self._write(task, now=True)
         return task
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         super().advance(task_id, advance)
-        self._note(task_id)
+        self._write(task_id)
 
     def update(self, task_id: TaskID, **options: Any) -> None:
         super().update(task_id, **options)
-        self._note(task_id)
+        self._write(task_id)
 
-    def _note(self, task_id: TaskID, *, now: bool = False) -> None:
+    def _write(self, task_id: TaskID, *, now: bool = False) -> None:
         task = self._tasks[task_id]
-        since, first = self._begun[task_id]
+        since, first = self._started[task_id]
         values = {"what": task.description, "completed": task.completed, "total": task.total}
-        _notes.write({**values, "since": since, "first": first}, now=now or task.finished)
+        _progress_file.write({**values, "since": since, "first": first}, now=now or task.finished)
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar with the time that remains; silent when not on a terminal, or where
-    only warnings count.
+    """Return a progress bar with the remaining time; hidden if stderr is not a terminal or the log
+    shows only warnings.
     """
     columns = (
         TextColumn("  {task.description}"),
@@ -170,12 +167,12 @@ def progress_bar() -> Progress:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    silent = log.level > logging.INFO or not sys.stderr.isatty()
-    return _Bar(*columns, console=console, transient=True, disable=silent)
+    hidden = log.level > logging.INFO or not sys.stderr.isatty()
+    return _Bar(*columns, console=console, transient=True, disable=hidden)
 
 
 def progress(steps: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield `steps` behind a progress bar."""
+    """Yield `steps` while showing a progress bar."""
     with progress_bar() as bar:
         task = bar.add_task(what, total=len(steps) if isinstance(steps, Sized) else total)
         for step in steps:
@@ -187,53 +184,52 @@ _listeners: list[Callable[[str, dict[str, Any]], None]] = []
 
 
 def metrics_to(listener: Callable[[str, dict[str, Any]], None] | None) -> None:
-    """Tell `listener` too what is written to `metrics.jsonl`, by stage; None stops that."""
+    """Also call `listener(stage, values)` for each line of `metrics.jsonl`; None stops it."""
     _listeners[:] = [listener] if listener else []
 
 
-_watchers: list[tuple[int, Callable[[int, Callable[[], dict[str, Histogram]]], None]]] = []
+_gradient_listeners: list[
+    tuple[int, Callable[[int, Callable[[], dict[str, Histogram]]], None]]
+] = []
 
 
 def gradients_to(
     listener: Callable[[int, Callable[[], dict[str, Histogram]]], None] | None, every: int = 0
 ) -> None:
-    """Give `listener` each `every`-th optimiser step, and what measures its gradients; None or 0
-    stops that.
+    """Call `listener(step, measure)` at every `every`-th optimiser step; None or 0 stops it.
+
+    `measure()` returns the histogram of each weight's gradient.
     """
-    _watchers[:] = [(every, listener)] if listener and every else []
+    _gradient_listeners[:] = [(every, listener)] if listener and every else []
 
 
-def gradients(step: int, measure: Callable[[], dict[str, Histogram]]) -> None:
-    """Offer an optimiser step's gradients by weight; nothing is measured unless somebody watches
-    this step.
-    """
-    for every, listener in _watchers:
+def report_gradients(step: int, measure: Callable[[], dict[str, Histogram]]) -> None:
+    """Offer the gradients of an optimiser step; `measure` is called only if a listener asks."""
+    for every, listener in _gradient_listeners:
         if step % every == 0:
             listener(step, measure)
 
 
 class Metrics:
-    """Appends one JSON object per call to `metrics.jsonl`; each has `stage`, `time` and the values
-    given.
-    """
+    """Appends one JSON object per call to `metrics.jsonl`: `stage`, `time` and the values."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self._path = path
         self._stage = stage
-        self._torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._partial_line = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
 
     def write(self, **values: Any) -> None:
-        """Append one line, behind what a crash may have left of another."""
+        """Append one line; a partial line left by a crash is ended first."""
         line = json.dumps({"stage": self._stage, "time": round(time.time(), 3), **values})
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self._torn + line + "\n")
-        self._torn = False
+            file.write("\n" * self._partial_line + line + "\n")
+        self._partial_line = False
         for listener in _listeners:
             listener(self._stage, values)
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
-        """Return every whole line of a metrics file; a line cut short by a crash is left out."""
+        """Return all complete lines of a metrics file; a line cut short by a crash is skipped."""
         rows = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             try:

@@ -1,7 +1,7 @@
-"""The nouns every stage shares: catalogue, queries, slates, scores.
+"""The nouns that all stages share: catalogue, queries, slates, scores.
 
 An *item* is always its number, 0 … I-1; an *item_id* is the raw id. Nothing here reads or writes
-files, and nothing here knows what a model is.
+files or knows what a model is.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 NO_ITEM = -1
-"""Fills the end of a slate that has fewer items than places."""
+"""Fills the end of a slate that has fewer than K items."""
 
 Scores = NDArray[np.float32]
-"""One signal's score of every item for a batch of queries, higher is better. Shape: [q, I]."""
+"""One signal's scores of all items for a batch of queries; higher is better. Shape: [q, I]."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int] | NDArray[np.integer]]) -> Ragged:
-        """Return the given rows as one ragged array."""
+        """Return the rows as one ragged array."""
         arrays = [np.asarray(row, dtype=np.int32) for row in rows]
         offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays])]).astype(np.int64)
         values = np.concatenate(arrays) if arrays else np.empty(0, np.int32)
@@ -65,19 +65,20 @@ class Ragged:
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def joined(self, other: Ragged) -> Ragged:
-        """Return each row with the other's row behind it; both have as many rows."""
+        """Return each row followed by the same row of `other`, which has as many rows."""
         return Ragged.of(np.concatenate(pair) for pair in zip(self, other, strict=True))
 
     def take(self, index: NDArray[np.integer]) -> Ragged:
         """Return the rows of `index`, in that order."""
         lengths = self.lengths[index]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        moved = np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
-        return Ragged(self.values[np.arange(offsets[-1]) + moved], offsets)
+        # How far each new value lies from its old position. Shape: [values].
+        shift = np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
+        return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
 
     @classmethod
-    def stacked(cls, parts: Sequence[Ragged]) -> Ragged:
-        """Return the rows of all parts, one part below the other."""
+    def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Return the rows of all parts, part by part."""
         lengths = np.concatenate([part.lengths for part in parts])
         return cls(
             np.concatenate([part.values for part in parts]),
@@ -98,7 +99,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Query:
-    """One moment at which something is to be recommended to `user`."""
+    """One moment at which items are to be recommended to `user`."""
 
     id: int
     user: str
@@ -107,7 +108,7 @@ class Query:
     history: NDArray[np.int32]
     """Item numbers strictly before `time`, oldest first."""
     targets: NDArray[np.int32]
-    """Item numbers the user took at `time`: one, or several where one second holds several events."""
+    """Item numbers the user took at `time`; several if events share that second."""
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,15 @@ class Queries:
 
     @classmethod
     def of(cls, histories: Ragged, time: int) -> Queries:
-        """Return queries of nobody known at `time`, numbered from 0, without targets."""
+        """Return queries of unnamed users at `time`, numbered from 0, without targets."""
         rows = len(histories)
         nothing = Ragged(np.empty(0, np.int32), np.zeros(rows + 1, np.int64))
         return cls(np.arange(rows), np.full(rows, ""), np.full(rows, time), histories, nothing)
 
     def sample(self, size: int | None, seed: int) -> Queries:
-        """Return `size` queries drawn without replacement, in their old order; all where `size` is
-        None.
+        """Return `size` queries drawn without replacement, in their original order.
+
+        Returns all of them if `size` is None.
         """
         if size is None or size >= len(self):
             return self
@@ -165,8 +167,8 @@ class Queries:
         """Return each user's items as one sequence: the first query's history, then all targets by
         time.
 
-        Users come in order of first appearance. Nothing after the last query of this split is in
-        it.
+        Users are in order of first appearance. Nothing later than this split's last query is
+        included.
         """
         rows: dict[str, list[NDArray[np.int32]]] = {}
         for i in np.argsort(self.times, kind="stable"):
@@ -177,14 +179,13 @@ class Queries:
         return Ragged.of(np.concatenate(parts) for parts in rows.values())
 
     def moments(self) -> NDArray[np.int32]:
-        """Return one number per value of `sequences()`: neighbours with the same number happened at
-        once.
-        """
-        before = Ragged(
-            (-1 - np.arange(len(self.history.values)) % 2).astype(np.int32), self.history.offsets
-        )
-        at_once = Ragged(self.targets.rows.astype(np.int32), self.targets.offsets)
-        return replace(self, history=before, targets=at_once).sequences().values
+        """Return one number per value of `sequences()`: equal neighbours happened at one time."""
+        # Each item of a history is a moment of its own: alternating -1, -2 differ from their
+        # neighbours and from the numbers of queries, which stand for the moments of targets.
+        alternating = -1 - np.arange(len(self.history.values)) % 2
+        history = Ragged(alternating.astype(np.int32), self.history.offsets)
+        targets = Ragged(self.targets.rows.astype(np.int32), self.targets.offsets)
+        return replace(self, history=history, targets=targets).sequences().values
 
 
 @dataclass(frozen=True)
@@ -197,10 +198,10 @@ class PreparedDataset:
     test: Queries
     fingerprint: str
     card: dict[str, object] = field(default_factory=dict)
-    """Counts before and after each filter, split times, what leaks; see `data.prepare`."""
+    """Counts before and after each filter, split times, leakage; see `data.prepare`."""
 
     def split(self, name: str) -> Queries:
-        """Return the queries of `train`, `valid` or `test`."""
+        """Return the queries of the split `train`, `valid` or `test`."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
     def popularity(self) -> NDArray[np.int64]:
@@ -210,8 +211,8 @@ class PreparedDataset:
 
 @dataclass(frozen=True)
 class Slates:
-    """Ranked items for queries: `items` int32 [Q, K] (-1 = none) and `scores` float32 [Q, K],
-    descending.
+    """Ranked items of Q queries: `items` int32 [Q, K], -1 where there is none, and `scores` float32
+    [Q, K], descending.
     """
 
     query_ids: NDArray[np.int64]
@@ -228,25 +229,23 @@ class Slates:
 
     @classmethod
     def from_scores(cls, query_ids: NDArray[np.int64], scores: Scores, k: int) -> Slates:
-        """Return the `k` best items of each row of `scores` [q, I]; ties go to the smaller item
-        number.
+        """Return the `k` best items of each row of `scores` [q, I]; ties go to the smaller number.
 
-        An item whose score is -inf is never in a slate; places that no item fills stay empty, with
-        score -inf.
+        Items with score -inf are left out; the remaining places hold `NO_ITEM` with score -inf.
         """
         items = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
         best = np.take_along_axis(scores, items, axis=1).astype(np.float32)
         items[np.isneginf(best)] = NO_ITEM
-        places = ((0, 0), (0, k - items.shape[1]))
+        padding = ((0, 0), (0, k - items.shape[1]))
         return cls(
             query_ids,
-            np.pad(items, places, constant_values=NO_ITEM),
-            np.pad(best, places, constant_values=-np.inf),
+            np.pad(items, padding, constant_values=NO_ITEM),
+            np.pad(best, padding, constant_values=-np.inf),
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Slates]) -> Slates:
-        """Return slates of the same width as one."""
+        """Return slates of the same width as one object."""
         return cls(
             np.concatenate([p.query_ids for p in parts]),
             np.concatenate([p.items for p in parts]),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from groundrec.core import config_rank
 from groundrec.core.errors import ArtifactError
-from groundrec.core.processes import ALONE, Processes
+from groundrec.core.processes import SINGLE_PROCESS, Processes
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import progress
@@ -315,7 +315,7 @@ class Writer:
 
 
 def recommend(
-    ranker: Ranker, queries: Queries, folder: Path, processes: Processes = ALONE
+    ranker: Ranker, queries: Queries, folder: Path, processes: Processes = SINGLE_PROCESS
 ) -> Slates:
     """Return slates for `queries`, writing each shard to `folder`; shards that are there already
     are kept.
@@ -324,7 +324,7 @@ def recommend(
     """
     if not len(queries):
         return Slates.from_scores(queries.ids, np.empty((0, 0), np.float32), ranker.section.k)
-    writer = Writer(ranker, queries, folder, processes.local_world)
+    writer = Writer(ranker, queries, folder, processes.local_world_size)
     for shard in progress(processes.share(len(writer.shards)), "recommending"):
         writer.write(shard)
     processes.wait(lambda: not writer.shards.missing(), "their slates")

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 
 from groundrec.core.config import Section
-from groundrec.core.errors import ConfigError, closest
+from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.recipe import Recipe
 
 __all__ = ["Choice", "Template", "has_words", "load_template", "template_names", "template_of"]
@@ -177,7 +177,7 @@ def template_of(recipe: Recipe, domain: str | None = None) -> Template:
     template = _read(section.template)
     if section.domain and section.domain not in template.words:
         raise ConfigError(
-            f"the template has no words for this domain{closest(section.domain, template.words)}",
+            f"the template has no words for this domain{did_you_mean(section.domain, template.words)}",
             value=section.domain,
             accepted=", ".join(template.words) or "none: the template has no [words]",
             next_step="leave model.domain out, or add [words.DOMAIN] to a template of your own",
@@ -209,7 +209,7 @@ def _read(name: str) -> Template:
     else:
         known = template_names()
         raise ConfigError(
-            f"no such template{closest(name, known)}",
+            f"no such template{did_you_mean(name, known)}",
             value=name,
             accepted=f"{', '.join(known)}, or the path of a TOML file",
             next_step="--set model.template=list",

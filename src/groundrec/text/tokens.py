@@ -288,7 +288,7 @@ class Encoder:
                 self.template.answer_text(title) for title in self.titles[start : start + CHUNK]
             ]
             parts.append(Ragged.of([*ids, *end] for ids in self._after(context, texts)))
-        return Ragged.stacked(parts)
+        return Ragged.concatenate(parts)
 
     def _after(self, context: str, texts: list[str]) -> list[list[int]]:
         """Return the tokens of each text as it follows `context`.

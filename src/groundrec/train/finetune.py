@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
-from groundrec.core.stop import saving
+from groundrec.core.stop import defer_stop
 from groundrec.core.track import Metrics, log, progress_bar
 from groundrec.models.language import LanguageModel, load
 from groundrec.text.trie import Trie
@@ -97,7 +97,7 @@ def finetune(
     _tell(section, trainer.args.world_size)
     if checkpoint:
         log.info(f"  going on from {checkpoint.name}")
-    with saving() as asked:
+    with defer_stop() as asked:
         trainer.callback_handler.callbacks.insert(
             0, SaveOnStop(lambda: trainer.any_rank(asked), checkpoint)
         )

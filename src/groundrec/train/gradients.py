@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from groundrec.core.track import Histogram, gradients, log
+from groundrec.core.track import Histogram, log, report_gradients
 
 __all__ = ["GradientHistograms", "histogram"]
 
@@ -31,7 +31,7 @@ class GradientHistograms(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        gradients(state.global_step + 1, lambda: self._measure(model))
+        report_gradients(state.global_step + 1, lambda: self._measure(model))
 
     def _measure(self, model: torch.nn.Module) -> dict[str, Histogram]:
         if not self._in_pieces:

@@ -302,7 +302,7 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         seed=seed,
         data_seed=seed,
     )
-    if found.world_size != (started := Processes.of().world):
+    if found.world_size != (started := Processes.of().world_size):
         raise ProcessError(
             "training would run in other processes than were started: each would train a model of"
             " its own",

@@ -16,7 +16,7 @@ import pytest
 
 from groundrec.app.commands import debug
 from groundrec.app.stages import stages
-from groundrec.core.processes import ALONE, Processes
+from groundrec.core.processes import SINGLE_PROCESS, Processes
 from groundrec.core.runs import read_json
 from tests.app.conftest import write_shop
 from tests.app.debugger import PATIENCE, attached, free_ports
@@ -108,7 +108,8 @@ def test_each_of_two_processes_has_a_port_of_its_own(
             for rank, debugger in enumerate([main, other]):
                 assert debugger.stopped()["name"] == "'prepare'"
                 assert (
-                    debugger.evaluate("(run.processes.rank, run.processes.world)") == f"({rank}, 2)"
+                    debugger.evaluate("(run.processes.rank, run.processes.world_size)")
+                    == f"({rank}, 2)"
                 )
             main.go_on()
             other.go_on()
@@ -137,9 +138,9 @@ def test_under_torchrun_one_process_can_be_picked(waiting: list[str]) -> None:
 
 
 def test_processes_at_breakpoints_are_not_given_up() -> None:
-    assert ALONE.gives_up
-    assert not debug.awaited(Processes(1, 2, 1, 2), debug.PORT, 0).gives_up
-    assert debug.awaited(Processes(1, 2, 1, 2), None, None).gives_up
+    assert SINGLE_PROCESS.times_out
+    assert not debug.awaited(Processes(1, 2, 1, 2), debug.PORT, 0).times_out
+    assert debug.awaited(Processes(1, 2, 1, 2), None, None).times_out
 
 
 def test_a_port_in_use_is_refused(waiting: list[str], tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_killed_supervisor_leaves_a_run_that_works_and_says_so(terminal: Termi
     refused = terminal.call(
         "run", terminal.recipe, "--run-dir", "runs/one", "--if-exists", "resume", code=2
     )
-    assert "another process is at work in this run directory" in refused
+    assert "another process is using in this run directory" in refused
     terminal.go()
     until(lambda: state_of(run).is_over)
     assert (state_of(run).state, state_of(run).exit) == ("finished", None)
@@ -219,7 +219,7 @@ def test_a_pid_that_another_process_has_by_now_is_nobody(
         {**here, "stage": "model", "state": "running", "updated": 1.0, **change},
     )
     assert state_of(tmp_path).state == "lost"
-    assert Identity.read({**here, **change}).send(signal.SIGTERM) is False  # type: ignore[union-attr]
+    assert Identity.from_json({**here, **change}).send_signal(signal.SIGTERM) is False  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("exit", [None, {"code": 0, "signal": None, "ended": 2.0, "peak": 0}])

@@ -19,7 +19,7 @@ import typer
 from groundrec.app.commands.runs import Runs
 from groundrec.app.commands.typeset import Sheet, latex, markdown
 from groundrec.app.jobs.state import ROOT, named
-from groundrec.core.errors import ConfigError, closest
+from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.track import log_to
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def compare(
     """
     if format_ not in FORMATS:
         raise ConfigError(
-            f"unknown --format{closest(format_, FORMATS)}",
+            f"unknown --format{did_you_mean(format_, FORMATS)}",
             value=format_,
             accepted=", ".join(FORMATS),
         )

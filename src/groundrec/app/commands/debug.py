@@ -51,15 +51,15 @@ def awaited(processes: Processes, port: int | None, rank: int | None) -> Process
         )
     if port is None:
         return processes
-    if rank is not None and rank >= processes.world:
+    if rank is not None and rank >= processes.world_size:
         raise ConfigError(
             "no process has this rank",
             value=f"--debug-rank {rank}",
-            accepted=f"0 to {processes.world - 1}",
+            accepted=f"0 to {processes.world_size - 1}",
         )
     if rank in (None, processes.rank):
         _wait(processes, port + (processes.local_rank if rank is None else 0))
-    return replace(processes, gives_up=False)
+    return replace(processes, times_out=False)
 
 
 def _wait(processes: Processes, port: int) -> None:
@@ -74,7 +74,9 @@ def _wait(processes: Processes, port: int) -> None:
             next_step="--debug-attach with another port",
         ) from None
     who = (
-        f"process {processes.rank} of {processes.world} waits" if processes.world > 1 else "waiting"
+        f"process {processes.rank} of {processes.world_size} waits"
+        if processes.world_size > 1
+        else "waiting"
     )
     console.print(
         f"{who} for a debugger at {HERE}:{port}\n  in VS Code: Run and Debug, groundrec: rank"

@@ -21,7 +21,16 @@ from rich.text import Text
 
 from groundrec.core.config_learn import Train
 from groundrec.core.errors import ConfigError
-from groundrec.core.glossary import LANGUAGES, Entry, Flag, entries, find, flags, language, spoken
+from groundrec.core.glossary import (
+    LANGUAGES,
+    Entry,
+    Flag,
+    choose_language,
+    entries,
+    find,
+    flags,
+    format_names,
+)
 
 __all__ = ["explain", "manual"]
 
@@ -73,7 +82,7 @@ def explain(
         raise ConfigError(
             "--run and --dataset", value=f"{run}, {dataset}", accepted="one of the two"
         )
-    spoken_here = language(lang)
+    spoken_here = choose_language(lang)
     settings, without = find(setting)
     found = [entry for entry in entries(spoken_here) if entry.setting in settings]
     notes = [flag for flag in flags(spoken_here) if flag.name in without]
@@ -106,7 +115,7 @@ def _paragraphs(entry: Entry, lang: str) -> Iterator[str]:
         )
     if entry.called:
         facts.append(
-            f"{_label('called', lang).capitalize()}{colon}{spoken(entry.called)}{full_stop}"
+            f"{_label('called', lang).capitalize()}{colon}{format_names(entry.called)}{full_stop}"
         )
     yield f"### `{entry.setting}`\n"
     yield f"{entry.meaning}\n"
@@ -175,7 +184,7 @@ def _card(console: Console, entry: Entry, example: list[str], lang: str, *, show
         "cost": entry.cost,
         "default": _plain(entry.default),
         "accepted": entry.accepted.replace("`", ""),
-        "called": spoken(entry.called),
+        "called": format_names(entry.called),
         "set": f"--set {entry.setting}=…",
         "data" if shown else "example": "\n".join(example),
     }

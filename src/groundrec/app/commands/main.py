@@ -32,13 +32,13 @@ from groundrec.app.commands.track import app as track_app
 from groundrec.app.jobs.job import Job
 from groundrec.app.stages.checks import check_names, check_paths
 from groundrec.app.stages.domains import size_table, sizes
-from groundrec.core.errors import ConfigError, GroundrecError, closest
-from groundrec.core.processes import Processes, silently_alone
+from groundrec.core.errors import ConfigError, GroundrecError, did_you_mean
+from groundrec.core.processes import Processes, launcher_started_one
 from groundrec.core.recipe import Recipe, load_recipe, settings
 from groundrec.core.recipe_files import find_recipe
 from groundrec.core.registry import BUILT_IN, names
 from groundrec.core.runs import IfExists, Run
-from groundrec.core.stop import EXIT, Stopped, stoppable
+from groundrec.core.stop import EXIT_CODE, Stopped, stop_on_sigterm
 from groundrec.core.track import log, log_to, progress_to
 
 __all__ = ["app", "main"]
@@ -141,13 +141,13 @@ def run(
     path = run_dir or Path("runs") / resolved.name
     processes = awaited(Processes.of(), debug_attach, debug_rank)
     try:
-        with stoppable():
+        with stop_on_sigterm():
             _run(resolved, recipe, path, processes, if_exists, job, quiet, as_json)  # type: ignore[arg-type]
     except Stopped:
         print(
             "stopped: the same command with --if-exists resume goes on from here", file=sys.stderr
         )
-        sys.exit(EXIT)
+        sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
         print(
             "interrupted: the same command with --if-exists resume goes on from here",
@@ -196,7 +196,7 @@ def _run(
     log_to(None, quiet=quiet or as_json)
     if not processes.is_main:
         log.setLevel(logging.WARNING)
-    elif silently_alone():
+    elif launcher_started_one():
         log.warning(
             "accelerate launch was asked for several processes and started this one alone, which"
             " does all the work"
@@ -226,9 +226,9 @@ def _run(
 def _announce(recipe: Recipe, run: Run) -> None:
     if recipe.about:
         log.info(recipe.about.strip())
-    if run.processes.world > 1:
+    if run.processes.world_size > 1:
         log.info(
-            f"{run.processes.world} processes train and recommend together; the main one does the"
+            f"{run.processes.world_size} processes train and recommend together; the main one does the"
             " rest"
         )
     log.info(f"writing to {run.path}\n")
@@ -483,7 +483,7 @@ def settings_command(
     if not rows:
         known = {key.partition(".")[0] for key, *_ in settings(Recipe())}
         raise ConfigError(
-            f"no such section{closest(section, known)}",
+            f"no such section{did_you_mean(section, known)}",
             value=section,
             accepted=", ".join(sorted(known)),
         )
@@ -531,7 +531,7 @@ def version() -> None:
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(
-            f"unknown {what}{closest(value, known)}", value=value, accepted=", ".join(known)
+            f"unknown {what}{did_you_mean(value, known)}", value=value, accepted=", ".join(known)
         )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from groundrec.core.errors import ConfigError, closest
+from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.recipe import load_recipe
 from groundrec.core.recipe_files import packaged_files
 
@@ -85,7 +85,7 @@ def _file_of(name: str) -> Path:
     files = _files()
     if name not in files:
         raise ConfigError(
-            f"no such packaged recipe{closest(name, files)}",
+            f"no such packaged recipe{did_you_mean(name, files)}",
             value=name,
             accepted=", ".join(files),
             next_step="groundrec recipes list",

@@ -20,7 +20,7 @@ from groundrec.app.jobs.queue import gpus
 from groundrec.app.jobs.state import ROOT, State, state_of
 from groundrec.app.jobs.supervise import launch
 from groundrec.app.stages.checks import check_names, check_paths
-from groundrec.core.alive import Identity, alone_in
+from groundrec.core.alive import Identity, lock_folder
 from groundrec.core.errors import ArtifactError, ConfigError, ProcessError
 from groundrec.core.recipe import Recipe, load_recipe
 from groundrec.core.runs import IfExists, Run, read_json
@@ -49,7 +49,7 @@ def submit(
         job = replace(job, max_parallel=max(1, len(gpus())))
     planned = [_planned(recipe_file, job, run_dir, if_exists, cell) for cell in grid_of(grid)]
     for path, recipe, one in planned:
-        with alone_in(path):
+        with lock_folder(path):
             Run(path).write(recipe, recipe_file)
         launch(path, replace(one, submitted=time.time()))
     return [path for path, *_ in planned]
@@ -165,8 +165,8 @@ def _send(path: Path, state: State, number: int) -> None:
     """Send a signal to whoever works for a run, else to whoever waits for its turn."""
     record = read_json(path / "supervisor.json") or {}
     for value in (read_json(path / "status.json"), record.get("worker"), record.get("supervisor")):
-        found = Identity.read(value)
-        if found and found.pid in (state.pid, state.supervisor) and found.send(number):
+        found = Identity.from_json(value)
+        if found and found.pid in (state.pid, state.supervisor) and found.send_signal(number):
             return
 
 
@@ -174,7 +174,7 @@ def remove(path: Path) -> None:
     """Remove the directory of a run that is over."""
     if not state_of(path).is_over:
         raise _busy(path)
-    with alone_in(path):
+    with lock_folder(path):
         gone = path.with_name(f".{path.name}.{os.getpid()}.removed")
         path.rename(gone)
     shutil.rmtree(gone)

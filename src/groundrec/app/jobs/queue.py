@@ -43,7 +43,7 @@ class Ticket:
     @classmethod
     def read(cls, values: dict[str, Any]) -> Ticket:
         """Return the ticket that was written as JSON."""
-        people = {name: Identity.read(values[name]) for name in ("supervisor", "worker")}
+        people = {name: Identity.from_json(values[name]) for name in ("supervisor", "worker")}
         return cls(**{**values, **people})
 
     @property

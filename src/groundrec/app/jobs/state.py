@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 import psutil
 
 from groundrec.app.jobs.job import LAST
-from groundrec.core.alive import Identity, alone_in
-from groundrec.core.errors import ArtifactError, closest
+from groundrec.core.alive import Identity, lock_folder
+from groundrec.core.errors import ArtifactError, did_you_mean
 from groundrec.core.runs import read_json
 from groundrec.core.track import Metrics
 
@@ -118,7 +118,7 @@ class _Signs:
         """Whether the process that a supervisor has started is at work without it."""
         return bool(
             self.worker
-            and self.worker == Identity.read(self.record.get("worker"))
+            and self.worker == Identity.from_json(self.record.get("worker"))
             and not self.supervisor
         )
 
@@ -142,7 +142,7 @@ class _Signs:
     @property
     def stage(self) -> str:
         """The stage that is at work, or was the last."""
-        starting = self.worker and self.worker != Identity.read(self.status)
+        starting = self.worker and self.worker != Identity.from_json(self.status)
         return (
             "starting"
             if starting
@@ -153,9 +153,10 @@ class _Signs:
     def exit(self) -> dict[str, Any] | None:
         """How the newest attempt ended, where a supervisor saw it."""
         found = self.record.get("exit")
-        worker = Identity.read(self.record.get("worker"))
+        worker = Identity.from_json(self.record.get("worker"))
         is_newest = found and (
-            worker == Identity.read(self.status) or found["ended"] > self.status.get("updated", 0)
+            worker == Identity.from_json(self.status)
+            or found["ended"] > self.status.get("updated", 0)
         )
         return found if is_newest else None
 
@@ -221,7 +222,7 @@ def named(name: str, root: Path) -> list[Path]:
         return of_sweep
     known = [path.relative_to(root).as_posix() for path in folders]
     raise ArtifactError(
-        f"no such run{closest(name, known)}",
+        f"no such run{did_you_mean(name, known)}",
         value=name,
         accepted=", ".join(known) or f"a run directory; there is none in {root}",
         next_step="groundrec runs",
@@ -241,7 +242,7 @@ def _files(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _alive(value: Any) -> Identity | None:
-    found = Identity.read(value)
+    found = Identity.from_json(value)
     return found if found and found.is_alive() else None
 
 
@@ -274,19 +275,19 @@ def _ended(exit: dict[str, Any], status: dict[str, Any]) -> tuple[Word, str]:
 
 def _works_elsewhere(path: Path, signs: _Signs) -> bool:
     """Return whether the lock is held for another machine that sees the same directory."""
-    worker = Identity.read(signs.status)
-    if worker is None or not worker.is_foreign:
+    worker = Identity.from_json(signs.status)
+    if worker is None or not worker.is_remote:
         return False
     try:
-        with alone_in(path):
+        with lock_folder(path):
             return False
     except ArtifactError:
         return True
 
 
 def _why_lost(signs: _Signs) -> str:
-    last = Identity.read(signs.status) or Identity.read(signs.record.get("supervisor"))
-    restarted = last and not last.is_foreign and last.boot != Identity.of().boot
+    last = Identity.from_json(signs.status) or Identity.from_json(signs.record.get("supervisor"))
+    restarted = last and not last.is_remote and last.boot != Identity.of().boot
     return (
         "the machine was restarted" if restarted else "its process is gone, and nobody saw it end"
     )

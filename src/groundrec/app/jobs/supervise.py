@@ -21,7 +21,7 @@ from typing import Any
 from groundrec.app.jobs.job import Job
 from groundrec.app.jobs.queue import GPUS, Queue, Ticket, gpus, state_folder
 from groundrec.app.jobs.state import RECORD, state_of
-from groundrec.core.alive import Identity, alone_in, peak_bytes
+from groundrec.core.alive import Identity, lock_folder, peak_bytes
 from groundrec.core.errors import ArtifactError, GroundrecError, ProcessError
 from groundrec.core.runs import write_json
 from groundrec.core.track import log, log_to
@@ -133,7 +133,7 @@ class Supervisor:
             f"started as process {worker.pid}" + (f" on GPU {ticket.gpu}" if ticket.gpu else "")
         )
         if self._asked.is_set():
-            worker.send(signal.SIGTERM)
+            worker.send_signal(signal.SIGTERM)
 
     def _end(self) -> None:
         assert self._worker
@@ -170,7 +170,7 @@ def main() -> None:
     os.close(reader)
     log_to(run / LOG, quiet=True)
     try:
-        with alone_in(run, _OWN_LOCK):
+        with lock_folder(run, _OWN_LOCK):
             Supervisor(run, Job.of(run), lambda: _say(writer)).work()
     except GroundrecError as error:
         log.error(str(error))

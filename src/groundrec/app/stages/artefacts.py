@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundrec.app.stages.domains import other_domains
-from groundrec.core.errors import DataError, closest
+from groundrec.core.errors import DataError, did_you_mean
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, digest, read_json
@@ -132,7 +132,7 @@ class Experiment:
         """
         if name not in self.items_called:
             raise DataError(
-                f"not in the catalogue{closest(name, self.items_called)}",
+                f"not in the catalogue{did_you_mean(name, self.items_called)}",
                 value=f"{name}{where}",
                 accepted="a title or an item id",
             )

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from groundrec.app.stages.domains import fingerprints
-from groundrec.core.errors import ConfigError, MissingDependency, closest
+from groundrec.core.errors import ConfigError, MissingDependency, did_you_mean
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import BUILT_IN, names, resolve
 from groundrec.text.prompts import template_of
@@ -94,7 +94,7 @@ def _check_base(base: str) -> None:
         parse(base)
     elif base not in known and not Path(base).is_dir():
         raise ConfigError(
-            f"no such base model{closest(base, known)}",
+            f"no such base model{did_you_mean(base, known)}",
             value=base,
             accepted=(
                 f"{', '.join(known)}, hf:ORG/NAME, modelscope:ORG/NAME,"
@@ -108,7 +108,7 @@ def _check_base(base: str) -> None:
 def _known(setting: str, seam: str, name: str) -> None:
     if name not in BUILT_IN[seam] and name not in (known := names(seam)):
         raise ConfigError(
-            f"unknown name in {setting}{closest(name, known)}",
+            f"unknown name in {setting}{did_you_mean(name, known)}",
             value=name,
             accepted=", ".join(known),
             next_step=f"groundrec list {seam}",

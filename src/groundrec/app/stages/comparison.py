@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from groundrec.app.stages.artefacts import LM
-from groundrec.core.errors import ArtifactError, ConfigError, closest
+from groundrec.core.errors import ArtifactError, ConfigError, did_you_mean
 from groundrec.core.recipe import Recipe, settings
 from groundrec.core.runs import read_json
 from groundrec.evaluate.statistics import Interval, compare_to_reference, intervals
@@ -192,14 +192,14 @@ def _check(run: _Measured, methods: Sequence[str], metrics: Sequence[str]) -> No
     for method in methods:
         if method not in run.methods:
             raise ConfigError(
-                f"{run.name} has no such method{closest(method, run.methods)}",
+                f"{run.name} has no such method{did_you_mean(method, run.methods)}",
                 value=method,
                 accepted=", ".join(run.methods),
             )
         known = [name.rpartition(" ")[2] for name in run.table if name.rpartition(" ")[0] == method]
         if missing := [metric for metric in metrics if metric not in known]:
             raise ConfigError(
-                f"{run.name} has not measured this{closest(missing[0], known)}",
+                f"{run.name} has not measured this{did_you_mean(missing[0], known)}",
                 value=missing[0],
                 accepted=", ".join(known),
             )

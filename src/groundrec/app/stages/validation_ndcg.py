@@ -48,7 +48,7 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
             GroundingInputs(lm, encoder, trie, x.recipe, popularity, place, allow=allow, deny=deny)
         )
         some = queries.take(ranker.answerable(queries))
-        batches = ranker.batches(x.run.processes.local_world)
+        batches = ranker.batches(x.run.processes.local_world_size)
         batches.fit(len(some), max(map(len, ranker.prompts(some)), default=0))
         found = batches.run(some, lambda q: ranker.slates(q, K))
         return sum(float(np.sum(ndcg(slates, some.take(rows)))) for rows, slates in found) / len(

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from groundrec.core.errors import DataError, closest
+from groundrec.core.errors import DataError, did_you_mean
 from groundrec.core.types import Catalogue
 from groundrec.data.dataset import describe, report_full_disk, save
 from groundrec.data.events import Events
@@ -292,7 +292,7 @@ def _require(columns: Sequence[str], there: Sequence[str], file: Path) -> None:
     for name in columns:
         if name not in there:
             raise DataError(
-                f"{file.name} has no such column{closest(name, there)}",
+                f"{file.name} has no such column{did_you_mean(name, there)}",
                 value=name,
                 accepted=", ".join(there),
                 next_step=(
@@ -347,7 +347,7 @@ def _files(folder: Path, category: str) -> dict[str, Path]:
         return {part: files[0] for part, files in found.items()}
     there = sorted({file.stem for files in named.values() for file in files})
     raise DataError(
-        f"not one file for each of {', '.join(named)}{closest(category, there)}",
+        f"not one file for each of {', '.join(named)}{did_you_mean(category, there)}",
         value=", ".join(f"{part}/: {len(files)}" for part, files in found.items())
         + f" in {folder}",
         accepted=", ".join(there)

@@ -14,7 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from groundrec.core.config import Data
-from groundrec.core.errors import DataError, closest
+from groundrec.core.errors import DataError, did_you_mean
 from groundrec.core.track import log
 from groundrec.data.raw.fetch import check_location, local_path
 from groundrec.data.raw.files import Backend
@@ -164,7 +164,7 @@ def _of_category(data: Data) -> tuple[Path, Path]:
     )
     raise DataError(
         "no reviews and metadata of a category in"
-        f" {data.path}{closest(data.category or '', categories)}",
+        f" {data.path}{did_you_mean(data.category or '', categories)}",
         value=data.category or "data.category is not set",
         accepted=", ".join(categories)
         or "a folder with files like Books.json.gz and meta_Books.json.gz",

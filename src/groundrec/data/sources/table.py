@@ -17,7 +17,7 @@ import ibis
 import ibis.expr.types as ir
 
 from groundrec.core.config import Data
-from groundrec.core.errors import ConfigError, DataError, closest
+from groundrec.core.errors import ConfigError, DataError, did_you_mean
 from groundrec.core.track import log
 from groundrec.data.raw.fetch import check_location, local_path
 from groundrec.data.raw.files import BROKEN, FILE, ROW, Backend, Column
@@ -141,7 +141,7 @@ class TableSource:
             check_location(data.items, "data.items")
         if unknown := [name for name in data.columns if name not in NAMES]:
             raise DataError(
-                f"data.columns renames no such column{closest(unknown[0], NAMES)}",
+                f"data.columns renames no such column{did_you_mean(unknown[0], NAMES)}",
                 value=unknown[0],
                 accepted=", ".join(NAMES),
             )
@@ -263,7 +263,7 @@ def require_columns(names: Iterable[str], there: Sequence[str], file: Path) -> N
     for name in names:
         if name not in there:
             raise DataError(
-                f"{file.name} has no such column{closest(name, there)}",
+                f"{file.name} has no such column{did_you_mean(name, there)}",
                 value=name,
                 accepted=", ".join(there),
                 next_step=(
