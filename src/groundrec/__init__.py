@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from groundrec.core.registry import register
     from groundrec.core.track import log_to
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Explained",
     "GroundrecError",
