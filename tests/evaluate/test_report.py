@@ -23,6 +23,7 @@ from groundrec.evaluate.report import (
     console_table,
     headline,
     picture,
+    table_text,
     write_report,
 )
 from groundrec.evaluate.statistics import Comparison, Interval
@@ -214,7 +215,7 @@ def test_the_headline_says_how_far_and_how_sure() -> None:
     assert headline(report()) == f"{start}, 25% above co-occurrence (0.200), p < 0.001."
     unsure = method("LM", "language", 0.21, Comparison(0.01, 0.2, 0.4))
     assert headline(replace(report(), methods=(report().methods[1], unsure))).endswith(
-        "chance alone could do that."
+        "with p = 0.400, this could be chance."
     )
     alone = replace(report(), methods=report().methods[:2])
     assert headline(alone).endswith(
@@ -240,11 +241,11 @@ def test_what_was_not_measured_leaves_no_section_and_no_number(tmp_path: Path) -
     assert "nan" not in Page(text).inside("small")
     assert "bootstrap samples" not in text
     assert Page(text).inside("h2") == [
-        "Every method, same queries",
+        "All methods on the same queries",
         "The data",
-        "Popular and rare",
+        "Popular and rare items",
         "Beyond accuracy",
-        "How it was made",
+        "Reproducing this",
     ]
 
 
@@ -257,6 +258,44 @@ def test_the_terminal_shows_the_same_table() -> None:
     assert "0.250 0.240–0.260" in row
     assert "+25% (p < 0.001) ▲" in row
     assert "NDCG@5" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_numbers_stay_whole_beside_very_long_names(width: int) -> None:
+    long = "LM + a signal called " + "something-rather-long-" * 8
+    methods = (
+        *report().methods,
+        method(long, "fused", 0.22, Comparison(0.02, 0.0001, 0.0004)),
+        method("x" * 150, "signal", 0.15, Comparison(-0.05, 0.001, 0.002)),
+    )
+    text = table_text(replace(report(), methods=methods), width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for m in methods:
+        mean = m.metrics["ndcg@10"].mean
+        assert f"{mean:.3f} {mean - 0.01:.3f}–{mean + 0.01:.3f}" in text
+    assert text.count("p < 0.001") == 2
+    assert "x" * 150 in "".join(re.findall(r"^ *(x+)", text, re.MULTILINE))
+    assert "reference" in text
+
+
+def test_numbers_stay_whole_with_many_metrics_and_a_long_reference() -> None:
+    reference = "a reference with a rather long name, and then some more of it"
+    values = [(0.1, Comparison(-0.1, 0.001, 0.002)), (0.2, None)]
+    methods = [
+        replace(
+            method(name, "signal", value, comparison),
+            metrics={
+                f"{metric}@10": Interval(value, value - 0.01, value + 0.01)
+                for metric in ("ndcg", *(f"metric{n}" for n in range(12)))
+            },
+        )
+        for name, (value, comparison) in zip(("popularity", reference), values, strict=True)
+    ]
+    text = table_text(replace(report(), methods=tuple(methods), reference=reference))
+    assert "…" not in text
+    assert text.count("0.100") == 13
+    assert text.count("0.200") == 13
 
 
 def test_a_report_whose_names_do_not_fit_is_refused(tmp_path: Path) -> None:

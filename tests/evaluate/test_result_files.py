@@ -65,16 +65,16 @@ def test_what_is_to_be_known_of_the_titles(results: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("{", "is no result"),
-        ("{}", "is no result: dict"),
-        ("[]", "is no result: list of 0 rows"),
-        ('[{"output": "A"}]', ", row 1 is no result"),
+        ("{", "is not a result"),
+        ("{}", "is not a result: dict"),
+        ("[]", "is not a result: an empty list"),
+        ('[{"output": "A"}]', ", row 1 is not a result"),
         (
             '[{"output": "A", "predict": ["A"]}, {"output": "A", "predict": []}]',
-            r", row 2 is no result: predict = \[\]",
+            r", row 2 is not a result: predict = \[\]",
         ),
-        ('[{"output": 3, "predict": ["A"]}]', ", row 1 is no result"),
-        ('[{"output": "A", "predict": [1]}]', ", row 1 is no result"),
+        ('[{"output": 3, "predict": ["A"]}]', ", row 1 is not a result"),
+        ('[{"output": "A", "predict": [1]}]', ", row 1 is not a result"),
     ],
 )
 def test_a_file_that_is_something_else_is_named(tmp_path: Path, text: str, value: str) -> None:

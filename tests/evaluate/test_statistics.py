@@ -137,6 +137,6 @@ def test_holm_by_hand() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ArtifactError, match="one value per query"):
         intervals({"x": np.ones(3)}, np.arange(4))
-    with pytest.raises(ConfigError, match="no such method"):
+    with pytest.raises(ConfigError, match="unknown method"):
         paired_p({"x": np.ones(3)}, "y", np.arange(3))
     assert paired_p({"x": np.ones(3)}, "x", np.arange(3)) == {}

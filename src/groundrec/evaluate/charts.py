@@ -1,8 +1,7 @@
-"""The report's pictures: plain numbers in, inline SVG or an image file out, the same bytes for the
-same numbers.
+"""Charts of the report: plain numbers in, inline SVG or an image file out, reproducible to the byte.
 
-A chart is drawn in the colours of `PALETTE`; in a page each becomes a CSS variable, so that one
-drawing serves light and dark. Knows nothing about slates, people or pages.
+A chart uses the colours of `PALETTE`. Inside a page each colour becomes a CSS variable, so that one
+drawing serves light and dark mode. Knows nothing about slates, users or pages.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ __all__ = [
 ]
 
 Kind = Literal["signal", "language", "fused"]
-"""What a method is made of: a collaborative signal, the language model, or both."""
+"""What a method ranks with: a collaborative signal, the language model, or both."""
 
 PALETTE = {
     "paper": "#fbfaf6",
@@ -58,7 +57,7 @@ PALETTE = {
     "fused": "#b4502f",
     "third": "#4d7a58",
 }
-"""Name → colour on light paper; a page may give each name another colour on dark paper."""
+"""Name → colour in light mode; a page may override each for dark mode."""
 
 _MARKER: dict[Kind, str] = {"signal": "o", "language": "D", "fused": "s"}
 _CYCLE = ("language", "fused", "third", "signal")
@@ -102,9 +101,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines over a common axis, for example the losses of one training; `kept` marks the point that
-    was kept.
-    """
+    """Lines over a common axis, such as the losses of a training; `kept` is the chosen point on it."""
 
     title: str
     x_label: str
@@ -114,8 +111,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class FusionCurve:
-    """A validation metric against a weight: alpha, 0 the signal alone, 1 the model alone; gamma, 0
-    the model alone.
+    """A validation metric by fusion weight.
+
+    Alpha runs from 0, the signal alone, to 1, the model alone; at gamma 0 the model is alone.
     """
 
     signal: str
@@ -128,7 +126,7 @@ class FusionCurve:
     weight: str = "α"
     model: str = "language model"
     kind: str = ""
-    """How they are mixed, where it is not by probabilities."""
+    """The fusion rule, where it is not a mix of log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class DotPlotRow:
 
 
 def dots(axes: Axes, rows: Sequence[DotPlotRow], label: str) -> None:
-    """Draw one dot per row, first row on top, with its interval as a line and its mean as a number."""
+    """Draw a dot plot, first row on top: the mean, as a dot and a number, on its interval."""
     for y, row in enumerate(rows):
         mean = row.interval.mean
         low = row.interval.low
@@ -167,7 +165,7 @@ def dots(axes: Axes, rows: Sequence[DotPlotRow], label: str) -> None:
 
 
 def lines(axes: Axes, curve: Curve) -> None:
-    """Draw a curve's series and mark the point that was kept."""
+    """Draw the series of a curve and mark the chosen point."""
     for number, series in enumerate(curve.series):
         colour = PALETTE[_CYCLE[number % len(_CYCLE)]]
         style = "-" if number < len(_CYCLE) else "--"
@@ -186,24 +184,29 @@ def lines(axes: Axes, curve: Curve) -> None:
 
 
 def fusion(axes: Axes, curve: FusionCurve) -> None:
-    """Draw a fusion curve in its 95% interval, the chosen alpha marked and both ends named."""
-    colour, low, high = PALETTE["fused"], *_band(curve)
+    """Draw a fusion curve with its 95% band, the chosen weight marked and both ends named."""
+    colour = PALETTE["fused"]
+    low, high = _band(curve)
     axes.fill_between(curve.alphas, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.plot(curve.alphas, curve.means, color=colour, linewidth=1.8)
-    best = curve.means[
-        min(range(len(curve.alphas)), key=lambda i: abs(curve.alphas[i] - curve.chosen))
-    ]
+    nearest = min(range(len(curve.alphas)), key=lambda i: abs(curve.alphas[i] - curve.chosen))
     axes.axvline(curve.chosen, color=PALETTE["quiet"], linewidth=1, linestyle=(0, (2, 3)))
-    axes.plot([curve.chosen], [best], marker="s", markersize=7, color=colour, linestyle="none")
-    room = max(high) - min(low) or 1.0
-    axes.set_ylim(min(low) - 0.05 * room, max(high) + 0.25 * room)
+    axes.plot(
+        [curve.chosen],
+        [curve.means[nearest]],
+        marker="s",
+        markersize=7,
+        color=colour,
+        linestyle="none",
+    )
+    span = max(high) - min(low) or 1.0
+    top = max(high) + 0.25 * span  # leaves space above the band for the weight's label
+    axes.set_ylim(min(low) - 0.05 * span, top)
     side = "left" if curve.chosen <= curve.alphas[-1] / 2 else "right"
-    offset = (6 if side == "left" else -6, -4)
-    where = (curve.chosen, max(high) + 0.25 * room)
     axes.annotate(
         f"{curve.weight} = {curve.chosen:g}",
-        where,
-        offset,
+        (curve.chosen, top),
+        (6 if side == "left" else -6, -4),
         textcoords="offset points",
         ha=side,
         va="top",
@@ -222,13 +225,11 @@ def fusion(axes: Axes, curve: FusionCurve) -> None:
 
 
 def tiles(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], label: str) -> None:
-    """Draw shares as tiles, one line per row, first row on top, darker for more, each with its
-    percentage.
-    """
-    most = max((share for _, shares in rows for share in shares), default=0) or 1
+    """Draw shares as tiles with their percentages, first row on top, darker for larger shares."""
+    largest = max((share for _, shares in rows for share in shares), default=0) or 1
     for y, (_, shares) in enumerate(rows):
         for x, share in enumerate(shares):
-            shade = 0.04 + 0.56 * share / most
+            shade = 0.04 + 0.56 * share / largest
             axes.add_patch(
                 Rectangle(
                     (x + 0.04, y - 0.44), 0.92, 0.88, color=PALETTE["language"], alpha=shade, lw=0
@@ -247,7 +248,7 @@ def tiles(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], label: str) -
 
 
 def matrix(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float]], label: str) -> None:
-    """Draw a square table of shares, darker for more, columns numbered as the rows are."""
+    """Draw a square matrix of shares, darker for larger ones, its columns numbered like its rows."""
     for y, row in enumerate(shares):
         for x, share in enumerate(row):
             shade = 0.04 + 0.56 * share
@@ -259,7 +260,9 @@ def matrix(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float]], 
             axes.text(x + 1, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
     axes.set_xlim(0.5, len(names) + 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_yticks(range(len(names)), [f"{name}  {place}" for place, name in enumerate(names, 1)])
+    axes.set_yticks(
+        range(len(names)), [f"{name}  {number}" for number, name in enumerate(names, 1)]
+    )
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
     axes.set_xticks(range(1, len(names) + 1))
     axes.tick_params(axis="x", length=0)
@@ -270,8 +273,9 @@ def matrix(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float]], 
 def inline(
     draw: Callable[[Axes], None], name: str, title: str, *, width: float = 420, height: float = 260
 ) -> str:
-    """Return an `<svg>` element of `width` × `height` user units: colours are CSS variables, ids
-    begin with `name`.
+    """Return an `<svg>` element of `width` × `height` user units.
+
+    Its colours are CSS variables, and its ids start with `name`, so that charts share a page.
     """
     with _figure(width, height) as figure, io.StringIO() as out:
         draw(figure.subplots())
@@ -285,19 +289,20 @@ def inline(
 def save(
     path: Path, draws: Sequence[Callable[[Axes], None]], *, width: float = 460, height: float = 320
 ) -> None:
-    """Write the drawings side by side as one PNG or SVG image, by the ending of `path`."""
+    """Write the drawings side by side as one PNG or SVG image, by the suffix of `path`."""
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
         raise ConfigError(
-            "no such picture format", value=path.name, accepted="a name ending in .png or .svg"
+            "unknown image format", value=path.name, accepted="a name ending in .png or .svg"
         )
-    nothing = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
+    # matplotlib writes its version and the date unless told not to
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
     with _figure(width * len(draws), height) as figure, atomic_write(path) as part:
         for axes, draw in zip(
             figure.subplots(1, len(draws), squeeze=False).flat, draws, strict=True
         ):
             draw(axes)
-        figure.savefig(part, format=kind, dpi=160, metadata=nothing)
+        figure.savefig(part, format=kind, dpi=160, metadata=metadata)
 
 
 def _ends(interval: Interval) -> list[float]:
@@ -305,18 +310,17 @@ def _ends(interval: Interval) -> list[float]:
 
 
 def _band(curve: FusionCurve) -> tuple[list[float], list[float]]:
+    """Return both ends of the 95% interval at each weight."""
     pairs = list(zip(curve.means, curve.errors, strict=True))
-    return [mean - 1.96 * error for mean, error in pairs], [
-        mean + 1.96 * error for mean, error in pairs
-    ]
+    low = [mean - 1.96 * error for mean, error in pairs]
+    return low, [mean + 1.96 * error for mean, error in pairs]
 
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure of `width` × `height` points in the report's style; a reader's font may hold
-    more than ours.
-    """
+    """Yield a figure of `width` × `height` points in the report's style."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # a glyph that is missing here may exist in the font of whoever reads the SVG
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield Figure(
             figsize=(width / 72, height / 72),
@@ -325,6 +329,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def _for_page(svg: str, name: str, title: str) -> str:
+    """Return matplotlib's SVG as an element of a page, without its own styles and colours."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', body)

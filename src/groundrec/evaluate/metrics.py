@@ -1,9 +1,8 @@
-"""Slates and what people took next, to numbers: accuracy per query, and what accuracy does not
-show.
+"""Metrics of slates: accuracy per query, and what accuracy does not show.
 
 An accuracy metric is a function `(hits bool [Q, K], relevant int [Q], k) -> float64 [Q]` registered
-by name; averaging is someone else's job (`evaluate.statistics`). Everything compares item numbers,
-never titles. Knows nothing about which method made a slate, and nothing about files.
+by name; `evaluate.statistics` averages. Slates and targets are compared by item number, never by
+title. Knows nothing about files, nor which method made a slate.
 """
 
 from __future__ import annotations
@@ -45,50 +44,53 @@ Hits = NDArray[np.bool_]
 Counts = NDArray[np.integer]
 
 SLICES = ("head", "middle", "tail")
-"""Thirds of the training interactions, from the most popular items to the rarest."""
+"""The items of each third of the training interactions, from the most popular to the rarest."""
 
 
 def hit_rate(hits: Hits, relevant: Counts, k: int) -> Values:
-    """Return 1 where any of the first `k` places holds a target, else 0. Shape: [Q]."""
+    """Return 1 where any of the top `k` items is a target, else 0. Shape: [Q]."""
     return np.where(hits[:, :k].any(axis=1), 1.0, 0.0)
 
 
 def ndcg(hits: Hits, relevant: Counts, k: int) -> Values:
-    """Return the discounted gain of the first `k` places over the best possible one. Shape: [Q].
+    """Return the normalised discounted cumulative gain of the top `k`. Shape: [Q].
 
-    DCG = Σ_j hit_j / log2(j + 1), divided by the DCG of min(k, relevant) hits in the first places
-    (Järvelin and Kekäläinen 2002, binary gains). 0 for a query without targets.
+    DCG = Σ_j hit_j / log2(j + 1), divided by the DCG of min(k, relevant) hits at the top (Järvelin
+    and Kekäläinen 2002, binary gains). 0 for a query without targets.
     """
-    discount = 1 / np.log2(np.arange(2, k + 2))
+    discount = 1 / np.log2(np.arange(2, k + 2))  # [k]
+    # cumsum adds in order whatever the width; sum may not, and would round differently
     gained = np.cumsum(hits[:, :k] * discount[: hits.shape[1]], axis=1)[:, -1]
-    ideal = np.concatenate([[np.inf], np.cumsum(discount)])[np.minimum(relevant, k)]
-    return gained / ideal
+    # ideal[n] is the DCG of n hits at the top; infinite for n = 0, so that no targets give 0
+    ideal = np.concatenate([[np.inf], np.cumsum(discount)])
+    return gained / ideal[np.minimum(relevant, k)]
 
 
 def mrr(hits: Hits, relevant: Counts, k: int) -> Values:
-    """Return 1 / the place of the first target among the first `k` places, 0 where there is none.
-    Shape: [Q].
-    """
+    """Return 1 / rank of the first target in the top `k`, 0 where there is none. Shape: [Q]."""
     top = hits[:, :k]
     return top.any(axis=1) / (top.argmax(axis=1) + 1.0)
 
 
 def find_hits(slates: Slates, queries: Queries) -> tuple[Hits, NDArray[np.int64]]:
-    """Return which places hold a target, bool [Q, K], and the number of distinct targets, int64
-    [Q].
+    """Return which slate items are targets, bool [Q, K], and how many distinct targets, int64 [Q].
 
-    Rows follow `queries`, whatever the order of `slates`. An item that a slate repeats is a hit
-    only once. Raises `ArtifactError` unless both hold the same query ids, each once.
+    Rows are in the order of `queries`, whatever the order of `slates`. If a slate repeats an item,
+    only its first position is a hit. Raises `ArtifactError` unless both have the same query ids,
+    each once.
     """
-    items = _aligned(slates, queries)
+    items = _aligned(slates, queries)  # [Q, K]
     rows = np.arange(len(queries), dtype=np.int64)[:, None]
+    # row * width + item is one key per pair of query and item, so one isin serves all queries
     width = 1 + max(items.max(initial=0), queries.targets.values.max(initial=0))
-    wanted = np.unique(queries.targets.rows * width + queries.targets.values)
-    keys = np.where(items < 0, -1, rows * width + items).ravel()
-    places = np.flatnonzero(np.isin(keys, wanted))
+    target_keys = np.unique(queries.targets.rows * width + queries.targets.values)
+    slate_keys = np.where(items < 0, -1, rows * width + items).ravel()  # [Q * K]
+    positions = np.flatnonzero(np.isin(slate_keys, target_keys))
+    # return_index gives the first of equal keys: a repeated item counts once
+    first = np.unique(slate_keys[positions], return_index=True)[1]
     hits = np.zeros(items.size, np.bool_)
-    hits[places[np.unique(keys[places], return_index=True)[1]]] = True
-    return hits.reshape(items.shape), np.bincount(wanted // width, minlength=len(queries))
+    hits[positions[first]] = True
+    return hits.reshape(items.shape), np.bincount(target_keys // width, minlength=len(queries))
 
 
 def per_query(
@@ -100,8 +102,8 @@ def per_query(
     """Return `{"ndcg@10": float64 [Q], …}` for every metric at every cut-off, in the order of
     `queries`.
 
-    Raises `ArtifactError` where the query ids differ, `SearchError` where a cut-off exceeds the
-    width of the slates.
+    Raises `ArtifactError` if the query ids differ, `SearchError` if a cut-off exceeds the slate
+    length.
     """
     hits, relevant = find_hits(slates, queries)
     functions = {name: resolve("metrics", name) for name in metrics}
@@ -115,16 +117,15 @@ def per_query(
 
 
 def metric_function(name: str) -> Callable[[Slates, Queries], Values]:
-    """Return the function `(slates, queries) -> float64 [Q]` that a name such as `ndcg@10` stands
-    for.
+    """Return the function `(slates, queries) -> float64 [Q]` for a name such as `ndcg@10`.
 
-    Raises `ConfigError` where the name is not `metric@k` or the metric is unknown.
+    Raises `ConfigError` if the name is not `metric@k` or the metric is unknown.
     """
     match = re.fullmatch(r"([^@]+)@([1-9]\d*)", name)
     if not match:
         known = ", ".join(f"{metric}@10" for metric in names("metrics"))
         raise ConfigError(
-            "not a metric at a cut-off", value=name, accepted=f"metric@k, for example {known}"
+            "a metric's name needs a cut-off", value=name, accepted=f"metric@k, for example {known}"
         )
     metric = match[1]
     k = int(match[2])
@@ -133,15 +134,14 @@ def metric_function(name: str) -> Callable[[Slates, Queries], Values]:
 
 
 def popularity_bands(popularity: Counts, bands: int) -> NDArray[np.int64]:
-    """Return each item's band: 0 holds the most popular items that make up the first 1/`bands` of
-    all interactions.
+    """Return each item's band: band 0 has the most popular items, with 1/`bands` of interactions.
 
-    Items are ordered by falling popularity, ties by item number; an item belongs to the band in
-    which its own interactions begin, an item never seen to the last. Shape: [I].
+    Items are ordered by descending popularity, ties by item number. An item belongs to the band in
+    which its own interactions start; one without interactions to the last. Shape: [I].
     """
     order = np.argsort(-popularity, kind="stable")
     counts = popularity[order].astype(np.int64)
-    before = np.cumsum(counts) - counts
+    before = np.cumsum(counts) - counts  # interactions of all more popular items
     band = np.empty(len(counts), np.int64)
     band[order] = np.minimum(bands * before // max(counts.sum(), 1), bands - 1)
     return band
@@ -150,12 +150,11 @@ def popularity_bands(popularity: Counts, bands: int) -> NDArray[np.int64]:
 def by_slice(
     slates: Slates, queries: Queries, popularity: Counts, metric: str
 ) -> dict[str, Values]:
-    """Return `metric` per query for the targets of each of `SLICES` alone; NaN where a query has
-    none of them.
+    """Return `metric` per query with the targets of one of `SLICES` at a time. Shape of each: [Q].
 
-    Shape of each value: [Q].
+    A query without a target in a slice is NaN there.
     """
-    band = popularity_bands(popularity, len(SLICES))[queries.targets.values]
+    band = popularity_bands(popularity, len(SLICES))[queries.targets.values]  # one per target
     value_of = metric_function(metric)
     result = {}
     for number, name in enumerate(SLICES):
@@ -165,18 +164,15 @@ def by_slice(
 
 
 def coverage(slates: Slates, items: int, k: int) -> float:
-    """Return the share of the catalogue that stands in the first `k` places of any slate (Ge et al.
-    2010).
-    """
+    """Return the share of the catalogue in the top `k` of any slate (Ge et al. 2010)."""
     return float(np.count_nonzero(_shown(slates, items, k))) / items
 
 
 def gini(slates: Slates, items: int, k: int) -> float:
-    """Return how unequally the first `k` places are shared out among all items: 0 evenly, near 1
-    all to one.
+    """Return the Gini coefficient of exposure in the top `k`: 0 equal, near 1 all one item.
 
-    G = Σ_i (2i - I - 1) x_i / (I Σ x), x the exposure counts in rising order, i = 1 … I (Fleder and
-    Hosanagar 2009). NaN where nothing is recommended.
+    G = Σ_i (2i - I - 1) x_i / (I Σ x), x the exposure counts in ascending order, i = 1 … I (Fleder
+    and Hosanagar 2009). NaN if nothing is recommended.
     """
     counts = np.sort(_shown(slates, items, k))
     rank = 2 * np.arange(1, items + 1) - items - 1
@@ -184,10 +180,10 @@ def gini(slates: Slates, items: int, k: int) -> float:
 
 
 def novelty(slates: Slates, popularity: Counts, k: int) -> float:
-    """Return the mean self-information in bits of the items in the first `k` places (Zhou et al.
-    2010).
+    """Return the mean self-information, in bits, of the items in the top `k` (Zhou et al. 2010).
 
-    -log2 p(item), p = (popularity + 1) / (Σ popularity + I): add-one smoothing keeps unseen items finite.
+    -log2 p(item), p = (popularity + 1) / (Σ popularity + I): add-one smoothing keeps the value of an
+    unseen item finite.
     """
     bits = -np.log2((popularity + 1) / (popularity.sum() + len(popularity)))
     counts = _shown(slates, len(popularity), k)
@@ -195,14 +191,13 @@ def novelty(slates: Slates, popularity: Counts, k: int) -> float:
 
 
 def popularity_lift(slates: Slates, queries: Queries, popularity: Counts, k: int) -> float:
-    """Return how much more popular the first `k` places are than what people had taken before: 0
-    equally, 1 twice.
+    """Return how much more popular the top `k` is than the histories: 0 as popular, 1 twice.
 
-    (GAP_recommended - GAP_history) / GAP_history, GAP the mean over queries of a list's mean
-    popularity, queries with an empty list left out (Abdollahpouri et al. 2019).
+    (GAP_recommended - GAP_history) / GAP_history, where GAP is the mean over queries of a list's
+    mean popularity, without queries whose list is empty (Abdollahpouri et al. 2019).
     """
     top = _aligned(slates, queries)[:, :k]
-    valid = _valid(top, len(popularity))
+    valid = _valid(top, len(popularity))  # [Q, k]
     shown = np.where(valid, popularity[np.where(valid, top, 0)], 0).sum(axis=1)
     past = np.bincount(queries.history.rows, popularity[queries.history.values], len(queries))
     before = _mean_of_means(past, queries.history.lengths)
@@ -210,35 +205,35 @@ def popularity_lift(slates: Slates, queries: Queries, popularity: Counts, k: int
 
 
 def repeat_rate(slates: Slates, queries: Queries, items: int, k: int) -> float:
-    """Return the share of the items in the first `k` places that the query's history already holds."""
+    """Return the share of the items in the top `k` that are already in the query's history."""
     top = _aligned(slates, queries)[:, :k]
     valid = _valid(top, items)
+    # one key per pair of query and item, as in `find_hits`
     keys = np.arange(len(queries), dtype=np.int64)[:, None] * items + top
     known = np.isin(keys, queries.history.rows * items + queries.history.values)
     return _ratio(np.count_nonzero(known & valid), np.count_nonzero(valid))
 
 
 def invalid_share(slates: Slates, items: int, k: int) -> float:
-    """Return the share of the first `k` places that name no item though they should.
+    """Return the share of the first `k` positions that should name an item but do not.
 
-    A place is invalid if its number is neither an item of the catalogue nor -1, or if it is -1 and
-    a later place of the slate is filled.
+    A position is invalid if its number is neither an item of the catalogue nor -1, or if it is -1
+    while a later position of the slate is filled.
     """
     wrong = ~_valid(slates.items, items) & ~_unfilled(slates)
     return _ratio(np.count_nonzero(wrong[:, :k]), wrong[:, :k].size)
 
 
 def unfilled_share(slates: Slates, k: int) -> float:
-    """Return the share of the first `k` places left empty (-1) at the end of a slate."""
+    """Return the share of the first `k` positions left empty (-1) at the end of a slate."""
     empty = _unfilled(slates)[:, :k]
     return _ratio(np.count_nonzero(empty), empty.size)
 
 
 def exposure(slates: Slates, popularity: Counts, k: int, bands: int = 10) -> Values:
-    """Return how the first `k` places are shared out among `popularity_bands`, most popular first.
-    Shape: [bands].
+    """Return each popularity band's share of the top `k`, the most popular first. Shape: [bands].
 
-    A method that shows every item in proportion to its popularity gives about 1/`bands` to each.
+    A method that recommends items in proportion to their popularity gives each about 1/`bands`.
     """
     counts = _shown(slates, len(popularity), k)
     shares = np.bincount(popularity_bands(popularity, bands), counts, bands)
@@ -250,8 +245,7 @@ def beyond_accuracy(
 ) -> dict[str, float]:
     """Return every measure beyond accuracy at cut-off `k`, by name.
 
-    Raises `ArtifactError` where the query ids differ, `SearchError` where `k` exceeds the width of
-    the slates.
+    Raises `ArtifactError` if the query ids differ, `SearchError` if `k` exceeds the slate length.
     """
     _check_cutoff(k, slates)
     items = len(popularity)
@@ -267,6 +261,7 @@ def beyond_accuracy(
 
 
 def _aligned(slates: Slates, queries: Queries) -> NDArray[np.int32]:
+    """Return the slates' items in the order of `queries`. Shape: [Q, K]."""
     of_slates = np.argsort(slates.query_ids)
     of_queries = np.argsort(queries.ids)
     have = slates.query_ids[of_slates]
@@ -274,11 +269,12 @@ def _aligned(slates: Slates, queries: Queries) -> NDArray[np.int32]:
     if not np.array_equal(have, want) or np.any(have[1:] == have[:-1]):
         both = len(np.intersect1d(have, want))
         raise ArtifactError(
-            "the slates do not answer these queries, each once",
+            "the slates do not belong to these queries",
             value=f"{len(have)} slates, {len(want)} queries, {both} query ids in common",
-            accepted="one slate per query, with the same query ids",
-            next_step="recommend again for this dataset and split",
+            accepted="exactly one slate per query, with the same query ids",
+            next_step="recommend again for this data set and split",
         )
+    # both argsorts list the same ids in ascending order: pair them to get each query's slate
     row = np.empty(len(want), np.int64)
     row[of_queries] = of_slates
     return slates.items[row]
@@ -287,30 +283,33 @@ def _aligned(slates: Slates, queries: Queries) -> NDArray[np.int32]:
 def _check_cutoff(k: int, slates: Slates) -> None:
     if not 1 <= k <= slates.k:
         raise SearchError(
-            "a metric's cut-off does not fit the slates",
+            "a metric's cut-off exceeds the slates",
             value=k,
-            accepted=f"1 to {slates.k}, the number of places in a slate",
+            accepted=f"1 to {slates.k}, the length of a slate",
             next_step="raise recommend.k or lower evaluate.ks",
         )
 
 
 def _with_targets(queries: Queries, keep: NDArray[np.bool_]) -> Queries:
+    """Return the queries with only the targets to `keep`, one flag per target."""
     lengths = np.bincount(queries.targets.rows[keep], minlength=len(queries))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     targets = Ragged(queries.targets.values[keep], offsets)
     return Queries(queries.ids, queries.users, queries.times, queries.history, targets)
 
 
-def _valid(places: NDArray[np.int32], items: int) -> NDArray[np.bool_]:
-    return (places >= 0) & (places < items)
+def _valid(numbers: NDArray[np.int32], items: int) -> NDArray[np.bool_]:
+    return (numbers >= 0) & (numbers < items)
 
 
 def _unfilled(slates: Slates) -> NDArray[np.bool_]:
+    """Return which positions are empty together with all later ones. Shape: [Q, K]."""
     filled = slates.items != NO_ITEM
     return ~np.logical_or.accumulate(filled[:, ::-1], axis=1)[:, ::-1]
 
 
 def _shown(slates: Slates, items: int, k: int) -> NDArray[np.int64]:
+    """Return how often each item is in the top `k` of a slate. Shape: [I]."""
     top = slates.items[:, :k]
     return np.bincount(top[_valid(top, items)], minlength=items)
 

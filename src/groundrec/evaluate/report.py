@@ -1,23 +1,26 @@
-"""A finished comparison to one self-contained page, one picture and one table for the terminal.
+"""Render a finished evaluation: one self-contained HTML page, one picture, one terminal table.
 
-`Report` is plain data that the caller fills; the page needs no network and is the same, byte for
-byte, for the same report. Knows nothing about runs, data sets or models, and computes no metric.
+`Report` is plain data filled in by the caller. The page needs no network, and the same report gives
+the same bytes. Knows nothing about runs, data sets or models, and computes no metric.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -38,27 +41,35 @@ __all__ = [
     "console_table",
     "headline",
     "picture",
+    "table_text",
     "write_report",
 ]
 
 _BEYOND = {
-    "coverage": ("coverage", "share of the catalogue shown to anyone", "{:.1%}"),
-    "gini": ("Gini", "0: every item shown equally often; 1: one item takes every place", "{:.2f}"),
-    "novelty": ("novelty", "mean self-information of what is shown, in bits", "{:.1f}"),
+    "coverage": ("coverage", "share of the catalogue recommended to at least one user", "{:.1%}"),
+    "gini": ("Gini", "0: every item recommended equally often; 1: always the same item", "{:.2f}"),
+    "novelty": ("novelty", "mean self-information of the recommended items, in bits", "{:.1f}"),
     "popularity_lift": (
         "popularity lift",
-        "how much more popular than what people had taken before",
+        "how much more popular the recommended items are than those in users' histories",
         "{:+.0%}",
     ),
-    "repeat_rate": ("repeats", "share of what is shown that the person already had", "{:.1%}"),
-    "invalid": ("invalid", "share of places that name no item of the catalogue", "{:.2%}"),
-    "unfilled": ("unfilled", "share of places left empty at the end", "{:.2%}"),
+    "repeat_rate": ("repeats", "share of recommended items already in the history", "{:.1%}"),
+    "invalid": ("invalid", "share of positions that name no item of the catalogue", "{:.2%}"),
+    "unfilled": ("unfilled", "share of positions left empty at the end of a slate", "{:.2%}"),
 }
+"""Measure → its heading, its explanation and its number format."""
+
+_METHOD_WIDTH = 16
+"""Columns that the names of methods keep, however wide the numbers are."""
+
+_REFERENCE_WIDTH = 32
+"""Columns beyond which the heading with the reference's name is wrapped."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way of ranking and everything measured of it on the test queries."""
+    """A recommendation method and its results on the test queries."""
 
     name: str
     kind: Kind
@@ -67,16 +78,16 @@ class Method:
     beyond: Mapping[str, float]
     """`evaluate.metrics.beyond_accuracy`."""
     slices: Mapping[str, Interval]
-    """The main metric for the targets of the head, the middle and the tail."""
+    """The main metric on head, middle and tail targets alone."""
     exposure: tuple[float, ...]
     """`evaluate.metrics.exposure`."""
     comparison: Comparison | None = None
-    """On the main metric against `Report.reference`; None for the reference itself."""
+    """Comparison with `Report.reference` on the main metric; None for the reference itself."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A recommended title, and whether the person took that item next."""
+    """A recommended title, and whether that item was a target."""
 
     title: str
     hit: bool = False
@@ -84,9 +95,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class UserExample:
-    """One query shown in full: titles, oldest first, what each method recommended, and what was
-    taken next.
-    """
+    """One query shown in full: its history, oldest first, each method's picks and the targets."""
 
     name: str
     history: tuple[str, ...]
@@ -96,16 +105,14 @@ class UserExample:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows; `reference` names the best method that is not fused, which the
-    others meet.
-    """
+    """Everything a report shows; the others are compared with `reference`, the best unfused method."""
 
     title: str
     dataset: str
     data: tuple[tuple[str, object], ...]
-    """The data card: what, and how many."""
+    """The data card: label and value."""
     warnings: tuple[str, ...]
-    """What a reader must know before believing the numbers, for example what the split leaks."""
+    """Caveats shown above the results, for example that the split leaks."""
     methods: tuple[Method, ...]
     reference: str
     queries: int
@@ -119,28 +126,30 @@ class Report:
     bootstrap: int = 1000
     permutations: int = 10_000
     target_exposure: tuple[float, ...] = ()
-    """How what people took is shared out among the bands of `Method.exposure`."""
+    """The same shares as `Method.exposure`, of the targets."""
 
     def __post_init__(self) -> None:
-        """Check that the names fit together."""
+        """Check that the reference exists and that every method has the main metric."""
         known = [method.name for method in self.methods]
         if self.reference not in known:
             raise ConfigError(
                 "the reference is not a method", value=self.reference, accepted=", ".join(known)
             )
         if without := [m.name for m in self.methods if self.main_metric not in m.metrics]:
-            raise ConfigError(f"methods without {self.main_metric}", value=", ".join(without))
+            raise ConfigError(
+                f"methods without {self.main_metric}",
+                value=", ".join(without),
+                accepted="the main metric for every method",
+            )
 
     @property
     def ranked(self) -> list[Method]:
-        """The methods by falling main metric, ties by name."""
+        """Return the methods by descending main metric, ties by name."""
         return sorted(self.methods, key=lambda m: (-m.metrics[self.main_metric].mean, m.name))
 
 
 def headline(report: Report) -> str:
-    """Return the key result as one sentence: the best method, its metric, and its distance to the
-    reference.
-    """
+    """Return the key result in one sentence: the best method, its metric, its lead over the reference."""
     best = report.ranked[0]
     reference = next(m for m in report.methods if m.name == report.reference)
     metric = _label(report.main_metric)
@@ -150,44 +159,59 @@ def headline(report: Report) -> str:
         return f"{start}; no other method does better."
     other = reference.metrics[report.main_metric].mean
     gain = f"{value / other - 1:.0%} above" if other else "above"
-    return f"{start}, {gain} {reference.name} ({other:.3f}){_how_sure(best.comparison)}."
+    return f"{start}, {gain} {reference.name} ({other:.3f}){_significance(best.comparison)}."
 
 
 def console_table(report: Report) -> Table:
-    """Return the methods by the main metric, with its interval, for the terminal: under 80 columns."""
+    """Return the terminal table: methods in rows, metrics at the main cut-off in columns.
+
+    Only the method column gives way on a narrow terminal: its names wrap, numbers stay whole.
+    """
     k = report.main_metric.rpartition("@")[2]
-    columns = [name for name in report.methods[0].metrics if name.endswith(f"@{k}")]
+    metrics = [name for name in report.methods[0].metrics if name.endswith(f"@{k}")]
     table = Table(
         title=Text(report.title),
         caption=f"{report.queries:,} queries of {report.users:,} users, 95% interval",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("method", no_wrap=True)
-    for name in columns:
+    table.add_column("method", overflow="fold")
+    for name in metrics:
         table.add_column(_label(name), justify="right", no_wrap=True)
-    table.add_column(Text(f"against {report.reference}"), justify="right", no_wrap=True)
-    for place, method in enumerate(report.ranked):
-        cells = [Text(_three(method.metrics[name].mean)) for name in columns]
-        cells[columns.index(report.main_metric)].append(
-            f" {_range(method.metrics[report.main_metric])}".rstrip()
-        )
-        style = "bold" if place == 0 else None
-        table.add_row(Text(method.name), *cells, Text(_against(report, method)), style=style)
+    comparisons = [_compared(report, method) for method in report.ranked]
+    width = max(_REFERENCE_WIDTH, *map(len, comparisons))
+    heading = textwrap.fill(f"against {report.reference}", width)
+    table.add_column(Text(heading), justify="right", no_wrap=True)
+    for rank, (method, compared) in enumerate(zip(report.ranked, comparisons, strict=True)):
+        cells = [Text(_three(method.metrics[name].mean)) for name in metrics]
+        interval = _range(method.metrics[report.main_metric])
+        cells[metrics.index(report.main_metric)].append(f" {interval}".rstrip())
+        style = "bold" if rank == 0 else None
+        table.add_row(Text(method.name), *cells, Text(compared), style=style)
     return table
 
 
+def table_text(report: Report, width: int = 100) -> str:
+    """Return the terminal table as text, `width` columns wide or as wide as its numbers need."""
+    table = console_table(report)
+    with io.StringIO() as out:
+        console = Console(file=out, width=width)
+        longest = max(len(method.name) for method in report.methods)
+        unwrapped = console.measure(table, options=console.options.update(max_width=1000)).maximum
+        console.width = max(width, unwrapped - max(0, longest - _METHOD_WIDTH))
+        console.print(table)
+        return out.getvalue()
+
+
 def picture(path: Path, report: Report) -> None:
-    """Write the dot plot and the fusion curves side by side as a PNG or SVG image, by the ending of
-    `path`.
-    """
+    """Write the dot plot and the fusion curves side by side as PNG or SVG, by the suffix of `path`."""
     charts.save(
         path, [_dots(report), *(partial(charts.fusion, curve=curve) for curve in report.fusion)]
     )
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the report as one HTML file that refers to nothing outside itself, atomically."""
+    """Write the report as one self-contained HTML file, atomically."""
     folder = files("groundrec.evaluate")
     jinja = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -199,7 +223,7 @@ def write_report(path: Path, report: Report) -> None:
         headline=headline(report),
         style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         palette=charts.PALETTE,
-        against=partial(_against, report),
+        compared=partial(_compared, report),
         **_tables(report),
         **_charts(report),
     )
@@ -207,26 +231,51 @@ def write_report(path: Path, report: Report) -> None:
         part.write_text(page, encoding="utf-8")
 
 
-def _tables(report: Report) -> dict[str, Any]:
+class _TableContext(TypedDict):
+    """What the template needs for its tables."""
+
+    metrics: list[str]
+    cutoffs: list[int]
+    main_cutoff: int
+    best: dict[str, float]
+    """Metric → the highest mean of any method."""
+    slices: dict[str, float]
+    """Slice → the highest mean of any method, which scales its bars."""
+    beyond: list[tuple[str, str, str, str]]
+    """Key, heading, explanation and number format of each measure beyond accuracy."""
+
+
+class _ChartContext(TypedDict):
+    """The drawings of the page, as inline SVG."""
+
+    dots: Markup
+    exposure: Markup
+    curves: list[Markup]
+    fusion: list[Markup]
+
+
+def _tables(report: Report) -> _TableContext:
     names = list(report.methods[0].metrics)
     cutoffs = sorted({int(name.rpartition("@")[2]) for name in names})
     return {
         "metrics": names,
         "cutoffs": cutoffs,
         "main_cutoff": int(report.main_metric.rpartition("@")[2]),
-        "best": {name: max(_known(m.metrics[name].mean for m in report.methods)) for name in names},
+        "best": {
+            name: max(_finite(m.metrics[name].mean for m in report.methods)) for name in names
+        },
         "slices": {
-            name: max(_known(m.slices[name].mean for m in report.methods)) or 1.0
+            name: max(_finite(m.slices[name].mean for m in report.methods)) or 1.0
             for name in report.methods[0].slices
         },
         "beyond": [(key, *_BEYOND[key]) for key in report.methods[0].beyond if key in _BEYOND],
     }
 
 
-def _charts(report: Report) -> dict[str, Any]:
+def _charts(report: Report) -> _ChartContext:
     names = [method.name for method in report.ranked]
     shares = [
-        *([("taken by people", report.target_exposure)] if report.target_exposure else []),
+        *([("targets", report.target_exposure)] if report.target_exposure else []),
         *((m.name, m.exposure) for m in report.ranked),
     ]
     tiles = partial(charts.tiles, rows=shares, label="tenths of all training interactions")
@@ -238,7 +287,7 @@ def _charts(report: Report) -> dict[str, Any]:
             60 + 34 * len(names),
         ),
         "exposure": _inline(
-            tiles, "exposure", "What each method shows, by popularity", 60 + 26 * len(shares)
+            tiles, "exposure", "What each method recommends, by popularity", 60 + 26 * len(shares)
         ),
         "curves": [
             _inline(partial(charts.lines, curve=curve), f"curve{i}", curve.title)
@@ -248,7 +297,7 @@ def _charts(report: Report) -> dict[str, Any]:
             _inline(
                 partial(charts.fusion, curve=curve),
                 f"fusion{i}",
-                f"{curve.metric} against alpha, {curve.signal}",
+                f"{curve.metric} by fusion weight, {curve.signal}",
             )
             for i, curve in enumerate(report.fusion)
         ],
@@ -264,7 +313,8 @@ def _dots(report: Report) -> Callable[[Axes], None]:
     return partial(charts.dots, rows=rows, label=_label(report.main_metric))
 
 
-def _known(values: Iterable[float]) -> list[float]:
+def _finite(values: Iterable[float]) -> list[float]:
+    """Return the finite values; a zero where there are none."""
     return [value for value in values if math.isfinite(value)] or [0.0]
 
 
@@ -296,29 +346,23 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def _against(report: Report, method: Method) -> str:
-    """Return the relative distance to the reference with its Holm-adjusted p-value and ▲ or ▼ where
-    p < 0.05.
-    """
+def _compared(report: Report, method: Method) -> str:
+    """Return the relative difference from the reference, its adjusted p, and ▲ or ▼ if p < 0.05."""
     if method.comparison is None:
         return "reference" if method.name == report.reference else "–"
     other = method.metrics[report.main_metric].mean - method.comparison.difference
-    gain = (
-        f"{method.comparison.difference / other:+.0%}"
-        if other
-        else f"{method.comparison.difference:+.3f}"
-    )
-    mark = (
-        ("▲" if method.comparison.difference > 0 else "▼")
-        if method.comparison.adjusted < 0.05
-        else ""
-    )
+    difference = method.comparison.difference
+    gain = f"{difference / other:+.0%}" if other else f"{difference:+.3f}"
+    mark = ""
+    if method.comparison.adjusted < 0.05:
+        mark = "▲" if difference > 0 else "▼"
     return f"{gain} ({_p(method.comparison.adjusted)}) {mark}".rstrip().replace("-", "−")
 
 
-def _how_sure(comparison: Comparison | None) -> str:
+def _significance(comparison: Comparison | None) -> str:
+    """Return the end of the headline: how likely the difference is to be chance."""
     if comparison is None:
         return ""
     if comparison.adjusted < 0.05:
         return f", {_p(comparison.adjusted)}"
-    return f"; with {_p(comparison.adjusted)}, chance alone could do that"
+    return f"; with {_p(comparison.adjusted)}, this could be chance"

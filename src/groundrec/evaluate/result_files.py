@@ -1,14 +1,13 @@
-"""Result files of BIGRec and D3, scored by title: lists of `{"output": title, "predict": [titles,
-best first]}`.
+"""Score result files of BIGRec and D3: lists of `{"output": title, "predict": [titles, best first]}`.
 
-Such files name no items, only titles, and titles repeat. Two readings are therefore given of every
-metric. By title: a list hits where it first names the target's title; a title that it names again
-keeps its place and counts no more. At worst: every title stands for all items that bear it, and the
-item that was meant is the last of them. The truth of a list of items lies between. Blanks, line
-breaks and quotation marks around a title do not count.
+Such files name titles, not items, and titles repeat. Every metric is therefore given in two
+readings. By title: the hit is where a list first names the target's title; a title that it repeats
+still takes up its position but never counts again. At worst: a title stands for all the items that
+share it, and the target is the last of them. The true value, of a list of items, lies in between.
+Whitespace and quotation marks around a title are ignored.
 
-BIGRec's files hold what the model wrote, before it is grounded: here only a title written to the
-letter is a hit. Knows nothing about models, and nothing about how the lists were made.
+BIGRec's files contain what the model generated, before grounding: here only an exact title is a
+hit. Knows nothing about models, nor how the lists were made.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,92 +28,85 @@ from groundrec.evaluate.metrics import per_query
 
 __all__ = ["ResultFile", "find_result_files", "read_result_file", "strip_title"]
 
-AROUND = ' \t\r\n"'
+IGNORED_AROUND = ' \t\r\n"'
 
 
 @dataclass(frozen=True)
 class ResultFile:
-    """What one file tells: each query's titles, best first, and the title that was taken."""
+    """The contents of one file: for each query the recommended titles, best first, and the target."""
 
     lists: tuple[tuple[str, ...], ...]
     targets: tuple[str, ...]
 
     @property
     def width(self) -> int:
-        """Titles in the longest list."""
+        """Return the length of the longest list."""
         return max(map(len, self.lists))
 
     def by_title(self, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-        """Return every metric per query, `{"ndcg@10": [Q], …}`: the target's title is what has to
-        be named.
-        """
-        place = [row.index(target) if target in row else -1 for row, target in self._pairs()]
-        return self._measured(np.array(place), ks)
+        """Return every metric per query, `{"ndcg@10": [Q], …}`, where naming the title is a hit."""
+        position = [row.index(target) if target in row else -1 for row, target in self._pairs()]
+        return self._metrics(np.array(position), ks)
 
-    def at_worst(self, ks: Sequence[int], bearers: Counter[str]) -> dict[str, NDArray[np.float64]]:
-        """Return the same where each title stands for all the items that bear it, the one that was
-        meant the last.
-        """
-        place = [
-            (
-                sum(max(1, bearers[title]) for title in dict.fromkeys(row[: row.index(target) + 1]))
-                - 1
-                + _again(row, target)
-                if target in row
-                else -1
-            )
-            for row, target in self._pairs()
-        ]
-        return self._measured(np.array(place), ks)
+    def at_worst(
+        self, ks: Sequence[int], items_per_title: Counter[str]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the same if each title stands for all its items and the target comes last."""
+        position = [_worst_position(row, target, items_per_title) for row, target in self._pairs()]
+        return self._metrics(np.array(position), ks)
 
     def unknown(self, known: Counter[str]) -> float:
-        """Return the share of places that hold no title of the catalogue."""
+        """Return the share of positions whose title is not in the catalogue."""
         named = [title for row in self.lists for title in row]
         return sum(title not in known for title in named) / max(len(named), 1)
 
     def repeated(self) -> float:
-        """Return the share of places that hold a title which stands above in the same list."""
+        """Return the share of positions whose title occurs earlier in the same list."""
         named = sum(map(len, self.lists))
         return 1 - sum(len(set(row)) for row in self.lists) / max(named, 1)
 
-    def shared(self, bearers: Counter[str]) -> float:
-        """Return the share of targets whose title several items bear."""
-        return sum(bearers[target] > 1 for target in self.targets) / len(self.targets)
+    def shared(self, items_per_title: Counter[str]) -> float:
+        """Return the share of targets whose title belongs to several items."""
+        return sum(items_per_title[target] > 1 for target in self.targets) / len(self.targets)
 
     def _pairs(self) -> Iterable[tuple[tuple[str, ...], str]]:
         return zip(self.lists, self.targets, strict=True)
 
-    def _measured(
-        self, place: NDArray[np.int64], ks: Sequence[int]
+    def _metrics(
+        self, position: NDArray[np.int64], ks: Sequence[int]
     ) -> dict[str, NDArray[np.float64]]:
-        """Return the metrics of slates whose only known item is the target, at `place`, or nowhere
-        where -1.
-        """
-        rows = np.arange(len(place))
-        items = np.full((len(place), self.width), NO_ITEM, np.int32)
-        inside = (place >= 0) & (place < self.width)
-        items[rows[inside], place[inside]] = 0
+        """Return the metrics of slates with the target at `position` [Q], -1 for nowhere."""
+        rows = np.arange(len(position))
+        # every target is item 0, all else is empty: only the target's position matters
+        items = np.full((len(position), self.width), NO_ITEM, np.int32)
+        inside = (position >= 0) & (position < self.width)
+        items[rows[inside], position[inside]] = 0
         slates = Slates(rows, items, np.zeros(items.shape, np.float32))
-        nothing = Ragged.of([[]] * len(place))
-        one = Ragged.of([[0]] * len(place))
-        queries = Queries(rows, rows.astype(np.str_), rows, nothing, one)
+        no_history = Ragged.of([[]] * len(position))
+        targets = Ragged.of([[0]] * len(position))
+        queries = Queries(rows, rows.astype(np.str_), rows, no_history, targets)
         return per_query(slates, queries, ks, names("metrics"))
 
 
-def _again(row: tuple[str, ...], target: str) -> int:
-    """Return how many places before the target hold a title that stands above them."""
-    before = row[: row.index(target)]
-    return len(before) - len(set(before))
+def _worst_position(row: tuple[str, ...], target: str, items_per_title: Counter[str]) -> int:
+    """Return where the target is if all the items of its own and of earlier titles precede it."""
+    if target not in row:
+        return -1
+    earlier = row[: row.index(target)]
+    repeated = len(earlier) - len(set(earlier))
+    titles = {*earlier, target}
+    return sum(max(1, items_per_title[title]) for title in titles) - 1 + repeated
 
 
 def strip_title(title: str) -> str:
-    """Return a title without blanks, line breaks and quotation marks around it."""
-    return title.strip(AROUND)
+    """Return a title without whitespace and quotation marks around it."""
+    return title.strip(IGNORED_AROUND)
 
 
 def find_result_files(folder: Path) -> list[Path]:
-    """Return the JSON files in a folder and below it, or the one file; raise `DataError` where
-    there are none.
+    """Return the JSON files in a folder and its subfolders, or the one file given.
+
+    Raises `DataError` if there is none.
     """
     files = [folder] if folder.is_file() else sorted(folder.rglob("*.json"))
     if not files:
@@ -129,40 +120,39 @@ def find_result_files(folder: Path) -> list[Path]:
 
 
 def read_result_file(file: Path) -> ResultFile:
-    """Return what a file tells; raise `DataError` where it is no result file, or holds no row."""
+    """Return the contents of a result file; raise `DataError` if it is not one or has no rows."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _unusable(file, "", error) from None
     if not isinstance(rows, list) or not rows:
-        raise _unusable(
-            file, "", f"{type(rows).__name__} of {len(rows) if isinstance(rows, list) else 0} rows"
-        )
+        value = "an empty list" if isinstance(rows, list) else type(rows).__name__
+        raise _unusable(file, "", value)
     pairs = [_row(file, number, row) for number, row in enumerate(rows, 1)]
     return ResultFile(tuple(titles for titles, _ in pairs), tuple(target for _, target in pairs))
 
 
-def _row(file: Path, number: int, row: Any) -> tuple[tuple[str, ...], str]:
-    output, predict = (
-        row.get(key) if isinstance(row, dict) else None for key in ("output", "predict")
-    )
-    output = output[0] if isinstance(output, list) and output else output
-    predict = [predict] if isinstance(predict, str) else predict
-    if (
-        not isinstance(output, str)
-        or not isinstance(predict, list)
-        or not all(isinstance(p, str) for p in predict)
-    ):
+def _row(file: Path, number: int, row: object) -> tuple[tuple[str, ...], str]:
+    """Return the recommended titles and the target of one row."""
+    fields = row if isinstance(row, dict) else {}
+    output = fields.get("output")
+    predict = fields.get("predict")
+    if isinstance(output, list) and output:
+        output = output[0]
+    if isinstance(predict, str):
+        predict = [predict]
+    titles = predict if isinstance(predict, list) else [None]
+    if not isinstance(output, str) or not all(isinstance(title, str) for title in titles):
         raise _unusable(file, f", row {number}", json.dumps(row, ensure_ascii=False)[:200])
-    if not predict:
+    if not titles:
         raise _unusable(file, f", row {number}", "predict = []")
-    return tuple(map(strip_title, predict)), strip_title(output)
+    return tuple(map(strip_title, titles)), strip_title(output)
 
 
-def _unusable(file: Path, place: str, value: object) -> DataError:
+def _unusable(file: Path, location: str, value: object) -> DataError:
     return DataError(
-        f"{file}{place} is no result",
+        f"{file}{location} is not a result",
         value=value,
         accepted='a list of {"output": title, "predict": [titles, best first]}',
-        next_step="move other files elsewhere, or name one file",
+        next_step="move other files elsewhere, or name a single result file",
     )

@@ -1,8 +1,8 @@
-"""Values per query to means with intervals, and to what can be said of their differences.
+"""Means with intervals from values per query, and tests of the differences between methods.
 
-Queries of one user are correlated, so users, never single queries, are what is resampled and what
-is flipped: every random draw here is over users, and every mean is over queries. Knows nothing
-about metrics or methods but their names.
+The queries of one user are correlated. Therefore users, never single queries, are resampled and
+have their signs flipped: every random draw is over users, every mean over queries. Of metrics and
+methods this module knows only the names.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ Values = NDArray[np.float64]
 Users = NDArray[Any]
 
 _CELLS = 4_000_000
-"""Most numbers drawn at once, to bound memory."""
+"""Maximum number of random values drawn at once, to bound memory."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over queries and the ends of its 95% interval; the ends are NaN where none was asked
-    for.
-    """
+    """A mean over queries and its 95% interval; both ends are NaN if none was computed."""
 
     mean: float
     low: float
@@ -46,9 +44,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another: the difference of their means, its p-value, and that value after
-    Holm.
-    """
+    """The difference of a method's mean from the reference's, its p-value, and Holm's adjustment."""
 
     difference: float
     p: float
@@ -58,16 +54,16 @@ class Comparison:
 def intervals(
     values: Mapping[str, Values], users: Users, *, samples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Return the mean of each column and its 95% percentile interval from a cluster bootstrap over
-    users.
+    """Return each column's mean and 95% percentile interval, from a cluster bootstrap of users.
 
-    Each of `samples` draws takes as many users as there are, with replacement and with all their
-    queries (Field and Welsh 2007); all columns share the draws. NaN marks a query that does not
-    count in a column. `values` and `users` are [Q].
+    Each of the `samples` draws takes U of the U users with replacement, each with all of their
+    queries (Field and Welsh 2007); all columns share the draws. A query whose value is NaN does not
+    count in that column. Shapes of `values` and `users`: [Q].
     """
     totals, counts = _per_user(values, users)
     means = _divide(totals.sum(axis=0), counts.sum(axis=0))
     drawn = [_divide(w @ totals, w @ counts) for w in _resamples(len(totals), samples, seed)]
+    # drawn: one [batch, M] array of resampled means per batch; ends: [2, M]
     ends = _quantiles(np.concatenate(drawn)) if drawn else np.full((2, len(means)), np.nan)
     return {
         name: Interval(float(mean), float(low), float(high))
@@ -76,10 +72,10 @@ def intervals(
 
 
 def standard_error(values: Values, users: Users) -> float:
-    """Return the standard error of the mean of `values` [Q], queries of one user being correlated.
+    """Return the cluster-robust standard error of the mean of `values`, clustered by user.
 
-    sqrt(U / (U - 1) · Σ_u (Σ_{q of u} (x_q - mean))²) / Q, the cluster-robust variance of a mean
-    (Liang and Zeger 1986). NaN for fewer than two users.
+    sqrt(U / (U - 1) · Σ_u (Σ_{q of u} (x_q - mean))²) / Q (Liang and Zeger 1986); NaN for fewer
+    than two users. Shapes: [Q].
     """
     totals, counts = _per_user({"": values}, users)
     if len(totals) < 2:
@@ -92,30 +88,30 @@ def standard_error(values: Values, users: Users) -> float:
 
 def paired_p(
     values: Mapping[str, Values],
-    against: str,
+    reference: str,
     users: Users,
     *,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return the two-sided p-value of every other column's difference in mean from column
-    `against`.
+    """Return the two-sided p-value of each other column's difference in mean from `reference`.
 
-    Under the null hypothesis a user's difference, summed over the user's queries, is as likely to
-    have either sign: the signs of whole users are flipped at random, p = (1 + #{|S'| ≥ |S|}) / (1 +
-    permutations). Equal columns give 1.
+    Under the null hypothesis, a user's difference, summed over the user's queries, is equally
+    likely to have either sign. So the signs of whole users are flipped at random, and
+    p = (1 + #{|S'| ≥ |S|}) / (1 + permutations). Equal columns give 1.
     """
-    if against not in values:
+    if reference not in values:
         raise ConfigError(
-            "no such method to compare with", value=against, accepted=", ".join(values)
+            "unknown method to compare with", value=reference, accepted=", ".join(values)
         )
-    others = [name for name in values if name != against]
+    others = [name for name in values if name != reference]
     if not others:
         return {}
-    sums, _ = _per_user({name: values[name] - values[against] for name in others}, users)
+    sums, _ = _per_user({name: values[name] - values[reference] for name in others}, users)
+    # sums: [U, M]. The tolerance keeps rounding from deciding between equal sums.
     observed = np.abs(sums.sum(axis=0)) - 1e-9 * np.abs(sums).sum(axis=0)
     extreme = np.zeros(len(others), np.int64)
-    for signs in _signs(len(sums), permutations, seed):
+    for signs in _signs(len(sums), permutations, seed):  # [batch, U] @ [U, M] → [batch, M]
         extreme += (np.abs(signs @ sums) >= observed).sum(axis=0)
     return {
         name: float(p) for name, p in zip(others, (1 + extreme) / (1 + permutations), strict=True)
@@ -123,49 +119,47 @@ def paired_p(
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values that hold for all comparisons together (Holm 1979), never below the ones
-    given.
+    """Return the p-values adjusted for multiple comparisons (Holm 1979).
 
-    The i-th smallest of m is multiplied by m - i + 1, never falls below the one before it, and
-    never exceeds 1.
+    The i-th smallest of m is multiplied by m - i + 1, is at least the one before it, and at most 1.
     """
     adjusted = {}
     floor = 0.0
-    for place, name in enumerate(sorted(p, key=lambda n: p[n])):
-        floor = min(1.0, max(floor, (len(p) - place) * p[name]))
+    for rank, name in enumerate(sorted(p, key=lambda n: p[n])):
+        floor = min(1.0, max(floor, (len(p) - rank) * p[name]))
         adjusted[name] = floor
     return {name: adjusted[name] for name in p}
 
 
 def compare_to_reference(
     values: Mapping[str, Values],
-    against: str,
+    reference: str,
     users: Users,
     *,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Return every other column compared with column `against`, Holm-corrected over all of them."""
-    p = paired_p(values, against, users, permutations=permutations, seed=seed)
+    """Return the comparison of each other column with `reference`, Holm-corrected over all of them."""
+    p = paired_p(values, reference, users, permutations=permutations, seed=seed)
     adjusted = holm(p)
     return {
-        name: Comparison(float(np.mean(values[name] - values[against])), p[name], adjusted[name])
+        name: Comparison(float(np.mean(values[name] - values[reference])), p[name], adjusted[name])
         for name in adjusted
     }
 
 
 def _per_user(values: Mapping[str, Values], users: Users) -> tuple[Values, Values]:
-    """Return sums and numbers of the values that count, per user and column. Shapes: [U, M], [U,
-    M].
-    """
+    """Return the sums and the counts of non-NaN values per user and column. Shapes: [U, M]."""
     if wrong := [name for name, column in values.items() if len(column) != len(users)]:
         raise ArtifactError(
-            "not one value per query", value=", ".join(wrong), accepted=f"{len(users)} values"
+            "a column needs one value per query",
+            value=", ".join(wrong),
+            accepted=f"{len(users)} values",
         )
     known, user = np.unique(users, return_inverse=True)
     table = np.stack([np.asarray(column, np.float64) for column in values.values()], axis=1)
     counted = ~np.isnan(table)
-    totals = np.zeros((len(known), table.shape[1]))
+    totals = np.zeros((len(known), table.shape[1]))  # table and counted: [Q, M]
     counts = np.zeros_like(totals)
     np.add.at(totals, user, np.where(counted, table, 0))
     np.add.at(counts, user, counted)
@@ -173,24 +167,23 @@ def _per_user(values: Mapping[str, Values], users: Users) -> tuple[Values, Value
 
 
 def _batches(rows: int, columns: int) -> Iterator[int]:
+    """Yield the sizes of batches of rows that hold at most `_CELLS` values each."""
     size = max(1, _CELLS // max(columns, 1))
     yield from (min(size, rows - start) for start in range(0, rows, size))
 
 
 def _resamples(users: int, samples: int, seed: int) -> Iterator[Values]:
-    """Yield how often each user is drawn. Shape of each: [batch, U]."""
+    """Yield how often each bootstrap sample draws each user. Shape: [batch, U]."""
     rng = np.random.default_rng(seed)
     for size in _batches(samples, users):
+        # each sample counts into its own block of `users` bins, so one bincount serves the batch
         drawn = rng.integers(users, size=(size, users)) + np.arange(size)[:, None] * users
-        yield (
-            np.bincount(drawn.ravel(), minlength=size * users)
-            .reshape(size, users)
-            .astype(np.float64)
-        )
+        counts = np.bincount(drawn.ravel(), minlength=size * users).reshape(size, users)
+        yield counts.astype(np.float64)
 
 
 def _signs(users: int, permutations: int, seed: int) -> Iterator[Values]:
-    """Yield a random sign per user. Shape of each: [batch, U]."""
+    """Yield a random sign per permutation and user. Shape: [batch, U]."""
     rng = np.random.default_rng(seed)
     for size in _batches(permutations, users):
         yield np.where(rng.random((size, users), np.float32) < 0.5, 1.0, -1.0)
@@ -201,10 +194,10 @@ def _divide(totals: Values, counts: Values) -> Values:
 
 
 def _quantiles(drawn: Values) -> Values:
-    """Return the 2.5% and 97.5% points of each column, draws without a value left out. Shape: [2,
-    M].
-    """
-    columns = (column[~np.isnan(column)] for column in drawn.T)
-    return np.stack(
-        [np.quantile(c, [0.025, 0.975]) if len(c) else np.full(2, np.nan) for c in columns], axis=1
-    )
+    """Return each column's 2.5% and 97.5% quantiles, NaN left out. Shape: [2, M]."""
+    ends = np.full((2, drawn.shape[1]), np.nan)
+    for column, values in enumerate(drawn.T):
+        defined = values[~np.isnan(values)]
+        if len(defined):
+            ends[:, column] = np.quantile(defined, [0.025, 0.975])
+    return ends

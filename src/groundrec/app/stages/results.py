@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from rich.console import Console
 
 from groundrec.app.stages.artefacts import Experiment, method_name, signal_scores, slates_at
 from groundrec.app.stages.fusion import LEARNED, fusions, kept_slates, per_metric, weights_of
@@ -30,8 +29,8 @@ from groundrec.evaluate.report import (
     Pick,
     Report,
     UserExample,
-    console_table,
     picture,
+    table_text,
     write_report,
 )
 from groundrec.evaluate.statistics import compare_to_reference, intervals
@@ -57,8 +56,8 @@ def evaluate_run(x: Experiment, folder: Path) -> None:
             pa.table({"query_id": queries.ids, "user": queries.users.tolist(), **columns}), part
         )
     write_json(folder / "test.json", defined(_summary(report)))
-    with atomic_write(folder / TABLE) as part, part.open("w", encoding="utf-8") as file:
-        Console(file=file, width=100).print(console_table(report))
+    with atomic_write(folder / TABLE) as part:
+        part.write_text(table_text(report), encoding="utf-8")
     picture(x.run.path / "report.png", report)
     write_report(x.run.path / "report.html", report)
 
