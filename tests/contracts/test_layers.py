@@ -30,7 +30,7 @@ ROOMS = {
     """,
     "text": "prompts tokens trie",
     "signals": "counts sequential objectives fit networks external",
-    "models": "attention language packaged hubs",
+    "models": "attention forward language packaged hubs",
     "train": """
         batch packing precision rows start stopping adapters judging finite trainer gradients
         finetune

@@ -4,6 +4,9 @@ afterwards.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -62,12 +65,25 @@ def test_what_a_layer_asks_for_beyond_a_mask_is_applied_or_refused_as_by_transfo
 
 
 @pytest.mark.parametrize("own", ["sdpa", "eager"])
-def test_a_model_attends_as_before_afterwards(own: str) -> None:
+def test_a_model_attends_as_before_afterwards_and_in_other_threads(
+    own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skips = Mock(wraps=attention._attention)
+    monkeypatch.setattr(attention, "_attention", skips)
     model: PreTrainedModel = MODELS["llama"]
+    ids, mask = torch.tensor([[3, 4, 5]]), additive(torch.ones(1, 3, 3).tril().bool(), model.dtype)
+
+    def calls() -> int:
+        before = skips.call_count
+        model(input_ids=ids, attention_mask=mask)
+        return skips.call_count - before
+
     model.set_attn_implementation(own)
     try:
-        with skipping(model):
-            assert (model.config._attn_implementation == own) == (own == "eager")
-        assert model.config._attn_implementation == own
+        with skipping(model), ThreadPoolExecutor(1) as other:
+            assert calls() == (2 if own == "sdpa" else 0)  # one for each layer
+            assert other.submit(calls).result() == 0
+            assert model.config._attn_implementation == own
+        assert calls() == 0
     finally:
         model.set_attn_implementation("sdpa")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,9 +25,11 @@ Mask = TypeVar("Mask")
 WINDOW = "sliding_attention"
 FULL = "full_attention"
 FLEX = "flex_attention"
-SKIPPING = "sdpa_of_what_is_seen"
+SDPA = "sdpa"
 OTHER_SCORES = ("softcap", "position_bias", "s_aux")
 """What some layers ask for beyond a mask; transformers' own SDPA applies or refuses it."""
+_skips: ContextVar[bool] = ContextVar("skips", default=False)
+"""Whether this thread is within `skipping`: other threads are not, though the model is the same."""
 RUN = 128
 """How many tokens on end share the keys that they are compared with."""
 
@@ -73,15 +76,34 @@ def skipping(model: PreTrainedModel) -> Iterator[None]:
     """Let a model that attends with SDPA on a processor leave out what additive masks hide,
     backward passes too.
 
-    Heads that share their keys read them where they are. A mask shows every token something.
-    Elsewhere, where another implementation is chosen and outside this context, nothing changes.
+    Heads that share their keys read them where they are. A mask shows every token something. Other
+    threads, devices and implementations are not affected.
     """
-    if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
+    if model.config._attn_implementation != SDPA or model.device.type != "cpu":
         yield
         return
-    AttentionInterface.register(SKIPPING, _attention)
-    with attending(model, SKIPPING):
+    AttentionInterface.register(SDPA, _dispatch)
+    before = _skips.set(True)
+    try:
         yield
+    finally:
+        _skips.reset(before)
+
+
+def _dispatch(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return transformers' own SDPA, or `_attention` for a thread that is within `skipping`.
+
+    Every model attends through this, so nothing about one model has to be switched for a while.
+    """
+    chosen = _attention if _skips.get() else sdpa_attention_forward
+    return chosen(module, query, key, value, attention_mask, **others)  # type: ignore[arg-type]
 
 
 def _attention(

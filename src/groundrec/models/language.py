@@ -5,9 +5,8 @@ Knows nothing about catalogues or prompts. Never runs code that came with a chec
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,11 +26,9 @@ __all__ = [
     "LanguageModel",
     "default_device",
     "folder",
-    "head_of",
     "in_bits",
     "keep_merged",
     "load",
-    "logits_only",
     "open_base",
     "require_bits",
     "scratch",
@@ -65,50 +62,6 @@ def default_device() -> torch.device:
     if found is None:
         return torch.device("cpu")
     return torch.device(found.type, Processes.of().local_rank % torch.accelerator.device_count())
-
-
-@contextlib.contextmanager
-def logits_only(
-    model: torch.nn.Module, wanted: torch.Tensor, head: torch.nn.Module | None = None
-) -> Iterator[None]:
-    """Within the block, forward passes return logits of the positions `wanted` only.
-
-    The output layer is most of the work of a small model; what nobody reads is not computed.
-
-    Args:
-        model: A transformers causal language model.
-        wanted: Indices, int64 [Q, R], for logits [Q, R, V].
-        head: An output layer to use instead of the model's own, e.g. `head_of` some of its tokens.
-    """
-    own = model.get_output_embeddings()  # type: ignore[operator]
-    used = head or own
-    handle = used.register_forward_pre_hook(lambda _, args: (_positions(args[0], wanted),))
-    model.set_output_embeddings(used)  # type: ignore[operator]
-    try:
-        yield
-    finally:
-        handle.remove()
-        model.set_output_embeddings(own)  # type: ignore[operator]
-
-
-def _positions(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    return hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[2]))
-
-
-def head_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.nn.Module | None:
-    """Return the model's output layer for `tokens` [v] alone; None where the layer is not a plain
-    linear one.
-    """
-    import torch
-
-    own = model.get_output_embeddings()  # type: ignore[operator]
-    if type(own) is not torch.nn.Linear:
-        return None
-    part = torch.nn.Linear(own.in_features, len(tokens), bias=own.bias is not None, device="meta")
-    part.weight = torch.nn.Parameter(own.weight.detach()[tokens], requires_grad=False)
-    if own.bias is not None:
-        part.bias = torch.nn.Parameter(own.bias.detach()[tokens], requires_grad=False)
-    return part
 
 
 def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> LanguageModel:

@@ -20,7 +20,7 @@ from groundrec.core import config_learn
 from groundrec.core.errors import TrainingError
 from groundrec.core.track import log
 from groundrec.core.types import PreparedDataset, Queries
-from groundrec.models.language import logits_only
+from groundrec.models.forward import logits_at
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.train.packing import Block, Tree, anchored_blocks, tree_masks, with_padding_ends
 
@@ -307,8 +307,8 @@ def summed_loss(
     for the device.
     """
     own = unwrapped if unwrapped is not None else cast("PreTrainedModel", model)
-    with logits_only(own, batch["sources"]):
-        outputs = model(input_ids=batch["input_ids"], **_places(own, batch), use_cache=False)
+    inputs = {"input_ids": batch["input_ids"], **_places(own, batch)}
+    outputs = logits_at(model, batch["sources"], **inputs, use_cache=False)
     logits = outputs.logits.flatten(0, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = cross_entropy(logits, batch["labels"].flatten(), reduction="none")

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from groundrec.models.language import head_of
+from groundrec.models.forward import narrowed
 from groundrec.rank.search.masks import Guide, Mask, guide_steps
 from groundrec.text.trie import Trie
 
@@ -54,12 +54,13 @@ class TrieScoring:
         self._child_start = tensor(trie.child_start[:-1])
         self._children = tensor(trie.children)
         chosen, column = np.unique(trie.first_tokens[1:], return_inverse=True)
-        self.head = head_of(model, tensor(chosen)) if self.renormalised else None
-        """Output layer for the tokens that are ever chosen; None where the model's own is used."""
-        first = column if self.head else trie.first_tokens[1:]
+        narrow = narrowed(model, tensor(chosen)) if self.renormalised else None
+        self.model = narrow or model
+        """The model, with logits of the tokens that are ever chosen alone where it can."""
+        first = column if narrow else trie.first_tokens[1:]
         self._logit = tensor(np.append(0, first))
         """Column of the logits that enters each node. Shape: [N]."""
-        self.outputs = len(chosen) if self.head else int(model.config.get_text_config().vocab_size)
+        self.outputs = len(chosen) if narrow else int(model.config.get_text_config().vocab_size)
 
     def __len__(self) -> int:
         return len(self.depth)

@@ -258,7 +258,7 @@ class Search:
         ), mask
 
     def _reader(self, prompts: list[list[int]]) -> TreeReader:
-        return TreeReader(self.model, prompts, self._instruction, self.scoring.head)
+        return TreeReader(self.scoring.model, prompts, self._instruction)
 
     def _count(self, branches: Branches) -> None:
         reader = branches.reader

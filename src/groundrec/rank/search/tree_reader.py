@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from groundrec.models.attention import additive, for_layers, skipping
-from groundrec.models.language import logits_only
+from groundrec.models.forward import logits_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,8 +48,9 @@ class Instruction:
         cache = DynamicCache()
         if tokens:
             ids = torch.tensor([list(tokens)], device=model.device)
-            with logits_only(model, torch.zeros(1, 1, dtype=torch.long, device=model.device)):
-                model(input_ids=ids, cache=cache, use_cache=True)
+            logits_at(
+                model, torch.zeros_like(ids[:, :1]), input_ids=ids, cache=cache, use_cache=True
+            )
         return cls(tuple(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))  # type: ignore[union-attr]
 
     def begins(self, prompts: list[list[int]]) -> bool:
@@ -70,10 +71,8 @@ class TreeReader:
         model: PreTrainedModel,
         prompts: list[list[int]],
         instruction: Instruction | None = None,
-        head: torch.nn.Module | None = None,
     ) -> None:
         self._model = model
-        self._head = head
         device = model.device
         self._lengths = torch.tensor([len(p) for p in prompts], device=device)
         self._width = max(map(len, prompts))
@@ -103,8 +102,7 @@ class TreeReader:
             [[*p, *[0] * (width - len(p))] for p in rest], device=self._model.device
         )
         last = torch.tensor([[len(p) - 1] for p in rest], device=rows.device)
-        with logits_only(self._model, last, self._head):
-            out = self._model(input_ids=rows, cache=self._cache, use_cache=True)
+        out = logits_at(self._model, last, input_ids=rows, cache=self._cache, use_cache=True)
         self.passes += 1
         self.tokens += sum(map(len, rest))
         return out.logits.float()
@@ -122,8 +120,10 @@ class TreeReader:
         visible = torch.cat([self._prompt_seen[:, None].expand(q, t, self._width), seen], dim=2)
         position = self._lengths[:, None] - 1 + depth
         self._positions = torch.cat([self._positions, position], dim=1)
-        with skipping(self._model), logits_only(self._model, wanted, self._head):
-            out = self._model(
+        with skipping(self._model):
+            out = logits_at(
+                self._model,
+                wanted,
                 input_ids=tokens,
                 attention_mask=self._masks(visible, position),
                 position_ids=position,
