@@ -1,9 +1,8 @@
-"""Writes `docs/background.md`: runs in the background, from a real terminal: `python
-docs/background.py`.
+"""Write `docs/background.md`, a session with runs in the background: `python docs/background.py`.
 
-tmux is the terminal: what it shows is copied, nothing is made up. It takes a few minutes; the
-queue, the runs and the terminal are this session's own. Knows nothing about runs but their states,
-which it waits for.
+The session is held in tmux, and what the terminal shows is copied. It takes a few minutes, and has
+a queue, runs and a terminal of its own. Knows nothing about runs but their states, which it waits
+for.
 """
 
 from __future__ import annotations
@@ -69,14 +68,14 @@ signals = ["co-occurrence"]
 WIDTH, HEIGHT, SCROLL = 128, 50, 20_000
 PATIENCE = 1800.0
 LOOK = 0.1
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 SHELL = ["bash", "--noprofile", "--norc", "--noediting"]
 PROMPT = "$"
 
 
 @dataclass(frozen=True)
 class Typed:
-    """A command, what the terminal then showed, and how things were."""
+    """A command, what the terminal showed, and the states of the runs afterwards."""
 
     command: str
     shown: str
@@ -96,28 +95,28 @@ class Terminal(Protocol):
         ...
 
     def type(self, command: str, interrupted: Callable[[str], bool] | None = None) -> Typed:
-        """Type a command; return when it has ended. Ctrl-C is pressed as soon as what it shows is
-        `interrupted`.
+        """Type a command and return when it has ended.
+
+        Ctrl-C is pressed once `interrupted` holds for its output.
         """
         ...
 
     def wait(self, run: str, when: Callable[[State], bool]) -> None:
-        """Return when that is the state of a run."""
+        """Return when `when` holds for the state of a run."""
         ...
 
 
 # -- the session -----------------------------------------------------------------------------------
-# --------------------
 
 
 def session(terminal: Terminal) -> Iterator[str | Typed]:
-    """Yield words and commands in turn."""
+    """Yield the page's text and its commands in turn."""
     terminal.open()
     yield "# Runs in the background: a session\n"
     yield "<!-- Written by `python docs/background.py` from a terminal: change it there. -->\n"
     yield "A small recipe on MovieLens-100k:\n"
     yield terminal.type("cat quick.toml")
-    yield from _handed_in(terminal)
+    yield from _submitted(terminal)
     yield from _stopped(terminal)
     yield from _compared(terminal)
     yield from _killed(terminal)
@@ -125,43 +124,45 @@ def session(terminal: Terminal) -> Iterator[str | Typed]:
     terminal.close()
 
 
-def _handed_in(terminal: Terminal) -> Iterator[str | Typed]:
-    yield "It is run with three seeds, two at a time:\n"
+def _submitted(terminal: Terminal) -> Iterator[str | Typed]:
+    yield "Run it with three seeds, two at a time:\n"
     yield terminal.type("groundrec run quick.toml --detach --grid seed=0,1,2 --max-parallel 2")
     terminal.close()
     terminal.open()
     for run in ("quick+seed=0", "quick+seed=1"):
         terminal.wait(run, _has_a_checkpoint)
     yield (
-        "That terminal is closed. Another one shows what they do. The time left is that of what"
-        " stands before it:\n"
+        "That terminal is closed. Another one shows what the runs are doing. The time left is that"
+        " of the progress bar before it:\n"
     )
     yield terminal.type("groundrec runs")
-    yield "One of them is followed for a while. Ctrl-C ends the following, not the run:\n"
+    yield "Follow one of them for a while. Ctrl-C stops following, not the run:\n"
     yield terminal.type(
         "groundrec runs logs -f -n 2 quick+seed=0", lambda shown: shown.count("epoch") >= 3
     )
 
 
 def _stopped(terminal: Terminal) -> Iterator[str | Typed]:
-    yield "One is stopped: it saves a checkpoint first. Its place is free for the third:\n"
+    yield "Stop one: it saves a checkpoint first. The third run takes its turn:\n"
     yield terminal.type("groundrec runs stop quick+seed=1")
     terminal.wait("quick+seed=2", lambda state: state.stage == "model")
     yield terminal.type("groundrec runs")
-    yield "It goes on from its checkpoint, in its turn:\n"
+    yield "Resume it: it continues from its checkpoint when its turn comes:\n"
     yield terminal.type("groundrec runs resume quick+seed=1")
 
 
 def _compared(terminal: Terminal) -> Iterator[str | Typed]:
     for run in ("quick+seed=0", "quick+seed=1", "quick+seed=2"):
         terminal.wait(run, lambda state: state.is_over)
-    yield "When all have finished, they are compared, query by query, what was swept in a column:\n"
+    yield (
+        "When all have finished, compare them, query by query, with the swept setting in a column:\n"
+    )
     yield terminal.type("groundrec runs")
     yield terminal.type("groundrec runs compare quick")
 
 
 def _killed(terminal: Terminal) -> Iterator[str | Typed]:
-    yield "## Whoever is killed\n"
+    yield "## When a process is killed\n"
     yield (
         "A detached run is two processes: the run, and a supervisor that waits for its turn and for"
         " its end.\n"
@@ -169,13 +170,13 @@ def _killed(terminal: Terminal) -> Iterator[str | Typed]:
     yield terminal.type("groundrec run quick.toml --run-dir runs/fourth --detach")
     terminal.wait("fourth", _has_a_checkpoint)
     yield (shown := terminal.type("groundrec runs show fourth"))
-    yield "Without its supervisor, the run works on:\n"
+    yield "Without its supervisor, the run continues:\n"
     yield terminal.type(f"kill -9 {_pid('supervisor', shown)}")
     terminal.wait("fourth", lambda state: not state.supervisor)
     yield terminal.type("groundrec runs show fourth")
     yield (
-        "When the run is killed too, nobody is left to say so, as after a power cut. It is `lost`,"
-        " and goes on:\n"
+        "When the run is killed too, nothing is left to record it, as after a power cut. It is"
+        " shown as `lost`, and can be resumed:\n"
     )
     yield terminal.type(f"kill -9 {_pid('run', shown)}")
     terminal.wait("fourth", lambda state: state.is_over)
@@ -186,11 +187,11 @@ def _killed(terminal: Terminal) -> Iterator[str | Typed]:
 def _finished(terminal: Terminal) -> Iterator[str | Typed]:
     terminal.wait("fourth", lambda state: state.stage == "model" and state.completed is not None)
     yield (shown := terminal.type("groundrec runs show fourth"))
-    yield "Where the supervisor lives, it tells what has killed the run:\n"
+    yield "A living supervisor records what killed the run:\n"
     yield terminal.type(f"kill -9 {_pid('run', shown)}")
     terminal.wait("fourth", lambda state: state.is_over)
     yield terminal.type("groundrec runs show fourth")
-    yield "It goes on once more, to the end:\n"
+    yield "Resume it once more, to the end:\n"
     yield terminal.type("groundrec runs resume fourth")
     terminal.wait("fourth", lambda state: state.is_over)
     yield terminal.type("groundrec runs")
@@ -209,7 +210,6 @@ def _pid(who: str, typed: Typed) -> int:
 
 
 # -- the terminal ----------------------------------------------------------------------------------
-# --------------------
 
 
 class Tmux:
@@ -224,14 +224,14 @@ class Tmux:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "HOME": str(folder),
             "GROUNDREC_CACHE": str(cache_folder()),
-            "CUDA_VISIBLE_DEVICES": "",  # the same turns on every machine
+            "CUDA_VISIBLE_DEVICES": "",  # the same order on every machine
             "OMP_NUM_THREADS": "1",
             "PYTHONUTF8": "1",
             "HISTFILE": os.devnull,
             "PS1": f"{PROMPT} ",
             "PROMPT_COMMAND": (
                 f"echo $? >> '{self._ended}'"
-            ),  # before each prompt: how the command before it ended
+            ),  # before each prompt: the exit status of the last command
         }
 
     def open(self) -> None:
@@ -248,8 +248,9 @@ class Tmux:
         self._until(lambda: self._tmux("list-sessions", check=False) is None, "the end of tmux")
 
     def type(self, command: str, interrupted: Callable[[str], bool] | None = None) -> Typed:
-        """Type a command; return when it has ended. Ctrl-C is pressed as soon as what it shows is
-        `interrupted`.
+        """Type a command and return when it has ended.
+
+        Ctrl-C is pressed once `interrupted` holds for its output.
         """
         before, first = len(self._statuses), len(self._lines()) - 1
         self._tmux("send-keys", "-l", command)
@@ -267,7 +268,7 @@ class Tmux:
         return Typed(command, shown, self._statuses[-1], self.states())
 
     def wait(self, run: str, when: Callable[[State], bool]) -> None:
-        """Return when that is the state of a run; raise where it ends without."""
+        """Return when `when` holds for the state of a run; raise if the run ends before."""
 
         def now() -> bool:
             state = state_of(self._folder / "runs" / run)
@@ -284,9 +285,9 @@ class Tmux:
         return {path.name: state_of(path) for path in sorted((self._folder / "runs").glob("*"))}
 
     def end(self) -> None:
-        """Close the window, and kill whatever is still at work."""
+        """Close the window and kill whatever is still running."""
         self._tmux("kill-server", check=False)
-        for who in ("supervisor", "pid"):  # first those who would let the next one begin
+        for who in ("supervisor", "pid"):  # first those that would start the next run
             for state in self.states().values():
                 if pid := getattr(state, who):
                     os.kill(pid, signal.SIGKILL)
@@ -297,13 +298,11 @@ class Tmux:
 
     @property
     def _is_ready(self) -> bool:
-        """Whether the last line is a prompt, behind a `^C` perhaps."""
+        """Whether the last line ends with a prompt; a `^C` may come before it."""
         return self._lines()[-1].endswith(PROMPT)
 
     def _lines(self) -> list[str]:
-        """Return what the window shows and has shown: lines as they were written, however they were
-        wrapped.
-        """
+        """Return all lines of the window's history, unwrapped."""
         return [
             line.rstrip()
             for line in (
@@ -311,9 +310,9 @@ class Tmux:
             )
         ]
 
-    def _tmux(self, *words: str, check: bool = True) -> str | None:
-        """Return what tmux prints; None where it fails."""
-        call = ["tmux", "-u", "-f", os.devnull, "-L", self._name, *words]
+    def _tmux(self, *arguments: str, check: bool = True) -> str | None:
+        """Return what tmux prints; None if it fails."""
+        call = ["tmux", "-u", "-f", os.devnull, "-L", self._name, *arguments]
         done = subprocess.run(
             call, env=self._environment, capture_output=True, text=True, check=check
         )
@@ -329,7 +328,6 @@ class Tmux:
 
 
 # -- the page --------------------------------------------------------------------------------------
-# --------------------
 
 
 def record(folder: Path, recipe: str) -> list[str | Typed]:
@@ -343,14 +341,14 @@ def record(folder: Path, recipe: str) -> list[str | Typed]:
 
 
 def page(parts: Iterable[str | Typed]) -> str:
-    """Return words as they are, and commands that follow each other as one block."""
+    """Return the page: text as it is, successive commands as one block."""
     text = []
-    for is_words, group in groupby(parts, lambda part: isinstance(part, str)):
-        words = "\n".join(
+    for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
+        lines = "\n".join(
             part if isinstance(part, str) else f"$ {part.command}\n{part.shown}".rstrip()
             for part in group
         )
-        text.append(words if is_words else f"```console\n{words}\n```\n")
+        text.append(lines if is_text else f"```console\n{lines}\n```\n")
     return "\n".join(text)
 
 

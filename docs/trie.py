@@ -137,7 +137,8 @@ def drawing(language: str) -> str:
     parts.append(_text(ROOT, HEIGHT - 26, proof, ""))
     name = escape(words["name"])
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
+        f' viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
         f' aria-label="{name}">\n<title>{name}</title>\n<style>{STYLE}</style>\n'
         f'<rect class="card" x="1" y="1" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="10"/>\n'
         + "\n".join(parts)

@@ -1,6 +1,4 @@
-"""The page of runs in the background: its words are those of the script, and what such a session
-shows is true.
-"""
+"""The page on background runs: its text is that of the script, and a session shows what it says."""
 
 from __future__ import annotations
 
@@ -30,28 +28,28 @@ THREE = ("quick+seed=0", "quick+seed=1", "quick+seed=2")
 
 
 class Read:
-    """The session as the page tells it, in place of a terminal."""
+    """The session as the page shows it, in place of a terminal."""
 
     def __init__(self, page: str) -> None:
         blocks = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-        told = (
+        parts = (
             part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
         )
-        self._told = [part.rstrip("\n").partition("\n")[::2] for part in told]
+        self._commands = [part.rstrip("\n").partition("\n")[::2] for part in parts]
 
     def open(self) -> None: ...
 
     def close(self) -> None: ...
 
     def type(self, command: str, interrupted: Callable[[str], bool] | None = None) -> Any:
-        told, shown = self._told.pop(0)
-        assert told == command
-        return script.Typed(told, shown, 0)
+        expected, shown = self._commands.pop(0)
+        assert expected == command
+        return script.Typed(command, shown, 0)
 
     def wait(self, run: str, when: Callable[[State], bool]) -> None: ...
 
 
-def test_the_page_has_the_words_the_commands_and_the_recipe_of_the_script() -> None:
+def test_the_page_has_the_text_the_commands_and_the_recipe_of_the_script() -> None:
     page = script.PAGE.read_text(encoding="utf-8")
     parts = list(script.session(Read(page)))
     assert script.page(parts) == page
@@ -59,7 +57,7 @@ def test_the_page_has_the_words_the_commands_and_the_recipe_of_the_script() -> N
     assert typed[0].shown == script.RECIPE.rstrip()
 
 
-def test_a_page_of_another_session_would_be_found() -> None:
+def test_a_page_of_another_session_is_noticed() -> None:
     page = script.PAGE.read_text(encoding="utf-8").replace(
         "groundrec runs stop", "groundrec runs rm"
     )
@@ -76,7 +74,6 @@ def test_the_commands_of_its_sentences_exist() -> None:
 
 
 # -- a session of a tiny shop, in a real terminal
-# ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +87,16 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [part for part in script.record(folder, recipe) if not isinstance(part, str)]
 
 
-def after(typed: list[Any], words: str) -> list[Any]:
-    """Return what was typed from a command on, itself included."""
-    return typed[next(place for place, one in enumerate(typed) if one.command.startswith(words)) :]
+def after(typed: list[Any], start: str) -> list[Any]:
+    """Return what was typed from the first command that begins like this, itself included."""
+    first = next(i for i, one in enumerate(typed) if one.command.startswith(start))
+    return typed[first:]
 
 
-def next_listing(typed: list[Any], words: str) -> tuple[dict[str, str], Any]:
-    """Return run → state as the first listing behind a command shows it, and what was typed for it."""
-    found = after(after(typed, words)[1:], "groundrec runs")
-    listing = next(one for one in found if one.command == "groundrec runs")
+def next_listing(typed: list[Any], start: str) -> tuple[dict[str, str], Any]:
+    """Return run → state in the first listing after a command, and that listing."""
+    later = after(after(typed, start)[1:], "groundrec runs")
+    listing = next(one for one in later if one.command == "groundrec runs")
     rows = [
         line.split()[:2]
         for line in listing.shown.splitlines()[1:]
@@ -117,7 +115,7 @@ def test_every_command_ends_as_it_should(typed: list[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_three_runs_outlive_the_terminal_and_one_is_stopped_and_goes_on(typed: list[Any]) -> None:
+def test_three_runs_outlive_the_terminal_and_one_is_stopped_and_resumed(typed: list[Any]) -> None:
     assert "quick+seed=2: queued, waits: 2 at work" in after(typed, "groundrec run ")[0].shown
     shown, listing = next_listing(typed, "groundrec run ")
     assert shown == dict(zip(THREE, ("running", "running", "queued"), strict=True))
@@ -140,17 +138,17 @@ def test_three_runs_outlive_the_terminal_and_one_is_stopped_and_goes_on(typed: l
 def test_the_comparison_is_one_table_with_the_swept_setting(typed: list[Any]) -> None:
     head, *rows = after(typed, "groundrec runs compare")[0].shown.splitlines()
     assert head.split()[:2] == ["run", "seed"]
-    found = [row.split()[:2] for row in rows if row.startswith("quick")]
-    assert sorted(found) == [[name, f"{seed}"] for seed, name in enumerate(THREE)]
+    compared = [row.split()[:2] for row in rows if row.startswith("quick")]
+    assert sorted(compared) == [[name, f"{seed}"] for seed, name in enumerate(THREE)]
 
 
 @pytest.mark.slow
-def test_the_killed_are_told_from_the_living(typed: list[Any]) -> None:
-    begun = after(typed, "groundrec run quick.toml --run-dir")
-    alive = begun[1].states["fourth"]
+def test_killed_runs_are_distinguished_from_living_ones(typed: list[Any]) -> None:
+    started = after(typed, "groundrec run quick.toml --run-dir")
+    alive = started[1].states["fourth"]
     without, lost = (
-        after(begun, f"kill -9 {alive.supervisor}"),
-        after(begun, f"kill -9 {alive.pid}"),
+        after(started, f"kill -9 {alive.supervisor}"),
+        after(started, f"kill -9 {alive.pid}"),
     )
     assert "state      running: its supervisor is gone" in without[1].shown
     assert (without[1].states["fourth"].pid, without[1].states["fourth"].supervisor) == (
