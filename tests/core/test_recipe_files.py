@@ -55,7 +55,7 @@ def test_the_former_path_of_a_recipe_still_works_and_says_the_name(
 ) -> None:
     assert find_recipe(f"recipes/{name}.toml") == packaged_files()[name]
     assert len(logged) == 1
-    assert f"groundrec run {name}" in logged[0]
+    assert f"use its name, `{name}`" in logged[0]
 
 
 def test_a_file_at_the_former_path_is_used(empty_folder: Path, logged: list[str]) -> None:

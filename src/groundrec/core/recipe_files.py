@@ -38,7 +38,7 @@ def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
     # Recipes used to lie in the repository's own folder `recipes`.
     moved = name.removeprefix("recipes/").removesuffix(".toml")
     if name == f"recipes/{moved}.toml" and moved in packaged:
-        log.warning(f"{name} is now the packaged recipe `{moved}`: groundrec run {moved}")
+        log.warning(f"{name} is now a packaged recipe: use its name, `{moved}`")
         return packaged[moved]
     raise _no_such_recipe(path, name, packaged)
 

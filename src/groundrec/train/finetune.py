@@ -153,7 +153,7 @@ def _require_no_whole_weights(section: config_learn.Train) -> None:
             raise ConfigError(
                 f"train.{setting} needs whole weights, and FSDP and DeepSpeed hold them in pieces",
                 value=value,
-                accepted=f"{without}, or processes with whole models (groundrec recipes copy accelerate/ddp)",
+                accepted=f"{without}, or DDP: groundrec recipes copy accelerate/ddp",
                 next_step=f"--set train.{setting}={without}",
             )
 

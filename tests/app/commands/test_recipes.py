@@ -92,4 +92,4 @@ def test_a_command_that_takes_a_recipe_takes_its_name(
     verb, *options = arguments
     shown = command(verb, recipe, *options)
     assert shown.code in ((0, 1) if verb == "doctor" else (0,)), shown.err
-    assert ["packaged recipe `demo`" in line for line in logged] == [True] * (recipe != "demo")
+    assert ["use its name, `demo`" in line for line in logged] == [True] * (recipe != "demo")
