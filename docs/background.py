@@ -155,7 +155,8 @@ def _compared(terminal: Terminal) -> Iterator[str | Typed]:
     for run in ("quick+seed=0", "quick+seed=1", "quick+seed=2"):
         terminal.wait(run, lambda state: state.is_over)
     yield (
-        "When all have finished, compare them, query by query, with the swept setting in a column:\n"
+        "When all have finished, compare them, query by query, with the swept setting in a"
+        " column:\n"
     )
     yield terminal.type("groundrec runs")
     yield terminal.type("groundrec runs compare quick")
