@@ -73,7 +73,7 @@ def write() -> None:
 
 
 def _argument(parameter: Any) -> str:
-    name = parameter.name.upper() + "…" * (parameter.nargs == -1)
+    name = parameter.metavar or parameter.name.upper() + "…" * (parameter.nargs == -1)
     return name if parameter.required else f"[{name}]"
 
 

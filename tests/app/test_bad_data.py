@@ -122,7 +122,7 @@ def test_an_export_beside_other_files_is_refused_and_done_when_asked_for(
     before = contents(shop.run)
     (shop.run / "mine.txt").write_text("mine", encoding="utf-8")
     message = refused(shop, *start)
-    assert "there are files already" in message
+    assert "the output folder is not empty" in message
     assert "--overwrite" in message
     assert command(*start, "--overwrite").code == 0
     assert contents(shop.run) == {**before, "mine.txt": contents(shop.run)["mine.txt"]}
@@ -137,9 +137,7 @@ def test_a_file_where_a_folder_should_be_is_refused(shop: Place, below: str) -> 
         ("prepare", "amazon", "--path", shop.folder / "raw", "--category", CATEGORY, *PROTOCOL),
     )
     for start in commands:
-        assert "a file is where a folder should be" in refused(
-            shop, *start, "--out", shop.run / below
-        )
+        assert "not a folder" in refused(shop, *start, "--out", shop.run / below)
 
 
 def test_words_for_a_format_that_has_none_are_refused(shop: Place) -> None:

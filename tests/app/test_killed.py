@@ -85,7 +85,7 @@ def test_interrupted_by_hand_it_says_how_to_go_on(tiny: Tiny, tmp_path: Path) ->
     process = start(tiny, tmp_path / "run")
     err = end(process, seen(tmp_path / "run", "signals/popularity/inputs.json"), signal.SIGINT)
     assert process.returncode == 130
-    assert "--if-exists resume goes on from here" in err
+    assert "add --if-exists resume to the same command to continue" in err
     assert "Traceback" not in err
 
 

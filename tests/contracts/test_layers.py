@@ -43,14 +43,15 @@ ROOMS = {
     "evaluate": "metrics statistics charts report result_files",
     "contracts": "rules shop sources metrics signals base_models groundings",
     "app": """
-        boards commands.track stages.domains stages.checks commands.debug commands.card
-        commands.datasets commands.score_files commands.models commands.published_flags
+        boards commands.options commands.terminal commands.track stages.domains stages.checks
+        commands.settings_table commands.debug commands.card commands.datasets
+        commands.data_commands commands.score_files commands.models commands.published_flags
         stages.artefacts stages.validation_ndcg stages.resume_from commands.tokenize
         stages.choose_alpha stages.fusion stages.results stages.stages recommender
-        commands.explain_item jobs.job pipeline jobs.state jobs.queue jobs.supervise
-        jobs.background stages.comparison commands.recipes commands.runs_tables commands.runs
-        stages.agreement
-        commands.typeset commands.compare commands.explain_data commands.explain commands.vscode
+        commands.recommend commands.explain_item jobs.job pipeline jobs.state jobs.queue
+        jobs.supervise jobs.background stages.comparison commands.recipes commands.runs_tables
+        commands.runs commands.run commands.train commands.evaluate stages.agreement commands.typeset
+        commands.compare commands.explain_data commands.explain commands.vscode
         commands.mirrors commands.doctor commands.main
     """,
 }

@@ -100,7 +100,7 @@ def next_listing(typed: list[Any], start: str) -> tuple[dict[str, str], Any]:
     rows = [
         line.split()[:2]
         for line in listing.shown.splitlines()[1:]
-        if not line.startswith("to go on")
+        if not line.startswith("to resume")
     ]
     return dict(rows), listing
 

@@ -111,4 +111,4 @@ def test_the_command_scores_a_folder(results: Path, tmp_path: Path) -> None:
     assert "at worst" not in plain.out
     refused = command(*asked, "-k", "10")
     assert refused.code == 2
-    assert "a cut-off beyond the lists: 10" in refused.err
+    assert "a cut-off larger than the lists: 10" in refused.err

@@ -76,7 +76,7 @@ def test_a_run_is_counted_in_tokens_of_its_own_model(tiny: Tiny, tmp_path: Path)
     ("arguments", "message"),
     [
         (("card", "nowhere"), "no finished data set"),
-        (("card", "{shop}", "--tokenizer", "nowhere"), "no tokenizer there: nowhere"),
+        (("card", "{shop}", "--tokenizer", "nowhere"), "tokenizer not found: nowhere"),
         (("import", "{shop}", "--format", "d4", "--out", "out"), "did you mean 'd3'"),
         (("import", "{shop}", "--format", "bigrec", "--out", "{shop}/out"), "no train.json in"),
     ],

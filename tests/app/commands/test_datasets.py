@@ -87,7 +87,7 @@ def test_a_data_set_is_replaced_only_when_asked(raw: Path, tmp_path: Path) -> No
     before = load(tmp_path / "out").fingerprint
     refused = command(*call, "--protocol", "d3", "--K", 3)
     assert refused.code == 2
-    assert "there is a data set already" in refused.err
+    assert "there is already a data set here" in refused.err
     assert "--overwrite" in refused.err
     assert command(*call, "--protocol", "d3", "--K", 3, "--overwrite").code == 0
     assert load(tmp_path / "out").fingerprint != before

@@ -139,8 +139,8 @@ def test_under_torchrun_one_process_can_be_picked(waiting: list[str]) -> None:
 
 def test_processes_at_breakpoints_are_not_given_up() -> None:
     assert SINGLE_PROCESS.times_out
-    assert not debug.awaited(Processes(1, 2, 1, 2), debug.PORT, 0).times_out
-    assert debug.awaited(Processes(1, 2, 1, 2), None, None).times_out
+    assert not debug.wait_for_debugger(Processes(1, 2, 1, 2), debug.PORT, 0).times_out
+    assert debug.wait_for_debugger(Processes(1, 2, 1, 2), None, None).times_out
 
 
 def test_a_port_in_use_is_refused(waiting: list[str], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.app.commands.published_flags import recipe_file, understood
+from groundrec.app.commands.published_flags import parse_flags, write_recipe
 from groundrec.core.errors import ConfigError
 from groundrec.core.recipe import load_recipe
 from groundrec.data.dataset import load
@@ -39,7 +39,7 @@ def words(tmp_path: Path) -> list[str]:
 
 
 def test_every_word_becomes_its_setting(words: list[str], tmp_path: Path) -> None:
-    recipe, _ = load_recipe(recipe_file(understood(words)), [])
+    recipe, _ = load_recipe(write_recipe(parse_flags(words)), [])
     t = recipe.train
     assert recipe.model.base_model == "modelscope:skyline2006/llama-7b"
     assert (t.batch_size, t.micro_batch_size, t.epochs, t.learning_rate, t.cutoff_len) == (
@@ -76,22 +76,22 @@ def test_the_dry_run_shows_them_and_writes_nothing(words: list[str], tmp_path: P
         ("--val_data_path ['a.json','b.json']", "files of one folder"),
         ("--train_data_path ['a.json','b.json']", "several domains"),
         ("--train_data_path ['m/train/a.csv','g/train/a.csv']", "one file of D3"),
-        ("three", "--word value"),
+        ("three", "--flag value"),
     ],
 )
 def test_a_word_without_a_setting_says_what_to_do(words: list[str], more: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        understood([*words, *more.split()] if more != "three" else [more, *words])
+        parse_flags([*words, *more.split()] if more != "three" else [more, *words])
 
 
 def test_resuming_and_all_examples_are_told_by_value(words: list[str], tmp_path: Path) -> None:
-    assert not understood(words).resume
+    assert not parse_flags(words).resume
     for own in ("True", f"{tmp_path}/out", f"{tmp_path}/out/model/checkpoints/checkpoint-5"):
-        asked = understood([*words, f"--resume_from_checkpoint={own}", "--sample=-1"])
+        asked = parse_flags([*words, f"--resume_from_checkpoint={own}", "--sample=-1"])
         assert asked.resume
         assert "train.resume_from" not in asked.settings
     assert "train.max_examples" not in asked.settings
-    asked = understood([*words, "--resume_from_checkpoint", f"{tmp_path}/adapters"])
+    asked = parse_flags([*words, "--resume_from_checkpoint", f"{tmp_path}/adapters"])
     assert (asked.resume, asked.settings["train.resume_from"]) == (False, f'"{tmp_path}/adapters"')
 
 
@@ -109,8 +109,8 @@ def of_domains(words: list[str], folder: Path, *names: str) -> list[str]:
 
 
 def test_several_files_are_several_domains_each_imported(words: list[str], tmp_path: Path) -> None:
-    asked = understood(of_domains(words, tmp_path, "movie", "game", "my wares"))
-    recipe, _ = load_recipe(recipe_file(asked), [])
+    asked = parse_flags(of_domains(words, tmp_path, "movie", "game", "my wares"))
+    recipe, _ = load_recipe(write_recipe(asked), [])
     assert (recipe.model.domain, recipe.train.max_examples) == ("movie", 1024)
     assert recipe.data.dataset == tmp_path / "out-data"
     assert recipe.train.also == {
@@ -136,4 +136,4 @@ def test_their_dry_run_shows_each_domain_and_writes_nothing(
 def test_a_domain_whose_validation_is_left_out_is_refused(words: list[str], tmp_path: Path) -> None:
     both = of_domains(words, tmp_path, "movie", "game")
     with pytest.raises(ConfigError, match="files of one folder"):
-        understood([*both, "--val_data_path", f"{tmp_path}/movie/valid.json"])
+        parse_flags([*both, "--val_data_path", f"{tmp_path}/movie/valid.json"])

@@ -43,7 +43,7 @@ def test_a_run_without_a_board_is_an_error_and_nothing_is_sent(
 ) -> None:
     kept(tmp_path / "a", "1-x")
     monkeypatch.setattr(tracking.subprocess, "run", None)
-    with pytest.raises(ArtifactError, match=r"wandb kept nothing of this run.*b"):
+    with pytest.raises(ArtifactError, match=r"no offline data of wandb in this run.*b"):
         sync([tmp_path / "a", tmp_path / "b"])
 
 

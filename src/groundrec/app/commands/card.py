@@ -8,85 +8,136 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
+from groundrec.app.commands.terminal import print_table
 from groundrec.core.errors import ConfigError
 from groundrec.core.types import PreparedDataset
 from groundrec.data.dataset import SPLITS, load
 from groundrec.data.summary import filter_counts, summarize, title_word_counts, train_popularity
 
-__all__ = ["card_of", "draw", "show"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Card", "card_of", "draw", "print_card"]
 
 COLOURS = {"train": "language", "valid": "third", "test": "fused"}
 BINS = 60
-HEADINGS = {"users": "users", "items": "items", "events": "interactions", "density": "density"}
+COUNTS: dict[Literal["users", "items", "events", "density"], str] = {
+    "users": "users",
+    "items": "items",
+    "events": "interactions",
+    "density": "density",
+}
 
 
-def show(
+class TitleLengths(TypedDict):
+    """How long titles are, in tokens or words."""
+
+    unit: str
+    median: int
+    p95: int
+    longest: int
+
+
+class SplitCounts(TypedDict):
+    """What one split holds; an imported data set may not know its users and times."""
+
+    queries: int
+    targets: int
+    users: NotRequired[int]
+    history_median: float
+    history_max: int
+    first: NotRequired[str]
+    last: NotRequired[str]
+
+
+class Card(TypedDict):
+    """Everything a card may show, as `--json` prints it."""
+
+    fingerprint: str
+    rows: NotRequired[dict[str, int]]
+    users: int
+    items: int
+    events: int
+    density: float
+    duplicate_titles: NotRequired[int]
+    time_span: NotRequired[list[str]]
+    splits: NotRequired[dict[str, SplitCounts]]
+    leakage: NotRequired[dict[str, float]]
+    notes: NotRequired[list[str]]
+    title_lengths: TitleLengths
+    items_no_target_in_train: int
+
+
+def print_card(
     folder: Path,
     tokenizer: Path | None = None,
     picture: Path | None = None,
     *,
     as_json: bool = False,
 ) -> None:
-    """Print the card of the data set in `folder`, or of the run there, and write its picture.
+    """Print the card of the data set in `folder`, or of the run there, and draw its picture.
 
-    Titles are counted in tokens of `tokenizer`, else of the run's model, else in words.
+    Titles are measured in tokens of `tokenizer`, else of the run's model, else in words.
     """
     folder = folder / "dataset" if (folder / "dataset").is_dir() else folder
     dataset = load(folder)
     lengths, unit = _title_lengths(
-        dataset, tokenizer or folder.parent / "model", asked=tokenizer is not None
+        dataset, tokenizer or folder.parent / "model", is_asked_for=tokenizer is not None
     )
     card = card_of(dataset, lengths, unit)
-    draw(dataset, card, lengths, picture or folder / "card.png")
+    picture = picture or folder / "card.png"
+    draw(dataset, card, lengths, picture)
     if as_json:
         print(json.dumps(card, ensure_ascii=False))
         return
-    _print(card)
-    print(f"picture  {picture or folder / 'card.png'}")
+    table = Table("", "", show_header=False)
+    for section in _sections(card):
+        for what, value in section:
+            table.add_row(what, value)
+        table.add_section()
+    print_table(table)
+    for note in card.get("notes", ()):
+        print(f"- {note}")
+    print(f"picture  {picture}")
 
 
-def card_of(dataset: PreparedDataset, lengths: NDArray[np.int64], unit: str) -> dict[str, Any]:
-    """Return what is on record of the data set, and what its titles and its training events say."""
+def card_of(dataset: PreparedDataset, lengths: NDArray[np.int64], unit: str) -> Card:
+    """Return the recorded card of a data set, with its title lengths and unseen items added."""
     splits = {name: dataset.split(name) for name in SPLITS}
-    recorded = (
-        dataset.card
-        if "items" in dataset.card
-        else {**summarize(dataset.catalogue, splits), **dataset.card}
-    )
+    recorded = dataset.card
+    if "items" not in recorded:
+        recorded = {**summarize(dataset.catalogue, splits), **recorded}
     trained = train_popularity(splits, len(dataset.catalogue))
-    quantiles = np.quantile(lengths, (0.5, 0.95)).astype(int).tolist()
-    return {
+    median, p95 = np.quantile(lengths, (0.5, 0.95)).astype(int).tolist()
+    longest = int(lengths.max())
+    card = {
         "fingerprint": dataset.fingerprint,
         **recorded,
-        "title_lengths": {
-            "unit": unit,
-            "median": quantiles[0],
-            "p95": quantiles[1],
-            "longest": int(lengths.max()),
-        },
+        "title_lengths": TitleLengths(unit=unit, median=median, p95=p95, longest=longest),
         "items_no_target_in_train": int((trained == 0).sum()),
     }
+    return cast(Card, card)
 
 
 def _title_lengths(
-    dataset: PreparedDataset, where: Path, *, asked: bool
+    dataset: PreparedDataset, where: Path, *, is_asked_for: bool
 ) -> tuple[NDArray[np.int64], str]:
-    """Return how long each title is, and in what."""
+    """Return the length of each title, and its unit."""
     titles = list(dataset.catalogue.titles)
     file = where / "tokenizer.json" if where.is_dir() else where
     if not file.is_file():
-        if asked:
+        if is_asked_for:
             raise ConfigError(
-                "no tokenizer there",
+                "tokenizer not found",
                 value=where,
-                accepted="tokenizer.json, or a folder that has one",
+                accepted="tokenizer.json, or a folder with it",
+                next_step="leave out --tokenizer to count words",
             )
         return title_word_counts(titles), "words"
     from tokenizers import Tokenizer
@@ -95,86 +146,64 @@ def _title_lengths(
     return np.array([len(e.ids) for e in encoded], np.int64), f"tokens of {file}"
 
 
-def _print(card: Mapping[str, Any]) -> None:
-    table = Table("", "", show_header=False)
-    for section in _sections(card):
-        for what, value in section:
-            table.add_row(what, value)
-        table.add_section()
-    Console(highlight=False).print(table)
-    for note in card.get("notes", ()):
-        print(f"- {note}")
-
-
-def _sections(card: Mapping[str, Any]) -> Iterator[list[tuple[str, str]]]:
+def _sections(card: Card) -> Iterator[list[tuple[str, str]]]:
     """Yield the table's lines, part by part."""
-    rows: Mapping[str, int] = card.get("rows", {})
-    yield [
-        ("rows read", f"{rows.get('read', 0):,}"),
-        *(
-            (f"− {_plain(name)}", f"{taken:,}, leaves {left:,}")
-            for name, taken, left in filter_counts(rows)
-        ),
-        *(
-            [("metadata rows that are bad", f"{rows['bad_items']:,}")]
-            if "bad_items" in rows
-            else []
-        ),
-    ]
-    yield [(name, f"{card[key]:,}") for key, name in HEADINGS.items() if key in card]
+    rows = card.get("rows", {})
+    read = [("rows read", f"{rows.get('read', 0):,}")]
+    for name, taken, left in filter_counts(rows):
+        read.append((f"− {_in_words(name)}", f"{taken:,}, leaves {left:,}"))
+    if "bad_items" in rows:
+        read.append(("bad metadata rows", f"{rows['bad_items']:,}"))
+    yield read
+    yield [(name, f"{card[key]:,}") for key, name in COUNTS.items() if key in card]
     lengths = card["title_lengths"]
-    yield [
-        (
-            f"title length in {lengths['unit']}",
-            "median {median}, 95% at most {p95}, longest {longest}".format(**lengths),
-        ),
-        ("titles that another item has too", f"{card.get('duplicate_titles', 0):,}"),
-        *([("time", " to ".join(card["time_span"]))] if "time_span" in card else []),
+    title_length = "median {median}, 95% at most {p95}, longest {longest}".format(**lengths)
+    titles = [
+        (f"title length in {lengths['unit']}", title_length),
+        ("titles shared with another item", f"{card.get('duplicate_titles', 0):,}"),
     ]
-    yield [(name, _split(counts)) for name, counts in card.get("splits", {}).items()]
-    leaks = [(_plain(name), f"{share:.1%}") for name, share in card.get("leakage", {}).items()]
-    yield [*leaks, ("items that are no target in train", f"{card['items_no_target_in_train']:,}")]
+    if "time_span" in card:
+        titles.append(("time", " to ".join(card["time_span"])))
+    yield titles
+    yield [(name, _format_split(counts)) for name, counts in card.get("splits", {}).items()]
+    leaks = [(_in_words(name), f"{share:.1%}") for name, share in card.get("leakage", {}).items()]
+    unseen = f"{card['items_no_target_in_train']:,}"
+    yield [*leaks, ("items that are no target in train", unseen)]
 
 
-def _split(counts: Mapping[str, Any]) -> str:
-    """Return one line about a split; an import may not know its users and times."""
+def _format_split(counts: SplitCounts) -> str:
     parts = [f"{counts['queries']:,} queries", f"{counts['targets']:,} targets"]
     if "users" in counts:
         parts.append(f"{counts['users']:,} users")
-    parts.append(
-        f"history {counts['history_median']:g} in the middle, {counts['history_max']:,} at most"
-    )
-    if counts.get("first"):
-        parts.append(f"{counts['first'][:10]} to {counts['last'][:10]}")
+    parts.append(f"median history {counts['history_median']:g}, longest {counts['history_max']:,}")
+    first = counts.get("first")
+    last = counts.get("last")
+    if first and last:
+        parts.append(f"{first[:10]} to {last[:10]}")
     return ", ".join(parts)
 
 
-def _plain(name: str) -> str:
+def _in_words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def draw(
-    dataset: PreparedDataset, card: Mapping[str, Any], lengths: NDArray[np.int64], path: Path
-) -> None:
-    """Write the picture: what each filter left, how long titles are, and when the queries were."""
+def draw(dataset: PreparedDataset, card: Card, lengths: NDArray[np.int64], path: Path) -> None:
+    """Draw what each filter left, how long titles are, and when the queries were."""
     from groundrec.evaluate import charts
 
-    draws: list[Callable[[Any], None]] = [
-        lambda axes: _draw_filters(axes, card.get("rows", {}), charts.PALETTE)
+    unit = card["title_lengths"]["unit"]
+    panels: list[Callable[[Axes], None]] = [
+        lambda axes: _draw_filters(axes, card.get("rows", {}), charts.PALETTE),
+        lambda axes: _draw_lengths(axes, lengths, unit, charts.PALETTE),
     ]
-    draws.append(
-        lambda axes: _draw_lengths(axes, lengths, card["title_lengths"]["unit"], charts.PALETTE)
-    )
     if "time_span" in card:
-        draws.append(lambda axes: _draw_times(axes, dataset, charts.PALETTE))
-    charts.save(path, draws)
+        panels.append(lambda axes: _draw_times(axes, dataset, charts.PALETTE))
+    charts.save(path, panels)
 
 
-def _draw_filters(axes: Any, rows: Mapping[str, int], palette: Mapping[str, str]) -> None:
-    steps = [
-        ("read", rows.get("read", 0)),
-        *((f"− {_plain(name)}", left) for name, _, left in filter_counts(rows)),
-    ]
+def _draw_filters(axes: Axes, rows: Mapping[str, int], palette: Mapping[str, str]) -> None:
+    steps = [("read", rows.get("read", 0))]
+    steps += [(f"− {_in_words(name)}", left) for name, _, left in filter_counts(rows)]
     for y, (_, left) in enumerate(steps):
         axes.barh(y, left, height=0.6, color=palette["language"], alpha=0.75)
         axes.annotate(
@@ -186,23 +215,24 @@ def _draw_filters(axes: Any, rows: Mapping[str, int], palette: Mapping[str, str]
     axes.set_xlim(0, 1.25 * max(left for _, left in steps) or 1)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    axes.set_title("Rows left behind each filter")
+    axes.set_title("Rows left after each filter")
 
 
 def _draw_lengths(
-    axes: Any, lengths: NDArray[np.int64], unit: str, palette: Mapping[str, str]
+    axes: Axes, lengths: NDArray[np.int64], unit: str, palette: Mapping[str, str]
 ) -> None:
+    # One bar per length, as long as there is room for that.
     edges = np.arange(lengths.max() + 2) - 0.5
-    axes.hist(
-        lengths, bins=edges if len(edges) <= BINS else BINS, color=palette["third"], alpha=0.75
-    )
+    bins = edges.tolist() if len(edges) <= BINS else BINS
+    axes.hist(lengths, bins=bins, color=palette["third"], alpha=0.75)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.set_xlabel(unit.split(" of ")[0])
     axes.set_title("Titles by length")
 
 
-def _draw_times(axes: Any, dataset: PreparedDataset, palette: Mapping[str, str]) -> None:
+def _draw_times(axes: Axes, dataset: PreparedDataset, palette: Mapping[str, str]) -> None:
+    """Draw the queries of the splits over time, stacked."""
     times = {name: dataset.split(name).times for name in SPLITS}
     every = np.concatenate(list(times.values()))
     edges = np.linspace(every.min(), every.max() + 1, BINS + 1)
@@ -210,17 +240,10 @@ def _draw_times(axes: Any, dataset: PreparedDataset, palette: Mapping[str, str])
     floor = np.zeros(BINS + 1)
     for name, values in times.items():
         counts = np.histogram(values, edges)[0]
+        # A step has one value more than there are bins: its last is drawn to the right edge.
         top = floor + np.append(counts, counts[-1])
-        axes.fill_between(
-            days,
-            floor,
-            top,
-            step="post",
-            color=palette[COLOURS[name]],
-            alpha=0.75,
-            lw=0,
-            label=name,
-        )
+        colour = palette[COLOURS[name]]
+        axes.fill_between(days, floor, top, step="post", color=colour, alpha=0.75, lw=0, label=name)
         floor = top
     axes.grid(axis="y")
     axes.set_axisbelow(True)

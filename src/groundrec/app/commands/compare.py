@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundrec.app.commands.runs import Runs
+from groundrec.app.commands.options import Bootstrap, Root, RunNames
 from groundrec.app.commands.typeset import Sheet, latex, markdown
 from groundrec.app.jobs.state import ROOT, named
 from groundrec.core.errors import ConfigError, did_you_mean
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from groundrec.app.stages.comparison import Paired, Table
     from groundrec.evaluate.statistics import Interval
 
-__all__ = ["compare"]
+__all__ = ["compare_command"]
 
 _SETTERS = {"markdown": markdown, "latex": latex}
 FORMATS = (*_SETTERS, "json")
@@ -35,8 +35,8 @@ SURE = 0.05
 """A difference with a smaller p-value is marked."""
 
 
-def compare(
-    runs: Runs,
+def compare_command(
+    runs: RunNames,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,18 +67,14 @@ def compare(
     k: Annotated[
         int, typer.Option("-k", min=1, help="Places of a slate in which common items are counted.")
     ] = 20,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, help="Bootstrap samples behind each 95% interval.")
-    ] = 1000,
+    bootstrap: Bootstrap = 1000,
     format_: Annotated[
         str, typer.Option("--format", help="What to print: `markdown`, `latex` or `json`.")
     ] = "markdown",
     picture: Annotated[
         Path | None, typer.Option(help="Draw it too: a file ending in .png or .svg.")
     ] = None,
-    root: Annotated[
-        Path, typer.Option("--root", help="The folder that holds the run directories.")
-    ] = ROOT,
+    root: Root = ROOT,
 ) -> None:
     """Print the methods of finished runs beside each other: metrics, tests, head and tail, common
     items.

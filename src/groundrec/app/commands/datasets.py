@@ -1,5 +1,4 @@
-"""Data sets at the command line: made from raw interactions, and written in the formats of other
-code.
+"""Data sets prepared from raw interactions, imported from other code, and exported to it.
 
 Knows nothing about what protocols and formats do.
 """
@@ -10,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from groundrec.app.stages.checks import check_names
 from groundrec.core.errors import ArtifactError, ConfigError
@@ -19,97 +18,104 @@ from groundrec.core.registry import resolve
 from groundrec.core.track import log
 from groundrec.data.dataset import DatasetReader, report_full_disk
 
-__all__ = ["bring", "export", "make", "recipe_of"]
+__all__ = ["export_dataset", "import_dataset", "prepare_dataset", "recipe_of"]
 
 WINDOW = ("st_year", "st_month", "ed_year", "ed_month")
 
 
-def recipe_of(given: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
-    """Return the recipe of settings by their names, None meaning not given; a window of time means
-    protocol `d3`.
+def recipe_of(given: Mapping[str, str | int | None], overrides: Sequence[str]) -> Recipe:
+    """Return the recipe of settings by name, where None is not given.
+
+    A time window implies the protocol `d3`.
     """
     given = {key: value for key, value in given.items() if value is not None}
     if any(f"prepare.d3.{name}" in given for name in WINDOW):
         given = {"prepare.protocol": "d3", **given}
-    # A JSON text is a TOML text, too.
+    # Strings and numbers are written alike in JSON and TOML.
     texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
     recipe, _ = load_recipe(None, [*texts, *overrides])
     check_names(recipe)
     return recipe
 
 
-def make(recipe: Recipe, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """Prepare a data set in `out` and return its fingerprint and counts; refuse to replace another
-    unasked.
+def prepare_dataset(recipe: Recipe, out: Path, *, overwrite: bool = False) -> dict[str, str | int]:
+    """Prepare a data set in `out` and return its fingerprint and counts.
+
+    Raises `ArtifactError` if there is one already and it is not to be overwritten.
     """
-    _spare(out, overwrite)
+    _refuse_dataset(out, overwrite)
     from groundrec.data.prepare import prepare
 
     log.info(f"{recipe.data.source}, protocol {recipe.prepare.protocol}")
     prepare(recipe.data, recipe.prepare, recipe.seed, out)
-    return _summary(DatasetReader(out))
+    return _counts(DatasetReader(out))
 
 
-def export(
+def export_dataset(
     source: Path, name: str, out: Path, template: Path | None = None, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write the data set in `source`, or that of the run there, in the format `name`; return the
-    files.
+    """Write the data set in `source`, or that of the run there, in the format `name`.
 
-    Refuse to write beside other files unasked, and a `template` for a format without words.
+    Return the files. Raises `ConfigError` for a `template` that the format does not use, and
+    `ArtifactError` for files already in `out` that are not to be overwritten.
     """
     write = resolve("formats", name)
-    words = {"template": template} if template else {}
-    if words and "template" not in signature(write).parameters:
+    options = {"template": template} if template else {}
+    if options and "template" not in signature(write).parameters:
         raise ConfigError(
-            f"the format {name} has no words to set",
+            f"the format {name} does not use a template",
             value=f"--template {template}",
             accepted="a template for the format bigrec",
-            next_step="leave --template out",
+            next_step="leave out --template",
         )
-    _spare_file(out)
+    _refuse_file(out)
     if not overwrite and any(file.is_file() for file in out.rglob("*")):
         raise ArtifactError(
-            "there are files already",
+            "the output folder is not empty",
             value=out,
             accepted="an empty or new folder",
-            next_step="another --out, or add --overwrite to replace those of the same names",
+            next_step="choose another --out, or add --overwrite to replace files of the same names",
         )
-    inside = source / "dataset"
-    reader = DatasetReader(inside if (inside / "dataset.json").exists() else source)
+    of_run = source / "dataset"
+    reader = DatasetReader(of_run if (of_run / "dataset.json").exists() else source)
     with report_full_disk(out):
-        return write(reader, out, **words)
+        return write(reader, out, **options)
 
 
-def bring(folder: Path, name: str, out: Path, category: str, *, overwrite: bool = False) -> None:
-    """Import what other code has prepared in `folder`; refuse to replace a data set unasked."""
-    _spare(out, overwrite)
+def import_dataset(
+    folder: Path, name: str, out: Path, category: str, *, overwrite: bool = False
+) -> None:
+    """Import into `out` what other code, by its `name`, has prepared in `folder`.
+
+    Raises `ArtifactError` if there is a data set already and it is not to be overwritten.
+    """
+    _refuse_dataset(out, overwrite)
     resolve("imports", name)(folder, out, category)
 
 
-def _spare_file(out: Path) -> None:
-    above = next(path for path in (out, *out.parents) if path.exists())
-    if not above.is_dir():
+def _refuse_file(out: Path) -> None:
+    existing = next(path for path in (out, *out.parents) if path.exists())
+    if not existing.is_dir():
         raise ArtifactError(
-            "a file is where a folder should be",
-            value=above,
-            accepted="a folder",
+            "not a folder",
+            value=existing,
+            accepted="a folder, or a name that is not taken",
             next_step="choose another --out",
         )
 
 
-def _spare(out: Path, overwrite: bool) -> None:
-    _spare_file(out)
+def _refuse_dataset(out: Path, overwrite: bool) -> None:
+    _refuse_file(out)
     if (out / "dataset.json").exists() and not overwrite:
         raise ArtifactError(
-            "there is a data set already",
+            "there is already a data set here",
             value=out,
             accepted="another --out",
-            next_step="add --overwrite to replace it once the new one is whole",
+            next_step="add --overwrite to replace it once the new one is complete",
         )
 
 
-def _summary(reader: DatasetReader) -> dict[str, Any]:
-    splits = reader.card.get("splits", {})
+def _counts(reader: DatasetReader) -> dict[str, str | int]:
+    splits = cast(Mapping[str, Mapping[str, int]], reader.card.get("splits", {}))
     queries = {name: counts["queries"] for name, counts in splits.items()}
     return {"fingerprint": reader.fingerprint, "items": len(reader.catalogue), **queries}

@@ -1,13 +1,14 @@
-"""A run that waits for a debugger: one port for each process, reachable from this machine only.
+"""A run that waits for a debugger, on one port per process, reachable from this machine only.
 
-Knows nothing about what is debugged, nor about editors but for the words of one message.
+Knows nothing about what is debugged, nor about editors except in one message.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Annotated
 
 import typer
 
@@ -15,7 +16,7 @@ from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.processes import Processes
 from groundrec.core.track import console
 
-__all__ = ["HERE", "PORT", "DebugAttach", "DebugRank", "awaited"]
+__all__ = ["HERE", "PORT", "DebugAttach", "DebugRank", "wait_for_debugger"]
 
 HERE = "127.0.0.1"
 PORT = 5678
@@ -25,28 +26,27 @@ DebugAttach = Annotated[
         min=1024,
         max=65535,
         help=(
-            f"Wait for a debugger at this port, e.g. {PORT}; each further process of the machine at"
-            " the next one."
+            f"Wait for a debugger on this port, e.g. {PORT}; further processes of this machine wait"
+            " on the ports after it."
         ),
     ),
 ]
 DebugRank = Annotated[
     int | None,
-    typer.Option(min=0, help="Of several processes, let this one alone wait, at the port itself."),
+    typer.Option(min=0, help="With --debug-attach: wait on this rank only, on that very port."),
 ]
 
 
-def awaited(processes: Processes, port: int | None, rank: int | None) -> Processes:
-    """Return the processes when a debugger is attached to this one, where it is asked to wait at
-    all.
+def wait_for_debugger(processes: Processes, port: int | None, rank: int | None) -> Processes:
+    """Return the processes once a debugger is attached to this one, if it is asked to wait at all.
 
-    They no longer give each other up: a process at a breakpoint shows no signs of life.
+    They no longer time out on each other: a process at a breakpoint shows no signs of life.
     """
     if port is None and rank is not None:
         raise ConfigError(
-            "--debug-rank without a port",
-            value=rank,
-            accepted="--debug-attach",
+            "--debug-rank needs a port",
+            value=f"--debug-rank {rank}",
+            accepted="--debug-attach with it",
             next_step=f"--debug-attach {PORT}",
         )
     if port is None:
@@ -56,6 +56,7 @@ def awaited(processes: Processes, port: int | None, rank: int | None) -> Process
             "no process has this rank",
             value=f"--debug-rank {rank}",
             accepted=f"0 to {processes.world_size - 1}",
+            next_step="--debug-rank 0, or start more processes",
         )
     if rank in (None, processes.rank):
         _wait(processes, port + (processes.local_rank if rank is None else 0))
@@ -63,37 +64,37 @@ def awaited(processes: Processes, port: int | None, rank: int | None) -> Process
 
 
 def _wait(processes: Processes, port: int) -> None:
-    debugpy = _debugpy()
+    debugpy = _import_debugpy()
     try:
         debugpy.listen((HERE, port))
     except (RuntimeError, OSError, OverflowError) as error:
         raise ConfigError(
             "cannot wait for a debugger here",
             value=f"{HERE}:{port}: {error}",
-            accepted="a port that is free",
+            accepted="a free port",
             next_step="--debug-attach with another port",
         ) from None
+    rank = processes.rank
     who = (
-        f"process {processes.rank} of {processes.world_size} waits"
-        if processes.world_size > 1
-        else "waiting"
+        f"process {rank} of {processes.world_size} waits" if processes.world_size > 1 else "waiting"
     )
     console.print(
-        f"{who} for a debugger at {HERE}:{port}\n  in VS Code: Run and Debug, groundrec: rank"
-        f" {processes.rank} (`groundrec doctor --vscode` puts it there)",
+        f"{who} for a debugger at {HERE}:{port}\n"
+        f"  in VS Code: Run and Debug, groundrec: rank {rank}"
+        " (`groundrec doctor --vscode` adds this entry)",
         markup=False,
         soft_wrap=True,
     )
     debugpy.wait_for_client()
 
 
-def _debugpy() -> Any:
+def _import_debugpy() -> ModuleType:
     # It warns that it cannot step into the interpreter's own frozen modules, which nobody wants to.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         import debugpy
     except ImportError:
         raise MissingDependency("debugpy", "debug") from None
-    # A process has one port; what it starts (git, pip, workers that load data) is left alone.
+    # One port serves one process; those it starts (git, pip, data loaders) are not debugged.
     debugpy.configure(subProcess=False)
     return debugpy

@@ -32,7 +32,7 @@ from groundrec.core.glossary import (
     format_names,
 )
 
-__all__ = ["explain", "manual"]
+__all__ = ["explain_setting", "manual"]
 
 BATCH = ("train.batch_size", "train.micro_batch_size")
 FEW = 4
@@ -56,7 +56,7 @@ LABELS = {
 }
 
 
-def explain(
+def explain_setting(
     setting: Annotated[
         str,
         typer.Argument(

@@ -1,61 +1,75 @@
-"""The path of one item on the terminal: what each token cost, and where beam searches lose it."""
+"""`groundrec explain-item`: what each token of one title cost, and where beam searches drop it.
+
+Knows nothing about how that is found out.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from groundrec.app.recommender import Explained, Recommender
+from groundrec.app.commands.options import History, Json, TrainedRun
+from groundrec.core.track import log_to
 
-__all__ = ["show"]
+if TYPE_CHECKING:
+    from groundrec.app.recommender import Explained
+
+__all__ = ["explain_item"]
+
+BEAMS = (5, 10, 20, 50)
 
 
-def show(
-    run: Path, item: str, history: Sequence[str], beams: Sequence[int], *, as_json: bool = False
+def explain_item(
+    run: TrainedRun,
+    item: Annotated[str, typer.Argument(help="A title or item id of the catalogue.")],
+    history: History,
+    beams: Annotated[
+        list[int] | None, typer.Option(help="A beam width to try; repeatable.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Print why `item` is where it is after `history`, as a table or as JSON."""
-    explained = Recommender.load(run).explain(history, item, beams=beams)
+    """Explain the score of ITEM after HISTORY in RUN, token by token, and where a beam drops it."""
+    log_to(None, quiet=as_json)
+    from groundrec.app.recommender import Recommender
+
+    explained = Recommender.load(run).explain(history, item, beams=beams or BEAMS)
+    path = explained.path
     if as_json:
-        print(
-            json.dumps(
-                {"title": explained.title, "pieces": explained.pieces, **asdict(explained.path)}
-            )
-        )
+        found = {"title": explained.title, "pieces": explained.pieces, **asdict(path)}
+        print(json.dumps(found))
         return
     console = Console(highlight=False)
-    path = explained.path
-    place = f"place {path.rank}" if path.rank else "not among the best 50"
-    console.print(
-        Text(f"{explained.title}: score {path.steps[-1].total:.3f}, {place} of the exact ranking")
-    )
-    console.print(_table(explained))
+    rank = f"rank {path.rank}" if path.rank else "not among the best 50"
+    score = path.steps[-1].total
+    console.print(Text(f"{explained.title}: score {score:.3f}, {rank} of the exact ranking"))
+    console.print(_steps_table(explained))
     for width, step in path.dropped_at.items():
-        where = (
+        fate = (
             "finds it"
             if step is None
-            else f"loses it at token {step} ({explained.pieces[step - 1]!r})"
+            else f"drops it at token {step} ({explained.pieces[step - 1]!r})"
         )
-        console.print(Text(f"a beam of {width:>2} {where}"))
+        console.print(Text(f"a beam of {width:>2} {fate}"))
 
 
-def _table(explained: Explained) -> Table:
-    table = Table("", "token", "choices", "log p", "log p among choices", "signal", "score so far")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for number, (piece, step) in enumerate(
-        zip(explained.pieces, explained.path.steps, strict=True), 1
-    ):
-        forced = step.choices == 1
-        values = [step.log_p, step.log_p_choices, step.log_p_signal, step.total]
-        cells = [f"{v:.3f}" if not forced or i in (0, 3) else "" for i, v in enumerate(values)]
-        choices = "forced" if forced else str(step.choices)
-        table.add_row(
-            str(number), Text(repr(piece)), choices, *cells, style="dim" if forced else ""
-        )
+def _steps_table(explained: Explained) -> Table:
+    names = ("choices", "log p", "log p among choices", "signal", "score so far")
+    table = Table("", "token", *(Column(name, justify="right") for name in names))
+    steps = zip(explained.pieces, explained.path.steps, strict=True)
+    for number, (piece, step) in enumerate(steps, 1):
+        total = f"{step.total:.3f}"
+        if step.choices == 1:
+            # A forced token is no choice: only what the model thought of it is worth showing.
+            cells = ["forced", f"{step.log_p:.3f}", "", "", total]
+        else:
+            values = (step.log_p, step.log_p_choices, step.log_p_signal)
+            cells = [str(step.choices), *(f"{value:.3f}" for value in values), total]
+        style = "dim" if step.choices == 1 else ""
+        table.add_row(str(number), Text(repr(piece)), *cells, style=style)
     return table

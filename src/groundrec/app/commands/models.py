@@ -1,4 +1,4 @@
-"""The commands `groundrec models`: base models of the hubs fetched, listed and checked.
+"""The commands `groundrec models`: base models from hubs, downloaded, listed and checked.
 
 Knows nothing about how a hub is asked.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.app.commands.options import Json, check_choice
+from groundrec.app.commands.terminal import print_table
+from groundrec.core.errors import ArtifactError
 from groundrec.core.track import log_to
 
 if TYPE_CHECKING:
@@ -22,10 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Base models of the hubs on this machine: get, list, check.", no_args_is_help=True
-)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+app = typer.Typer(help="Download, list and check base models from the hubs.", no_args_is_help=True)
+
+
+class ModelFacts(TypedDict):
+    """What `--json` prints about one downloaded model."""
+
+    name: str
+    revision: str
+    contents: str
+    bytes: int
+    files: int
+    path: str
+    whole: bool
 
 
 @app.command()
@@ -34,7 +45,7 @@ def get(
         str,
         typer.Argument(
             help=(
-                "hf:ORG/NAME or modelscope:ORG/NAME, perhaps with @REVISION; or"
+                "hf:ORG/NAME or modelscope:ORG/NAME, optionally with @REVISION; or"
                 " wandb:ENTITY/PROJECT/NAME:vN."
             )
         ),
@@ -42,89 +53,83 @@ def get(
     weights: Annotated[
         str,
         typer.Option(
-            help="`safetensors`, or `any`: also pickled weights where there are no others."
+            help="`safetensors`, or `any` to accept pickled weights if there are no others."
         ),
     ] = "safetensors",
     newest: Annotated[
         bool,
-        typer.Option(
-            "--newest", help="Ask the hub again, and move the name to its newest revision."
-        ),
+        typer.Option("--newest", help="Pin the name to the hub's newest revision."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch a base model, or go on fetching it; the name then means this revision, without a
-    connection.
-    """
+    """Download the base model NAME, or resume; from then on NAME is pinned to this revision."""
     from groundrec.models.hubs import fetch
 
     log_to(None, quiet=as_json)
-    if weights not in ("safetensors", "any"):
-        raise ConfigError("no such kind of weights", value=weights, accepted="safetensors, any")
+    check_choice("--weights", weights, ("safetensors", "any"))
     model = fetch(name, weights, newest=newest, thorough=True)
     print(json.dumps(_facts(model)) if as_json else model.path)
 
 
 @app.command("list")
-def list_command(as_json: Json = False) -> None:
-    """List the base models that were fetched, with revision and size."""
+def list_models(as_json: Json = False) -> None:
+    """List the downloaded base models with revision and size."""
     from groundrec.models.hubs import pinned
 
-    found = [_facts(model) for model in pinned()]
+    models = [_facts(model) for model in pinned()]
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(models))
+        return
+    if not models:
+        Console(highlight=False).print("no models yet: groundrec models get hf:ORG/NAME")
         return
     table = Table("model", "revision", "size", "state")
-    for facts in found:
-        state = "whole" if facts["whole"] else "incomplete: groundrec models get"
-        table.add_row(
-            facts["name"], facts["revision"][:12], f"{facts['bytes'] / 1e6:,.1f} MB", state
-        )
-    Console(highlight=False).print(
-        table if found else "no models yet: groundrec models get hf:ORG/NAME"
-    )
+    for facts in models:
+        state = "complete" if facts["whole"] else "incomplete: groundrec models get"
+        size = f"{facts['bytes'] / 1e6:,.1f} MB"
+        table.add_row(facts["name"], facts["revision"][:12], size, state)
+    print_table(table, whole=True)
 
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="One model only.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Check this model only.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read every file of the fetched models, and say what is missing or has changed; exit with 1
-    where something is.
+    """Check every file of the downloaded models, or of NAME; exit with 1 if one is damaged.
+
+    Missing and changed files are listed.
     """
     from groundrec.models.hubs import pinned
 
-    models = [_fetched(name)] if name else pinned()
+    models = [_downloaded(name)] if name else pinned()
     faults = {model.name: list(model.faults()) for model in models}
     if as_json:
         print(json.dumps(faults))
     else:
         for model in models:
-            print(
-                f"{model.name}: "
-                + ("; ".join(faults[model.name]) or f"all {len(model.files)} files are as fetched")
-            )
+            well = f"all {len(model.files)} files are as downloaded"
+            print(f"{model.name}: {'; '.join(faults[model.name]) or well}")
     if any(faults.values()):
         sys.exit(1)
 
 
-def _fetched(name: str) -> Pinned:
+def _downloaded(name: str) -> Pinned:
     from groundrec.models.hubs import parse, pinned
 
     parse(name)
-    found = [model for model in pinned() if model.name == name]
-    if not found:
+    models = {model.name: model for model in pinned()}
+    if name not in models:
         raise ArtifactError(
-            "this model was not fetched",
+            "this model was not downloaded",
             value=name,
-            accepted=", ".join(model.name for model in pinned()) or "no model yet",
+            accepted=", ".join(models) or "no model yet",
             next_step=f"groundrec models get {name}",
         )
-    return found[0]
+    return models[name]
 
 
-def _facts(model: Pinned) -> dict[str, Any]:
+def _facts(model: Pinned) -> ModelFacts:
     return {
         "name": model.name,
         "revision": model.revision,

@@ -1,7 +1,7 @@
-"""The originals' training command in their own words, as a recipe of ours.
+"""The flags of the published training commands, as a recipe.
 
-Every word becomes a setting by the glossary's names; the data files are imported once. Knows
-nothing about training.
+The glossary says which setting each flag means; the data files are imported once. Knows nothing
+about training.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import atomic_write
 from groundrec.text.prompts import has_words
 
-__all__ = ["Asked", "recipe_file", "understood"]
+__all__ = ["ParsedFlags", "parse_flags", "write_recipe"]
 
 FILES = ("train_data_path", "val_data_path", "test_data_path", "train_file", "eval_file")
-ALWAYS = ("group_by_length",)
-"""What is done here whatever is said."""
+ALWAYS_ON = ("group_by_length",)
+"""What is done here whatever its flag says."""
 UNSET = ("", "None", "none")
+TRAINING_FILES = "BIGRec's train.json, or D3's train/….csv"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the words ask for: settings as TOML texts, training data by domain, where to write,
-    whether to go on there.
+class ParsedFlags:
+    """What the flags ask for: settings as TOML texts, training data by domain, where to write.
 
-    The main domain comes first.
+    The main domain comes first. `resume` continues the run that is already there.
     """
 
     given: dict[str, str]
@@ -43,142 +43,140 @@ class Asked:
     def settings(self) -> dict[str, str]:
         """The whole recipe."""
         main, *others = self.data
-        template = self.given.get(
-            "model.template", '"d3"' if _is_d3(self.data[main]) else '"bigrec"'
-        )
-        found = {
+        of_data = '"d3"' if _is_d3(self.data[main]) else '"bigrec"'
+        template = self.given.get("model.template", of_data)
+        recipe = {
             "name": json.dumps(self.out.name),
             "data.dataset": json.dumps(str(self.imported(main))),
-        }
-        found |= {
+            # The published code trains nothing but the language model.
             "signals": "[]",
             "fuse.signals": "[]",
-        }  # the originals train nothing beside the language model
-        found["model.template"] = template
+            "model.template": template,
+        }
         if has_words(json.loads(template), main):
-            found["model.domain"] = json.dumps(main)
+            recipe["model.domain"] = json.dumps(main)
         if others:
-            also = (f"{_text(domain)} = {_text(self.imported(domain))}" for domain in others)
-            found["train.also"] = f"{{{', '.join(also)}}}"
-        return {**found, **self.given}
+            also = (f"{_quote(domain)} = {_quote(self.imported(domain))}" for domain in others)
+            recipe["train.also"] = f"{{{', '.join(also)}}}"
+        return {**recipe, **self.given}
 
     def imported(self, domain: str) -> Path:
         """Return where the data set of a domain is written."""
         main = next(iter(self.data))
-        return self.out.with_name(
-            f"{self.out.name}-data" if domain == main else f"{self.out.name}-data-{domain}"
-        )
+        suffix = "" if domain == main else f"-{domain}"
+        return self.out.with_name(f"{self.out.name}-data{suffix}")
 
 
-def understood(words: Sequence[str]) -> Asked:
-    """Return what `--word value …` asks for; raise `ConfigError` for a word that means nothing
-    here.
-    """
-    given = _pairs(words)
-    data = _domains(
-        {word: _files(given[word]) for word in FILES if given.get(word, "") not in UNSET}
-    )
-    plain = {
-        k: v
-        for k, v in given.items()
-        if k not in (*FILES, *ALWAYS, "output_dir", "resume_from_checkpoint")
-    }
+def parse_flags(words: Sequence[str]) -> ParsedFlags:
+    """Return what `--flag value …` asks for; raise `ConfigError` for an unknown flag."""
+    given = _flag_values(words)
+    files = {flag: given[flag] for flag in FILES if given.get(flag, "") not in UNSET}
+    data = _domains({flag: _paths(text) for flag, text in files.items()})
+    elsewhere = (*FILES, *ALWAYS_ON, "output_dir", "resume_from_checkpoint")
     settings = {
-        _setting(word): _value(value) for word, value in plain.items() if not _is_unset(word, value)
+        _setting(flag): _toml(value)
+        for flag, value in given.items()
+        if flag not in elsewhere and not _is_unset(flag, value)
     }
-    lora = (
-        {}
-        if "train.method" in settings or not any("lora" in key for key in settings)
-        else {"train.method": '"lora"'}
-    )
+    if "train.method" not in settings and any("lora" in key for key in settings):
+        settings["train.method"] = '"lora"'
     out = Path(given.get("output_dir") or "runs/train")
     checkpoint = given.get("resume_from_checkpoint", "")
     if checkpoint in (*UNSET, "False"):
-        return Asked({**settings, **lora}, data, out, resume=False)
-    if checkpoint.lower() == "true" or out.resolve() in (
-        Path(checkpoint).resolve(),
-        *Path(checkpoint).resolve().parents,
-    ):
-        return Asked({**settings, **lora}, data, out, resume=True)
-    return Asked(
-        {**settings, **lora, "train.resume_from": json.dumps(checkpoint)}, data, out, resume=False
-    )
+        return ParsedFlags(settings, data, out, resume=False)
+    if checkpoint.lower() == "true" or _is_within(Path(checkpoint), out):
+        return ParsedFlags(settings, data, out, resume=True)
+    settings["train.resume_from"] = json.dumps(checkpoint)
+    return ParsedFlags(settings, data, out, resume=False)
 
 
-def recipe_file(asked: Asked) -> Path:
-    """Return the recipe of what is asked, written beside its run directory, its data imported there
-    first.
-    """
-    file = asked.out.with_name(f"{asked.out.name}.toml")
-    for data in asked.data.values():
+def write_recipe(parsed: ParsedFlags) -> Path:
+    """Import the data and write the recipe, both next to the run directory; return the recipe."""
+    file = parsed.out.with_name(f"{parsed.out.name}.toml")
+    for data in parsed.data.values():
         if not data.is_file():
             raise ConfigError(
-                "no such training data",
+                "training data not found",
                 value=data,
-                accepted="BIGRec's train.json, or D3's train/….csv",
+                accepted=TRAINING_FILES,
+                next_step="--train_data_path with the path of such a file",
             )
-    load_recipe(None, [f"{key}={value}" for key, value in asked.settings.items()])
-    for domain, data in asked.data.items():
-        if not (asked.imported(domain) / "dataset.json").exists():
-            from groundrec.app.commands.datasets import bring
+    # Checked before importing, which takes long and writes files.
+    load_recipe(None, [f"{key}={value}" for key, value in parsed.settings.items()])
+    for domain, data in parsed.data.items():
+        imported = parsed.imported(domain)
+        if not (imported / "dataset.json").exists():
+            from groundrec.app.commands.datasets import import_dataset
 
-            bring(_folder(data), "d3" if _is_d3(data) else "bigrec", asked.imported(domain), "")
+            import_dataset(_folder(data), "d3" if _is_d3(data) else "bigrec", imported, "")
+    text = "".join(f"{key} = {value}\n" for key, value in parsed.settings.items())
     with atomic_write(file) as part:
-        part.write_text(
-            "".join(f"{key} = {value}\n" for key, value in asked.settings.items()), encoding="utf-8"
-        )
+        part.write_text(text, encoding="utf-8")
     return file
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    """Return values by word: `--word value`, `--word=value`, or `--word` alone, which is true."""
-    found = {}
+def _flag_values(words: Sequence[str]) -> dict[str, str]:
+    """Return values by flag: `--flag value`, `--flag=value`, or `--flag` alone, which is true."""
+    values = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            raise ConfigError("a value without its word", value=word, accepted="--word value")
-        name, equals, value = word[2:].partition("=")
+            is_recipe = word.endswith(".toml")
+            raise ConfigError(
+                "a recipe does not mix with the flags of published code"
+                if is_recipe
+                else "a value without a flag",
+                value=word,
+                accepted="groundrec train RECIPE" if is_recipe else "--flag value",
+                next_step="groundrec train --help",
+            )
+        flag, equals, value = word[2:].partition("=")
         if not equals:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        found[name.replace("-", "_")] = value
-    return found
+        values[flag.replace("-", "_")] = value
+    return values
 
 
 def _domains(files: dict[str, list[Path]]) -> dict[str, Path]:
-    """Return the training file of each domain, which is called as its folder is; `files` are those
-    of each word.
+    """Return the training file of each domain, which is named after its folder.
+
+    `files` are those given with each flag.
     """
     if not any(files.values()):
         raise ConfigError(
             "no training data",
             value="--train_data_path",
-            accepted="BIGRec's train.json, or D3's train/….csv",
+            accepted=TRAINING_FILES,
+            next_step="groundrec train --help",
         )
-    word, training = next((word, named) for word, named in files.items() if named)
-    found = {re.sub(r"[^\w-]", "_", _folder(file).name): file for file in training}
-    if len(found) < len(training) or (len(found) > 1 and any(map(_is_d3, training))):
+    flag, training = next((flag, paths) for flag, paths in files.items() if paths)
+    domains = {re.sub(r"[^\w-]", "_", _folder(file).name): file for file in training}
+    if len(domains) < len(training) or (len(domains) > 1 and any(map(_is_d3, training))):
         raise ConfigError(
-            "several files to train on are several domains, each in a folder that is called so",
-            value=f"--{word} {', '.join(map(str, training))}",
+            "several training files are several domains, each in a folder with its name",
+            value=f"--{flag} {', '.join(map(str, training))}",
             accepted="BIGRec's train.json of several folders, or one file of D3",
         )
-    for other, named in files.items():
-        if {_folder(file) for file in named} != {_folder(file) for file in training}:
+    for other, paths in files.items():
+        if {_folder(file) for file in paths} != {_folder(file) for file in training}:
             raise ConfigError(
-                "the splits of a domain are files of one folder, and these are others than are"
-                " trained on",
-                value=f"--{other} {', '.join(map(str, named))}",
-                accepted=f"files beside {', '.join(map(str, training))}",
+                "the splits of a domain must be files of one folder",
+                value=f"--{other} {', '.join(map(str, paths))}",
+                accepted=f"files next to {', '.join(map(str, training))}",
                 next_step=(
-                    "groundrec import FOLDER --format bigrec --out OUT, a folder for each domain"
+                    "groundrec import FOLDER --format bigrec --out OUT, with a folder per domain"
                 ),
             )
-    return found
+    return domains
 
 
-def _files(text: str) -> list[Path]:
-    return [Path(path) for path in json.loads(_listed(text))]
+def _paths(text: str) -> list[Path]:
+    return [Path(path) for path in json.loads(_json_list(text))]
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_d3(file: Path) -> bool:
@@ -190,36 +188,36 @@ def _folder(file: Path) -> Path:
     return file.resolve().parent.parent if _is_d3(file) else file.resolve().parent
 
 
-def _text(value: object) -> str:
+def _quote(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
-def _setting(word: str) -> str:
-    """Return the setting a word means; raise `ConfigError` with what to do instead where it means
-    none.
-    """
-    settings, without = find(word)
+def _setting(flag: str) -> str:
+    """Return the setting a flag means; raise `ConfigError` unless it is exactly one."""
+    settings, without = find(flag)
     chosen = [name for name in settings if name.startswith(("train.", "model."))] or settings
     if without or len(chosen) != 1:
         raise ConfigError(
-            "this word is no setting here" if without else "this word may mean several settings",
-            value=f"--{word}",
-            accepted=", ".join(chosen) or "another way",
-            next_step=f"groundrec explain {word}",
+            "no setting corresponds to this flag"
+            if without
+            else "this flag may mean several settings",
+            value=f"--{flag}",
+            accepted=", ".join(chosen) or "another way, which the next command explains",
+            next_step=f"groundrec explain {flag}",
         )
     return chosen[0]
 
 
-def _is_unset(word: str, value: str) -> bool:
-    return value in UNSET or (word == "sample" and value == "-1")
+def _is_unset(flag: str, value: str) -> bool:
+    return value in UNSET or (flag == "sample" and value == "-1")
 
 
-def _value(text: str) -> str:
-    """Return a value as TOML: numbers, truth and lists as they are, everything else as text."""
+def _toml(text: str) -> str:
+    """Return a value as TOML: numbers, booleans and lists as they are, else a string."""
     if text in ("True", "False"):
         return text.lower()
     if text.startswith("["):
-        return _listed(text)
+        return _json_list(text)
     try:
         json.loads(text)
         return text
@@ -235,7 +233,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _listed(text: str) -> str:
+def _json_list(text: str) -> str:
     """Return a list as a shell leaves it, `[q_proj,v_proj]`, as JSON; one word is a list of one."""
     parts = text.strip().removeprefix("[").removesuffix("]").split(",")
     return json.dumps([part.strip().strip("'\"") for part in parts if part.strip()])

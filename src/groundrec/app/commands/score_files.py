@@ -1,4 +1,4 @@
-"""Result files of the originals at the command line: a table or JSON.
+"""Result files of the published code, scored and printed as a table or JSON.
 
 Knows nothing about how they are scored.
 """
@@ -9,12 +9,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from groundrec.app.commands.terminal import print_table
 from groundrec.core.errors import SearchError
 from groundrec.evaluate.result_files import (
     ResultFile,
@@ -22,14 +22,24 @@ from groundrec.evaluate.result_files import (
     read_result_file,
     strip_title,
 )
-from groundrec.evaluate.statistics import intervals
+from groundrec.evaluate.statistics import Interval, intervals
 
-__all__ = ["show"]
+__all__ = ["FileScores", "print_scores"]
 
 KS = (1, 3, 5, 10, 20, 50)
+Reading = dict[str, Interval]
+"""Metrics by name, for one way of reading titles as items."""
 
 
-def show(
+class FileScores(TypedDict):
+    """The scores of one file."""
+
+    facts: dict[str, int | float]
+    """Counts, and shares as floats, by what they count."""
+    metrics: dict[str, Reading]
+
+
+def print_scores(
     folder: Path,
     catalogue: Path | None,
     ks: Sequence[int],
@@ -37,88 +47,76 @@ def show(
     samples: int = 1000,
     as_json: bool = False,
 ) -> None:
-    """Score every result file in `folder`, with the titles of `catalogue` where it is given, and
-    print.
+    """Score every result file in `folder` and print the scores.
+
+    With a `catalogue`, titles that several items share are counted too.
     """
     bearers = Counter(map(strip_title, _titles(catalogue))) if catalogue else None
-    found = {
-        str(file): _scored(read_result_file(file), bearers, ks, samples)
-        for file in find_result_files(folder)
-    }
+    files = find_result_files(folder)
+    scores = {str(file): _score(read_result_file(file), bearers, ks, samples) for file in files}
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps({file: _as_json(s) for file, s in scores.items()}, ensure_ascii=False))
         return
-    for file, scored in found.items():
-        Console(highlight=False).print(_table(file, scored))
+    for file, scored in scores.items():
+        print_table(_table(file, scored), whole=True)
 
 
-def _scored(
+def _score(
     result: ResultFile, bearers: Counter[str] | None, ks: Sequence[int], samples: int
-) -> dict[str, Any]:
-    """Return the metrics of one file at the cut-offs, and what is to be known of its titles."""
+) -> FileScores:
     if too_large := [k for k in ks if k > result.width]:
         raise SearchError(
-            "a cut-off beyond the lists",
+            "a cut-off larger than the lists",
             value=too_large[0],
-            accepted=f"at most {result.width}, the longest list",
+            accepted=f"at most {result.width}, the length of the longest list",
+            next_step=f"-k {result.width}",
         )
-    fitting = ks or [k for k in KS if k <= result.width]
-    readings = {"by title": result.by_title(fitting)}
-    told = {
+    cut_offs = ks or [k for k in KS if k <= result.width]
+    readings = {"by title": result.by_title(cut_offs)}
+    facts: dict[str, int | float] = {
         "queries": len(result.targets),
         "titles in a list": result.width,
         "repeated": result.repeated(),
     }
     if bearers:
-        readings["at worst"] = result.at_worst(fitting, bearers)
-        told |= {
-            "not in the catalogue": result.unknown(bearers),
-            "targets of several items": result.shared(bearers),
-        }
-    alone = np.arange(len(result.targets)).astype(np.str_)
+        readings["at worst"] = result.at_worst(cut_offs, bearers)
+        facts["not in the catalogue"] = result.unknown(bearers)
+        facts["targets of several items"] = result.shared(bearers)
+    # The files name no users, so each query counts as one of its own.
+    users = np.arange(len(result.targets)).astype(np.str_)
+    metrics = {name: intervals(values, users, samples=samples) for name, values in readings.items()}
+    return {"facts": facts, "metrics": metrics}
+
+
+def _as_json(scored: FileScores) -> dict[str, object]:
     metrics = {
-        name: {
-            metric: vars(value)
-            for metric, value in intervals(values, alone, samples=samples).items()
-        }
-        for name, values in readings.items()
+        name: {metric: vars(value) for metric, value in reading.items()}
+        for name, reading in scored["metrics"].items()
     }
-    return {**told, "metrics": metrics}
+    return {**scored["facts"], "metrics": metrics}
 
 
-def _table(file: str, scored: dict[str, Any]) -> Table:
-    told = ", ".join(
+def _table(file: str, scored: FileScores) -> Table:
+    facts = (
         f"{name} {value:.1%}" if isinstance(value, float) else f"{name} {value:,}"
-        for name, value in scored.items()
-        if name != "metrics"
+        for name, value in scored["facts"].items()
     )
-    table = Table(
-        "metric",
-        *(f"{name} (95% interval)" for name in scored["metrics"]),
-        title=file,
-        caption=told,
-    )
+    headings = (f"{name} (95% interval)" for name in scored["metrics"])
+    table = Table("metric", *headings, title=file, caption=", ".join(facts))
     readings = list(scored["metrics"].values())
     for metric in readings[0]:
-        cells = (
-            f"{r[metric]['mean']:.4f} ({r[metric]['low']:.4f}–{r[metric]['high']:.4f})"
-            for r in readings
-        )
+        values = (reading[metric] for reading in readings)
+        cells = (f"{v.mean:.4f} ({v.low:.4f}–{v.high:.4f})" for v in values)
         table.add_row(metric.upper(), *cells)
     return table
 
 
 def _titles(catalogue: Path) -> Sequence[str]:
-    """Return the titles of a prepared data set, of a run's, or of a text file with a title and a
-    tab in each line.
-    """
+    """Return the titles of a data set, of a run, or of a text file: a title and a tab per line."""
     if catalogue.is_file():
-        return [
-            line.split("\t")[0]
-            for line in catalogue.read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-    from groundrec.data import dataset as datasets
+        lines = catalogue.read_text(encoding="utf-8").splitlines()
+        return [line.split("\t")[0] for line in lines if line.strip()]
+    from groundrec.data import dataset
 
-    inside = catalogue / "dataset"
-    return datasets.load(inside if inside.is_dir() else catalogue).catalogue.titles
+    of_run = catalogue / "dataset"
+    return dataset.load(of_run if of_run.is_dir() else catalogue).catalogue.titles

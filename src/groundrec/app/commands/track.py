@@ -1,5 +1,4 @@
-"""The command `groundrec track sync`: what wandb kept of a run without a connection, sent by its
-own client.
+"""`groundrec track sync`: uploads what wandb kept of offline runs, with wandb's own client.
 
 Knows nothing about what was kept.
 """
@@ -18,12 +17,12 @@ from groundrec.core.errors import ArtifactError, MissingDependency
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Boards: what was kept offline, sent.", no_args_is_help=True)
+app = typer.Typer(help="Upload what tracking boards kept offline.", no_args_is_help=True)
 
 
 @app.callback()
 def track() -> None:
-    """Boards: what was kept offline, sent."""
+    """Upload what tracking boards kept offline."""
 
 
 @app.command()
@@ -32,11 +31,11 @@ def sync(
         list[Path], typer.Argument(help="Run directories whose board was wandb, offline.")
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print wandb's command, and send nothing.")
+        bool, typer.Option("--dry-run", help="Print wandb's command; upload nothing.")
     ] = False,
 ) -> None:
-    """Send what wandb kept of RUNS to its server, or to your own (`WANDB_BASE_URL`)."""
-    folders = [folder for run in runs for folder in _kept(run)]
+    """Upload what wandb kept of RUNS to its server, or to your own (`WANDB_BASE_URL`)."""
+    folders = [folder for run in runs for folder in _offline_folders(run)]
     command = ["-m", "wandb", "sync", *map(str, folders)]
     if dry_run:
         print(" ".join(["python", *command]))
@@ -47,23 +46,23 @@ def sync(
     done = subprocess.run([sys.executable, *command], check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise ArtifactError(
-            "wandb could not send all of it; its own words are above",
+            "wandb could not upload everything; its own message is above",
             value=", ".join(folder.name for folder in folders),
             accepted="a login, and a server that answers",
             next_step="wandb login; for a server of your own first export WANDB_BASE_URL=https://…",
         )
 
 
-def _kept(run: Path) -> list[Path]:
-    """Return what wandb kept of a run, oldest first; raise `ArtifactError` where there is nothing."""
-    found = sorted((run / "wandb").glob("offline-run-*"))
-    if not found:
+def _offline_folders(run: Path) -> list[Path]:
+    """Return the folders wandb wrote for a run, oldest first; raise `ArtifactError` for none."""
+    folders = sorted((run / "wandb").glob("offline-run-*"))
+    if not folders:
         raise ArtifactError(
-            "wandb kept nothing of this run",
+            "no offline data of wandb in this run",
             value=run,
             accepted=(
                 'a run directory of a recipe with [track] board = "wandb" and mode = "offline"'
             ),
             next_step="groundrec run RECIPE --set track.board=wandb",
         )
-    return found
+    return folders

@@ -25,7 +25,7 @@ from groundrec.core.errors import ArtifactError, ConfigError, ProcessError
 from groundrec.core.recipe import Recipe, load_recipe
 from groundrec.core.runs import IfExists, Run, read_json
 
-__all__ = ["grid_of", "remove", "resume", "stop", "submit"]
+__all__ = ["grid_of", "remove", "resume", "stop", "submit_jobs"]
 
 PATIENCE = 600.0
 """Seconds that a run has to save what it has."""
@@ -33,7 +33,7 @@ LEAVING = 10.0
 """Seconds that a supervisor has to be gone when it has told how its run ended."""
 
 
-def submit(
+def submit_jobs(
     recipe_file: Path,
     job: Job,
     run_dir: Path | None,

@@ -1,0 +1,129 @@
+"""`groundrec evaluate`: a run up to its metrics, or result files of published code.
+
+Knows nothing about how either is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundrec.app.boards import require
+from groundrec.app.commands.options import Bootstrap, Json, Quiet, options_given
+from groundrec.app.commands.run import RunOptions, execute
+from groundrec.app.jobs.job import FILE as JOB_FILE
+from groundrec.app.jobs.job import Job
+from groundrec.app.stages.checks import check_names, check_paths
+from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import read_json
+from groundrec.core.track import log_to
+
+__all__ = ["evaluate"]
+
+BOTH_FORMS = "groundrec evaluate RUN, or groundrec evaluate --input_dir FOLDER"
+OF_A_RUN = ("quiet",)
+OF_FILES = ("catalogue", "k", "bootstrap")
+
+
+def evaluate(
+    context: typer.Context,
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run directory. Leave it out to give --input_dir.", metavar="RUN"),
+    ] = None,
+    input_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--input_dir",
+            "--input-dir",
+            help="Result files of BIGRec or D3: a folder of JSON files, or one file.",
+        ),
+    ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "With --input_dir: data set, run directory, or text file with one title and a tab"
+                " per line; titles that several items share are then counted."
+            )
+        ),
+    ] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("-k", min=1, help="With --input_dir: a cut-off; repeatable.")
+    ] = None,
+    bootstrap: Bootstrap = 1000,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate RUN, or score result files of BIGRec or D3 by title.
+
+    With a run directory, run every stage up to `evaluate` with the settings
+    recorded there, skipping what is finished, and print the table.
+
+        groundrec evaluate runs/demo
+
+    With --input_dir, the flag of the published evaluate.py, score the result
+    files of that code.
+
+        groundrec evaluate --input_dir results --catalogue info.txt -k 5 -k 10
+
+    The two forms cannot be mixed.
+    """
+    if (run is None) == (input_dir is None):
+        raise ConfigError(
+            "nothing to evaluate" if run is None else "a run does not mix with result files",
+            value=None if run is None else f"{run} --input_dir {input_dir}",
+            accepted=BOTH_FORMS,
+            next_step="groundrec evaluate --help",
+        )
+    if run is not None:
+        _refuse(context, OF_FILES, "this option is for result files")
+        _evaluate_run(run, RunOptions(quiet=quiet, as_json=as_json))
+        return
+    assert input_dir is not None
+    _refuse(context, OF_A_RUN, "this option is for a run")
+    log_to(None, quiet=as_json)
+    from groundrec.app.commands.score_files import print_scores
+
+    print_scores(input_dir, catalogue, k or [], samples=bootstrap, as_json=as_json)
+
+
+def _evaluate_run(path: Path, options: RunOptions) -> None:
+    """Run the stages of the run in `path` that are not finished, by its recorded settings."""
+    config = read_json(path / "config.json")
+    if not config:
+        raise ArtifactError(
+            "not a run directory",
+            value=path,
+            accepted="a directory that `groundrec run` or `groundrec train` has written",
+            next_step="groundrec runs lists those in ./runs",
+        )
+    recipe = Recipe.model_validate(config)
+    path = path.resolve()
+    job = Job(settings=(), until=None, place=str(Path.cwd()))
+    if (path / JOB_FILE).is_file():
+        job = replace(Job.of(path), until=None)
+    # Relative paths in a recipe are relative to where its run was started.
+    with contextlib.chdir(job.place):
+        check_names(recipe)
+        check_paths(recipe)
+        require(recipe.track)
+        to_continue = f"groundrec evaluate {path} continues"
+        execute(recipe, None, path, "resume", job, options, to_continue=to_continue)
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], what: str) -> None:
+    """Raise `ConfigError` for options of the form that is not used."""
+    for name, option in options_given(context):
+        if name in names:
+            raise ConfigError(
+                what,
+                value=option,
+                accepted=BOTH_FORMS,
+                next_step="groundrec evaluate --help",
+            )

@@ -1,0 +1,73 @@
+"""`groundrec settings`, and the settings of one recipe as `--dry-run` shows them.
+
+Knows nothing about what settings mean; the schema says that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from groundrec.app.commands.options import Json
+from groundrec.app.stages.domains import size_table, sizes
+from groundrec.core.errors import ConfigError, did_you_mean
+from groundrec.core.recipe import Recipe, settings
+
+__all__ = ["format_value", "print_settings", "settings_command"]
+
+
+def settings_command(
+    section: Annotated[str, typer.Argument(help="Show this section only.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show every setting, or those of SECTION, with its default and its meaning."""
+    rows = [row for row in settings(Recipe()) if row[0].startswith(section)]
+    if not rows:
+        known = {key.partition(".")[0] for key, *_ in settings(Recipe())}
+        raise ConfigError(
+            f"no such section{did_you_mean(section, known)}",
+            value=section,
+            accepted=", ".join(sorted(known)),
+            next_step="groundrec settings",
+        )
+    if as_json:
+        names = ("setting", "default", "meaning")
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
+        return
+    table = Table(Column("setting", overflow="fold"), Column("default", overflow="fold"), "meaning")
+    for key, value, text in rows:
+        # Meanings name tables in brackets, [train], which rich would take for markup and drop.
+        table.add_row(key, escape(format_value(value)), escape(text))
+    _print_table(table)
+
+
+def print_settings(recipe: Recipe, origin: dict[str, str], *, as_json: bool) -> None:
+    """Print every setting of a recipe, its value and where that came from."""
+    domains = list(sizes(recipe)) if recipe.train.also else []
+    if as_json:
+        rows = {key: {"value": value, "from": origin[key]} for key, value, _ in settings(recipe)}
+        if domains:
+            rows["train.also"]["sizes"] = [vars(size) for size in domains]
+        print(json.dumps(rows, default=str))
+        return
+    table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "from")))
+    for key, value, _ in settings(recipe):
+        style = "dim" if origin[key] == "default" else "bold"
+        table.add_row(key, escape(format_value(value)), escape(origin[key]), style=style)
+    _print_table(table)
+    if domains:
+        _print_table(size_table(domains))
+
+
+def format_value(value: object) -> str:
+    """Return a setting's value as JSON, which TOML mostly reads too; `–` if it is unset."""
+    return "–" if value is None else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _print_table(table: Table) -> None:
+    Console(highlight=False).print(table)
