@@ -19,7 +19,7 @@ from groundrec.core.types import NO_ITEM
 from groundrec.data.dataset import save
 from groundrec.models import language
 from groundrec.rank.ground.nearest import embed
-from groundrec.rank.recommend import load_slates
+from groundrec.rank.slates import load_slates
 from tests.app.conftest import FILMS, Tiny
 from tests.app.test_bad_input import assert_clear
 from tests.commands import command

@@ -19,7 +19,7 @@ from groundrec.core.track import Metrics
 from groundrec.core.types import NO_ITEM, Slates
 from groundrec.data.dataset import load
 from groundrec.evaluate.metrics import metric_function
-from groundrec.rank.recommend import load_slates
+from groundrec.rank.slates import load_slates
 from tests.app.conftest import FILMS, LENGTH, USERS, Tiny, slate_bytes, write_shop
 from tests.commands import Result, command
 

@@ -16,8 +16,8 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.track import Metrics
 from groundrec.core.types import NO_ITEM
-from groundrec.rank.recommend import load_slates
 from groundrec.rank.search.masks import Guide, guide_totals
+from groundrec.rank.slates import load_slates
 from tests.app.conftest import Tiny, slate_bytes, title
 from tests.commands import Result, command
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groundrec.contracts.groundings import RULES, Grounding, check_grounding, small_model
+from groundrec.contracts.groundings import RULES, GroundingCase, check_grounding, small_model
 from groundrec.core.registry import names, resolve
-from groundrec.core.types import Queries, Slates
+from groundrec.core.types import Queries, Scores, Slates
 from groundrec.models.language import LanguageModel
-from groundrec.rank.recommend import GroundingInputs, SearchRanker, search_grounding
+from groundrec.rank.recommend import SearchRanker
+from groundrec.rank.slates import SavedSlates
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def lm() -> LanguageModel:
 def test_a_registered_grounding_keeps_the_rule(
     name: str, rule: Any, lm: LanguageModel, tmp_path: Path
 ) -> None:
-    rule(Grounding(resolve("groundings", name), lm, tmp_path))
+    rule(GroundingCase(resolve("groundings", name), lm, tmp_path))
 
 
 class Rising(SearchRanker):
@@ -51,17 +52,26 @@ class Placed(SearchRanker):
         )
 
 
+class Eager(SearchRanker):
+    def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
+        return self.search.all(self.prompts(queries), self.mask(queries))
+
+
+class Forgetful(SearchRanker):
+    def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
+        return np.zeros((len(queries), len(self.inputs.titles)), np.float32) + queries.ids[:1]
+
+
 BAD = {
     "by falling finite scores": Rising,
     "Nothing seen and nothing denied": Careless,
     "alone, in a batch": Placed,
+    "the model was loaded": Eager,
+    "Saved slates give every item": Forgetful,
 }
 
 
 @pytest.mark.parametrize(("words", "kind"), BAD.items(), ids=list(BAD))
 def test_a_grounding_that_breaks_a_rule_is_told_which(words: str, kind: Any) -> None:
-    def build(parts: GroundingInputs) -> SearchRanker:
-        return kind(**vars(search_grounding(parts)))
-
     with pytest.raises(AssertionError, match=words):
-        check_grounding(build)
+        check_grounding(kind)

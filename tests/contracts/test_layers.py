@@ -38,7 +38,8 @@ ROOMS = {
     "rank": """
         search.tree_reader fuse search.masks search.scoring search.branches search.beam
         search.exact search.exhaustive search.memory search.search search.explain batches
-        recommend ground.nearest ground.faiss_index ground.generate ground.bigrec cluster
+        slates groundings recommend ground.nearest ground.faiss_index ground.generate
+        ground.bigrec cluster
     """,
     "evaluate": "metrics statistics charts report result_files",
     "contracts": "rules shop sources metrics signals base_models groundings",

@@ -14,15 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from groundrec.core.config_rank import Recommend
-from groundrec.core.errors import SearchError
+from groundrec.core.errors import ArtifactError, SearchError
 from groundrec.core.processes import Processes
+from groundrec.core.recipe import Recipe
 from groundrec.core.track import log
 from groundrec.core.types import Queries, Ragged, Slates
+from groundrec.models.language import LanguageModel
 from groundrec.rank import batches
 from groundrec.rank import recommend as module
-from groundrec.rank.recommend import SearchRanker, Shards, Writer, load_slates, work_of
-from groundrec.rank.search.search import Search, Work
+from groundrec.rank import slates as slates_module
+from groundrec.rank.fuse import slates_to_scores
+from groundrec.rank.groundings import GroundingInputs, LoadedModel
+from groundrec.rank.recommend import SearchRanker, Writer
+from groundrec.rank.search.search import Work
+from groundrec.rank.slates import SavedSlates, Shards, load_slates, work_of
 from groundrec.text.trie import Trie
 from tests.commands import keeping_the_log
 from tests.rank.models import END, MODELS, VOCABULARY
@@ -40,6 +45,8 @@ ERRORS = {
 
 class Words:
     """An encoder whose prompts are the items themselves."""
+
+    head: tuple[int, ...] = ()
 
     def prompt(self, history: Any) -> list[int]:
         return [3, *(2 + int(item) % (VOCABULARY - 2) for item in history)]
@@ -59,10 +66,17 @@ def said() -> Iterator[list[str]]:
 def recommender(**section: Any) -> SearchRanker:
     rng = np.random.default_rng(5)
     catalogue = [(*rng.integers(2, VOCABULARY, rng.integers(1, 6)), END) for _ in range(ITEMS)]
-    settings = Recommend(**{"k": 5, "beams": 7, "batch_size": 8, "shard_size": 10, **section})
+    settings = {"k": 5, "beams": 7, "batch_size": 8, "shard_size": 10, **section}
+    recipe = Recipe.of({"recommend": settings, "evaluate.ks": [5], "fuse.metric": "ndcg@5"})
+    loaded = LoadedModel(
+        LanguageModel(MODEL, None),  # type: ignore[arg-type]
+        Words(),  # type: ignore[arg-type]
+        Trie.compile(Ragged.of(catalogue)),
+    )
+    titles = [f"Title {i}" for i in range(ITEMS)]
     return SearchRanker(
-        Search(MODEL, Trie.compile(Ragged.of(catalogue)), "full"), Words(), settings
-    )  # type: ignore[arg-type]
+        GroundingInputs(recipe, titles, np.zeros(ITEMS, np.int64), Path(), lambda: loaded)
+    )
 
 
 def queries(count: int = QUERIES) -> Queries:
@@ -136,6 +150,40 @@ def test_shards_that_are_there_are_kept_and_their_work_is_remembered(
     assert kept.items() <= {p.name: p.read_bytes() for p in (tmp_path / "part").iterdir()}.items()
     assert work_of(tmp_path / "part") == work
     assert work_of(tmp_path / "nothing") == Work()
+
+
+def test_saved_slates_are_found_by_query_and_score_alike_in_any_batch(tmp_path: Path) -> None:
+    whole = recommend(recommender(), queries(), tmp_path)
+    saved = SavedSlates(tmp_path)
+    some = np.array([17, 3, 22, 0, 11])
+    found = saved.slates(queries().take(some))
+    assert found.query_ids.tolist() == some.tolist()
+    assert found.items.tobytes() == whole.items[some].tobytes()
+    assert found.scores.tobytes() == whole.scores[some].tobytes()
+    expected = slates_to_scores(load_slates(tmp_path), ITEMS)
+    ranker = recommender()
+    for size in (1, 4, 12, QUERIES):
+        parts = [
+            ranker.scores(queries().take(rows), saved)
+            for rows in np.split(np.arange(QUERIES), range(size, QUERIES, size))
+        ]
+        assert np.concatenate(parts).tobytes() == expected.tobytes()
+    assert ranker.scores(queries().take(some[:0]), saved).shape == (0, ITEMS)
+    with pytest.raises(ArtifactError, match="a query has no saved slate: query 23"):
+        saved.slates(queries(24).take(np.array([1, 23])))
+    with pytest.raises(ArtifactError, match="no slates here"):
+        SavedSlates(tmp_path / "nothing").slates(queries())
+
+
+def test_of_saved_slates_only_the_shards_that_are_needed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommend(recommender(), queries(), tmp_path)
+    read: list[str] = []
+    load = slates_module._read
+    monkeypatch.setattr(slates_module, "_read", lambda path: read.append(path.name) or load(path))
+    SavedSlates(tmp_path).slates(queries().take(np.array([21, 3, 22])))
+    assert read == ["000000000.parquet", "000000020.parquet"]
 
 
 def test_processes_divide_the_shards(tmp_path: Path) -> None:

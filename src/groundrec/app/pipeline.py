@@ -61,7 +61,7 @@ class Pipeline:
         """Return the slates of the test queries, by the name of what ranked: the language model,
         perhaps others.
         """
-        from groundrec.rank.recommend import load_slates
+        from groundrec.rank.slates import load_slates
 
         self._until("recommend")
         methods = self.recipe.recommend.methods

@@ -43,6 +43,7 @@ class Recommender:
     def __init__(self, experiment: Experiment) -> None:
         self._catalogue = experiment.dataset.catalogue
         self._ranker = experiment.recommender()
+        _ = self._ranker.search  # loads the model now, not in the first request's thread
         self._now = int(experiment.dataset.test.times.max()) + 1
         self._items = experiment.items
 

@@ -6,23 +6,24 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 from groundrec.contracts.rules import check_rules
 from groundrec.core.config_learn import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import Queries, Ragged, Slates
 from groundrec.models.language import LanguageModel, load
-from groundrec.rank.recommend import GroundingInputs, search_grounding
+from groundrec.rank.groundings import GroundingInputs, LoadedModel
+from groundrec.rank.recommend import search_grounding
 from groundrec.text.prompts import Template
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
 
-__all__ = ["RULES", "TITLES", "Opened", "check_base_model", "parts_of"]
+__all__ = ["RULES", "TITLES", "Opened", "check_base_model", "grounding_inputs"]
 
 TITLES = [
     *(f"Title {i}" for i in range(10)),
@@ -60,15 +61,17 @@ class Opened:
         return cls(opened(), opened(), folder)
 
 
-def parts_of(lm: LanguageModel, recipe: Recipe, folder: Path, **lists: Any) -> GroundingInputs:
-    """Return what groundings of the catalogue `TITLES` are built of; the later an item, the more
-    popular.
+def grounding_inputs(
+    lm: LanguageModel, recipe: Recipe, folder: Path, **lists: NDArray[np.integer]
+) -> GroundingInputs:
+    """Return what groundings of the catalogue `TITLES` are built from.
+
+    The later an item, the more popular it is.
     """
     encoder = Encoder(TEMPLATE, lm.tokenizer, TITLES, ROOM)
     popularity = np.arange(len(TITLES))
-    return GroundingInputs(
-        lm, encoder, Trie.compile(encoder.answers, popularity), recipe, popularity, folder, **lists
-    )
+    loaded = LoadedModel(lm, encoder, Trie.compile(encoder.answers, popularity))
+    return GroundingInputs(recipe, TITLES, popularity, folder, lambda: loaded, **lists)
 
 
 def check_base_model(
@@ -158,4 +161,4 @@ def _logits(lm: LanguageModel) -> torch.Tensor:
 def _slates(case: Opened, mode: str) -> Slates:
     recipe = Recipe.of({"recommend": {"mode": mode, "k": 5}, "evaluate.ks": [5]})
     queries = Queries.of(Ragged.of([[0], [1, 2, 3], [4, 5, 6, 7]]), 0)
-    return search_grounding(parts_of(case.lm, recipe, case.folder)).slates(queries, 5)
+    return search_grounding(grounding_inputs(case.lm, recipe, case.folder)).slates(queries, 5)

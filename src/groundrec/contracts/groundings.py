@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from groundrec.contracts.base_models import TITLES, parts_of
+from groundrec.contracts.base_models import TITLES, grounding_inputs
 from groundrec.contracts.rules import check_rules
 from groundrec.core.config_learn import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 from groundrec.models.language import LanguageModel, scratch
-from groundrec.rank.recommend import GroundingInputs, Ranker, recommend
+from groundrec.rank.groundings import GroundingInputs, LoadedModel, Ranker
+from groundrec.rank.recommend import recommend
+from groundrec.rank.slates import SavedSlates
 
-__all__ = ["RULES", "Grounding", "check_grounding", "small_model"]
+__all__ = ["RULES", "GroundingCase", "check_grounding", "small_model"]
 
 SCRATCH = {"hidden": 32, "layers": 2, "heads": 2, "vocabulary": 300, "dropout": 0.0}
 ITEMS = len(TITLES)
@@ -30,8 +32,8 @@ SAME = (13, 12, 3)
 
 
 @dataclass(frozen=True)
-class Grounding:
-    """How a grounding is built, and the model it is built on; `folder` is where rules may write."""
+class GroundingCase:
+    """A grounding and the model it is built on; rules may write into `folder`."""
 
     build: Callable[[GroundingInputs], Ranker]
     lm: LanguageModel
@@ -41,10 +43,13 @@ class Grounding:
         self,
         recommend: dict[str, Any] | None = None,
         ground: dict[str, Any] | None = None,
+        *,
+        loads: bool = True,
         **lists: NDArray[np.integer],
     ) -> Ranker:
-        """Return the grounding with settings of these two sections, and with an allow-list or a
-        deny-list.
+        """Return the grounding, built with settings of `[recommend]` and `[ground]`.
+
+        `lists` are an allow-list and a deny-list. Without `loads`, loading the model fails.
         """
         recipe = Recipe.of(
             {
@@ -53,7 +58,12 @@ class Grounding:
                 "evaluate.ks": [1, K],
             }
         )
-        return self.build(parts_of(self.lm, recipe, self.folder / "kept", **lists))
+        inputs = grounding_inputs(self.lm, recipe, self.folder / "kept", **lists)
+        return self.build(inputs if loads else replace(inputs, load=_refuse_to_load))
+
+
+def _refuse_to_load() -> LoadedModel:
+    raise AssertionError("the model was loaded")
 
 
 def small_model() -> LanguageModel:
@@ -69,10 +79,10 @@ def small_model() -> LanguageModel:
 def check_grounding(build: Callable[[GroundingInputs], Ranker]) -> None:
     """Raise `AssertionError` at the first rule that a grounding breaks."""
     with tempfile.TemporaryDirectory() as folder:
-        check_rules(Grounding(build, small_model(), Path(folder)), RULES)
+        check_rules(GroundingCase(build, small_model(), Path(folder)), RULES)
 
 
-def ranks_real_items(case: Grounding) -> None:
+def ranks_real_items(case: GroundingCase) -> None:
     """A slate holds items of the catalogue, each once, by falling finite scores; int32 and float32."""
     found = case.ranker().slates(_queries(), K)
     assert (found.items.dtype, found.scores.dtype) == (
@@ -88,7 +98,7 @@ def ranks_real_items(case: Grounding) -> None:
     assert (np.diff(found.scores, axis=1) <= 0).all(), found.scores
 
 
-def keeps_to_the_lists(case: Grounding) -> None:
+def keeps_to_the_lists(case: GroundingCase) -> None:
     """Nothing seen and nothing denied is recommended, nothing but what is allowed, and all of that."""
     allow = np.array([0, 3, 7, 8, 12, 13], np.int32)
     deny = np.array([8], np.int32)
@@ -104,7 +114,7 @@ def keeps_to_the_lists(case: Grounding) -> None:
     assert all(sorted(row) == list(range(ITEMS)) for row in everyone.items.tolist()), everyone.items
 
 
-def keeps_a_title_together(case: Grounding) -> None:
+def keeps_a_title_together(case: GroundingCase) -> None:
     """Items of one title have one score and stand together, the most popular first."""
     found = case.ranker({"exclude_seen": False}).slates(_queries(), ITEMS)
     for row, scores in zip(found.items.tolist(), found.scores, strict=True):
@@ -115,7 +125,7 @@ def keeps_a_title_together(case: Grounding) -> None:
         assert len(set(scores[places])) == 1, scores[places]
 
 
-def ranks_a_batch_like_its_rows(case: Grounding) -> None:
+def ranks_a_batch_like_its_rows(case: GroundingCase) -> None:
     """A query gets the same slate alone, in a batch, and in another order, whatever is random in
     it.
     """
@@ -132,7 +142,7 @@ def ranks_a_batch_like_its_rows(case: Grounding) -> None:
             np.testing.assert_allclose(other.scores, together.scores, rtol=1e-4, atol=1e-4)
 
 
-def fills_shards(case: Grounding) -> None:
+def fills_shards(case: GroundingCase) -> None:
     """Written in shards, slates are the same; a query with nothing left to recommend gets an empty
     one.
     """
@@ -146,12 +156,39 @@ def fills_shards(case: Grounding) -> None:
     assert len(list(folder.iterdir())) == 2, sorted(folder.iterdir())
 
 
+def scores_every_item_from_its_slates(case: GroundingCase) -> None:
+    """Saved slates give every item a score, the best to those of the slate, without the model."""
+    for vote in ("best", "mean"):
+        queries = _queries([0], list(range(ITEMS)), [4, 5], [7], [])
+        settings = {"batch_size": 2, "shard_size": 3}
+        folder = Path(tempfile.mkdtemp(dir=case.folder))
+        slates = recommend(case.ranker(settings, {"vote": vote}), queries, folder)
+        saved = SavedSlates(folder)
+        ranker = case.ranker(settings, {"vote": vote}, loads=False)
+        scores = ranker.scores(queries, saved)
+        assert (scores.shape, scores.dtype) == ((5, ITEMS), np.float32), scores
+        assert not np.isnan(scores).any(), scores
+        for query, row, slate in zip(queries, scores, slates.items, strict=True):
+            allowed = np.delete(row, query.history)
+            best = np.sort(allowed)[::-1][: (slate != NO_ITEM).sum()]
+            _close(row[slate[slate != NO_ITEM]], best)
+        backwards = np.arange(len(queries))[::-1]
+        _close(ranker.scores(queries.take(backwards), saved)[::-1], scores)
+        alone = [ranker.scores(queries.take(np.array([i])), saved) for i in range(len(queries))]
+        _close(np.concatenate(alone), scores)
+
+
+def _close(one: NDArray[np.floating], other: NDArray[np.floating]) -> None:
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 RULES = (
     ranks_real_items,
     keeps_to_the_lists,
     keeps_a_title_together,
     ranks_a_batch_like_its_rows,
     fills_shards,
+    scores_every_item_from_its_slates,
 )
 
 

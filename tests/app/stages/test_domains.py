@@ -14,7 +14,7 @@ import pytest
 from groundrec.app.recommender import Recommender
 from groundrec.core.runs import read_json
 from groundrec.core.track import Metrics
-from groundrec.rank.recommend import load_slates
+from groundrec.rank.slates import load_slates
 from tests.app.conftest import FILMS, write_shop
 from tests.app.test_run import stage_lines, summary
 from tests.commands import Result, command

@@ -4,11 +4,13 @@ what is kept.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -19,15 +21,11 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged
 from groundrec.models.language import scratch
 from groundrec.rank.ground import bigrec as module
-from groundrec.rank.ground.bigrec import (
-    Titles,
-    bigrec_grounding,
-    item_scores,
-    load_table,
-    load_vectors,
-)
+from groundrec.rank.ground.bigrec import BIGRecRanker, Titles, item_scores
 from groundrec.rank.ground.generate import GenerationSettings, generate
-from groundrec.rank.recommend import GroundingInputs, recommend, work_of
+from groundrec.rank.groundings import GroundingInputs, LoadedModel
+from groundrec.rank.recommend import recommend
+from groundrec.rank.slates import SavedSlates, work_of
 from groundrec.text.prompts import Template, load_template
 from groundrec.text.tokens import Encoder
 from groundrec.text.trie import Trie
@@ -53,9 +51,8 @@ def parts(tmp_path: Path) -> GroundingInputs:
     recipe = Recipe.model_validate(
         {"recommend": {"k": 4}, "evaluate": {"ks": [1]}, "ground": {"max_new_tokens": 4}}
     )
-    return GroundingInputs(
-        lm, encoder, Trie.compile(encoder.answers, popularity), recipe, popularity, tmp_path
-    )
+    loaded = LoadedModel(lm, encoder, Trie.compile(encoder.answers, popularity))
+    return GroundingInputs(recipe, TITLES, popularity, tmp_path, lambda: loaded)
 
 
 def queries(count: int = 3) -> Queries:
@@ -146,7 +143,7 @@ def test_a_title_written_to_the_letter_is_the_nearest_one(
     writing(
         monkeypatch, parts, [["Title 7\n", "Title 5\n"], ["Title 6", "x"], ["Title 8\n", "Title 8"]]
     )
-    found = bigrec_grounding(parts).slates(queries(), 4)
+    found = BIGRecRanker(parts).slates(queries(), 4)
     assert found.items[:, 0].tolist() == [7, 6, 8]
     np.testing.assert_allclose(found.scores[:, 0], 0, atol=1e-6)
 
@@ -156,7 +153,7 @@ def test_empty_texts_do_not_vote_and_nothing_written_is_an_empty_slate(
 ) -> None:
     writing(monkeypatch, parts, [["", "Title 5"], ["\n", " "], ["Title 6", ""]])
     (tmp_path / "slates").mkdir()
-    found = recommend(bigrec_grounding(parts), queries(), tmp_path / "slates")
+    found = recommend(BIGRecRanker(parts), queries(), tmp_path / "slates")
     assert found.items[:, 0].tolist() == [5, NO_ITEM, 6]
     assert np.isneginf(found.scores[1]).all()
     assert work_of(tmp_path / "slates").silent == 1
@@ -170,7 +167,7 @@ def test_what_is_longer_than_longest_loses_its_end(
     short = parts.recipe.model_copy(
         update={"ground": parts.recipe.ground.model_copy(update={"longest": longest})}
     )
-    ranker = bigrec_grounding(GroundingInputs(**{**vars(parts), "recipe": short}))
+    ranker = BIGRecRanker(replace(parts, recipe=short))
     rows = []
     for text in (beginning, beginning + " and on" * 10_000):
         writing(monkeypatch, parts, [[text]])
@@ -183,11 +180,7 @@ def test_what_is_longer_than_longest_loses_its_end(
 @pytest.mark.parametrize("vote", ["best", "nearest", "mean"])
 def test_how_texts_vote(parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch, vote: str) -> None:
     ground = parts.recipe.ground.model_copy(update={"vote": vote})
-    ranker = bigrec_grounding(
-        GroundingInputs(
-            **{**vars(parts), "recipe": parts.recipe.model_copy(update={"ground": ground})}
-        )
-    )
+    ranker = BIGRecRanker(replace(parts, recipe=parts.recipe.model_copy(update={"ground": ground})))
     writing(monkeypatch, parts, [["Title 7", "Title 5"]])
     found = ranker.slates(queries(1), 4)
     if vote == "best":
@@ -204,29 +197,35 @@ def test_how_texts_vote(parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_scores_of_all_items_continue_the_slates(parts: GroundingInputs, tmp_path: Path) -> None:
-    ranker = bigrec_grounding(parts)
-    (tmp_path / "slates").mkdir()
-    found = recommend(ranker, queries(), tmp_path / "slates")
-    (kept,) = tmp_path.glob("*.npy")
-    vectors = load_vectors(tmp_path / "slates", load_table(kept).shape[1])
-    whole = item_scores(vectors, ranker.titles, load_table(kept), "best")
+    ranker = BIGRecRanker(parts)
+    folder = tmp_path / "slates"
+    folder.mkdir()
+    found = recommend(ranker, queries(), folder)
+    whole = ranker.scores(queries(), SavedSlates(folder))
     assert whole.shape == (3, len(TITLES))
     np.testing.assert_allclose(
         np.take_along_axis(whole, found.items, 1), found.scores, rtol=1e-3, atol=1e-3
     )
-    assert (
-        item_scores([np.empty((0, 16), np.float32)], ranker.titles, load_table(kept), "best") == 0
-    ).all()
+    (kept,) = tmp_path.glob("*.npy")
+    table = torch.from_numpy(np.load(kept))
+    (shard,) = folder.glob("*.parquet")
+    vectors = [
+        np.array(row, np.float32).reshape(-1, table.shape[1])
+        for row in pq.read_table(shard)["embeddings"].to_pylist()
+    ]
+    assert item_scores(vectors, ranker.titles, table, "best").tobytes() == whole.tobytes()
+    silent = [np.empty((0, table.shape[1]), np.float32)]
+    assert (item_scores(silent, ranker.titles, table, "best") == 0).all()
 
 
 def test_embeddings_are_made_once_for_the_same_model_and_catalogue(
     parts: GroundingInputs, monkeypatch: Any
 ) -> None:
-    first = bigrec_grounding(parts).table.clone()
+    first = BIGRecRanker(parts).table.clone()
     monkeypatch.setattr(module, "embed", lambda *_: pytest.fail("embedded again"))
-    assert torch.equal(bigrec_grounding(parts).table, first)
+    assert torch.equal(BIGRecRanker(parts).table, first)
     with pytest.raises(pytest.fail.Exception):
-        bigrec_grounding(GroundingInputs(**{**vars(parts), "identity": "other weights"}))
+        _ = BIGRecRanker(replace(parts, identity="other weights")).table
 
 
 def test_only_the_first_of_one_title(parts: GroundingInputs) -> None:
@@ -243,7 +242,7 @@ def test_a_model_that_gives_no_numbers_is_refused(parts: GroundingInputs) -> Non
     with pytest.raises(
         SearchError, match="language model's embeddings hold numbers that are not finite"
     ):
-        bigrec_grounding(parts)
+        _ = BIGRecRanker(parts).table
 
 
 def test_random_weights_are_no_base_to_embed_with() -> None:
@@ -271,11 +270,7 @@ def test_an_index_finds_the_title_too(
     parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ground = parts.recipe.ground.model_copy(update={"index": "faiss"})
-    ranker = bigrec_grounding(
-        GroundingInputs(
-            **{**vars(parts), "recipe": parts.recipe.model_copy(update={"ground": ground})}
-        )
-    )
+    ranker = BIGRecRanker(replace(parts, recipe=parts.recipe.model_copy(update={"ground": ground})))
     writing(monkeypatch, parts, [["Title 7"], [""], ["Title 6"]])
     assert ranker.slates(queries(), 4).items[:, 0].tolist() == [7, NO_ITEM, 6]
     assert len(list(tmp_path.glob("*.faiss"))) == 1

@@ -25,7 +25,6 @@ from groundrec.text.prompts import template_of
 
 __all__ = [
     "ASSISTANT",
-    "GROUND",
     "LM",
     "SEARCH",
     "TRIE",
@@ -40,10 +39,7 @@ __all__ = [
 ]
 
 SEARCH = "search"
-GROUND = "ground"
 LM = "language model"
-METHODS = {SEARCH: (LM, "LM"), GROUND: ("grounded", "grounded")}
-"""How groundings are called in a report, alone and fused; a stranger's goes by its own name."""
 
 TRIE = "trie.npz"
 ASSISTANT = "assistant"
@@ -81,28 +77,32 @@ class Experiment:
         """Return a grounding of the trained language model, ready to answer; `guided` by its
         assistant.
         """
-        from groundrec.models import language
-        from groundrec.rank.recommend import GroundingInputs
-        from groundrec.text.trie import Trie
+        from groundrec.rank.groundings import GroundingInputs, find_grounding
 
-        folder = self.run.path / "model"
         section = self.recipe.recommend
-        lm = language.load(folder)
-        lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
-        parts = GroundingInputs(
-            lm,
-            self.encoder(lm.tokenizer),
-            Trie.load(folder / TRIE),
+        inputs = GroundingInputs(
             self.recipe,
+            self.dataset.catalogue.titles,
             self.dataset.popularity(),
             self.run.path / "embeddings",
-            self.identity,
+            self._load_model,
             self._base,
+            self.identity,
             self._assistant() if guided else None,
             self.listed(section.allow),
             self.listed(section.deny),
         )
-        return resolve("groundings", method)(parts)
+        return find_grounding(method)(inputs)
+
+    def _load_model(self) -> Any:
+        from groundrec.models import language
+        from groundrec.rank.groundings import LoadedModel
+        from groundrec.text.trie import Trie
+
+        folder = self.run.path / "model"
+        lm = language.load(folder)
+        lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
+        return LoadedModel(lm, self.encoder(lm.tokenizer), Trie.load(folder / TRIE))
 
     @property
     def identity(self) -> str:
@@ -227,42 +227,25 @@ def slates_at(method: str, split: str) -> str:
 
 def method_name(method: str) -> str:
     """Return the name under which a grounding is reported."""
-    return METHODS.get(method, (method, method))[0]
+    from groundrec.rank.groundings import find_grounding
+
+    return find_grounding(method).title
 
 
 def fused_name(signal: str, method: str = SEARCH) -> str:
     """Return the name under which a grounding fused with a signal is reported."""
-    return f"{METHODS.get(method, (method, method))[1]} + {signal}"
+    from groundrec.rank.groundings import find_grounding
+
+    return f"{find_grounding(method).short_title} + {signal}"
 
 
 def language_scores(x: Experiment, split: str, method: str = SEARCH) -> Scores:
-    """Return a grounding's scores of every item that may be recommended. Shape: [Q, I].
+    """Return a grounding's scores of every item that may be recommended. Shape: [Q, I]."""
+    from groundrec.rank.slates import SavedSlates
 
-    Those of `ground` are minus the distances, of all items; others come from the slates.
-    """
-    from groundrec.rank.fuse import slates_to_scores
-    from groundrec.rank.recommend import load_slates
-
-    folder = x.run.path / slates_at(method, split)
-    if method == GROUND:
-        return _unseen(x, _distances(x, folder), x.queries(split))
-    return _unseen(
-        x, slates_to_scores(load_slates(folder), len(x.dataset.catalogue)), x.queries(split)
-    )
-
-
-def _distances(x: Experiment, folder: Path) -> Scores:
-    from groundrec.rank.ground.bigrec import (
-        Titles,
-        item_scores,
-        load_table,
-        load_vectors,
-        table_file,
-    )
-
-    table = load_table(table_file(x.run.path / "embeddings", x.identity, x.recipe.ground))
-    titles = Titles.of(x.dataset.catalogue.titles, x.dataset.popularity())
-    return item_scores(load_vectors(folder, table.shape[1]), titles, table, x.recipe.ground.vote)
+    queries = x.queries(split)
+    saved = SavedSlates(x.run.path / slates_at(method, split))
+    return _unseen(x, x.recommender(method, guided=False).scores(queries, saved), queries)
 
 
 def signal_scores(x: Experiment, name: str, queries: Queries) -> Scores:

@@ -107,7 +107,7 @@ def weights_of(x: Experiment) -> dict[str, Any]:
 
 def kept_slates(x: Experiment, fusion: Fusion) -> Slates:
     """Return the test slates of a fusion, by the weight of `fuse.metric`."""
-    from groundrec.rank.recommend import load_slates
+    from groundrec.rank.slates import load_slates
 
     return load_slates(x.run.path / "fusion" / fusion.place)
 
@@ -116,7 +116,7 @@ def per_metric(x: Experiment, fusion: Fusion) -> dict[str, Slates]:
     """Return the test slates that each metric chose by itself, of a fusion that is done the papers'
     way.
     """
-    from groundrec.rank.recommend import load_slates
+    from groundrec.rank.slates import load_slates
 
     weights = weights_of(x)[fusion.place]["paper"]
     folder = x.run.path / "fusion" / fusion.place
@@ -200,7 +200,7 @@ def _grid(x: Experiment, fusion: Fusion) -> list[float]:
 
 
 def _save(x: Experiment, queries: Queries, scores: Scores, folder: Path) -> None:
-    from groundrec.rank.recommend import save_slates
+    from groundrec.rank.slates import save_slates
 
     folder.mkdir(parents=True, exist_ok=True)
     save_slates(

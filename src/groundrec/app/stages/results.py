@@ -35,7 +35,7 @@ from groundrec.evaluate.report import (
 )
 from groundrec.evaluate.statistics import compare_to_reference, intervals
 from groundrec.rank.fuse import KINDS
-from groundrec.rank.recommend import load_slates
+from groundrec.rank.slates import load_slates
 
 __all__ = ["defined", "evaluate_run", "kind_of", "report_of", "show", "slates_of"]
 

@@ -181,7 +181,7 @@ def _rank(x: Experiment, method: str, split: str) -> None:
     stage = slates_at(method, split)
 
     def work(folder: Path) -> dict[str, Any]:
-        from groundrec.rank.recommend import work_of
+        from groundrec.rank.slates import work_of
 
         (_by_ray if by_ray else _by_processes)(x, method, split, folder)
         result = {"queries": len(x.queries(split)), **vars(work_of(folder))}
@@ -246,7 +246,9 @@ def _tell(x: Experiment, method: str, stage: str, work: dict[str, int]) -> None:
 
 
 def _proves(x: Experiment, method: str) -> bool:
-    return method == SEARCH and x.recipe.recommend.mode == "exact"
+    from groundrec.rank.groundings import find_grounding
+
+    return find_grounding(method).can_prove and x.recipe.recommend.mode == "exact"
 
 
 def _by_processes(x: Experiment, method: str, split: str, folder: Path) -> None:
@@ -257,7 +259,7 @@ def _by_processes(x: Experiment, method: str, split: str, folder: Path) -> None:
 
 def _by_ray(x: Experiment, method: str, split: str, folder: Path) -> None:
     from groundrec.rank.cluster import write_shards
-    from groundrec.rank.recommend import Shards
+    from groundrec.rank.slates import Shards
 
     section = x.recipe.recommend
     missing = Shards(folder, len(x.queries(split)), section.shard_size).missing()

@@ -25,7 +25,7 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
     """
     from groundrec.evaluate.metrics import metric_function
     from groundrec.models.language import LanguageModel
-    from groundrec.rank.recommend import GroundingInputs
+    from groundrec.rank.groundings import GroundingInputs, LoadedModel
 
     section = x.recipe.recommend
     encoder = x.encoder(tokenizer)
@@ -41,12 +41,16 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
     ndcg = metric_function(f"ndcg@{K}")
 
     def judge(model: Any) -> float:
-        lm = LanguageModel(model, tokenizer)
-        place = x.run.path / "embeddings"
-        popularity = x.dataset.popularity()
-        ranker = resolve("groundings", SEARCH)(
-            GroundingInputs(lm, encoder, trie, x.recipe, popularity, place, allow=allow, deny=deny)
+        inputs = GroundingInputs(
+            x.recipe,
+            x.dataset.catalogue.titles,
+            x.dataset.popularity(),
+            x.run.path / "embeddings",
+            lambda: LoadedModel(LanguageModel(model, tokenizer), encoder, trie),
+            allow=allow,
+            deny=deny,
         )
+        ranker = resolve("groundings", SEARCH)(inputs)
         some = queries.take(ranker.answerable(queries))
         batches = ranker.batches(x.run.processes.local_world_size)
         batches.fit(len(some), max(map(len, ranker.prompts(some)), default=0))

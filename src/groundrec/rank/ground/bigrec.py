@@ -1,18 +1,19 @@
-"""The grounding `ground`, BIGRec's: the model writes freely, and the items nearest to what it wrote
-are the slate.
+"""The grounding `ground`, BIGRec's: the model writes freely, and the items whose titles are nearest
+to what it wrote are the slate.
 
-Titles are embedded once and kept on disk. An empty text does not vote; a query to which nothing was
-written gets an empty slate. Knows nothing about files of slates, metrics or signals.
+Titles are embedded once and kept on disk. An empty text does not vote; a query for which only empty
+texts were written gets an empty slate. Knows nothing about metrics or signals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,11 +27,11 @@ from groundrec.rank.batches import Batches
 from groundrec.rank.ground.faiss_index import Index
 from groundrec.rank.ground.generate import GenerationSettings, generate
 from groundrec.rank.ground.nearest import Vote, distances, embed, nearest
-from groundrec.rank.recommend import GroundingInputs, Rules
+from groundrec.rank.groundings import Grounding, GroundingInputs
 from groundrec.rank.search.memory import Need
 from groundrec.rank.search.search import Work
 from groundrec.rank.search.tree_reader import bytes_per_token
-from groundrec.text.tokens import Encoder
+from groundrec.rank.slates import SavedSlates
 
 __all__ = [
     "BIGRecRanker",
@@ -38,8 +39,6 @@ __all__ = [
     "Titles",
     "bigrec_grounding",
     "item_scores",
-    "load_table",
-    "load_vectors",
     "table_file",
 ]
 
@@ -54,7 +53,7 @@ class Titles:
     """The title of each item. Shape: [I]."""
 
     @classmethod
-    def of(cls, titles: tuple[str, ...] | list[str], popularity: NDArray[np.integer]) -> Titles:
+    def of(cls, titles: Sequence[str], popularity: NDArray[np.integer]) -> Titles:
         """Return the titles of items, numbered in the order of their first items."""
         number: dict[str, int] = {}
         of_item = np.array([number.setdefault(title, len(number)) for title in titles], np.int64)
@@ -63,200 +62,228 @@ class Titles:
         return cls(list(number), Ragged(order.astype(np.int32), offsets), of_item)
 
     def ranked(
-        self, titles: NDArray[np.int64], allowed: NDArray[np.bool_], each: int | None
+        self, titles: NDArray[np.int64], allowed: NDArray[np.bool_], most: int | None
     ) -> Ragged:
-        """Return the items of ranked titles, at most `each` of one title; `allowed` [I] leaves out
-        the rest.
-        """
+        """Return the `allowed` [I] items of ranked titles, a row per title, at most `most` of each."""
         rows = self.items.take(titles[titles >= 0])
-        return Ragged.of(row[allowed[row]][:each] for row in rows)
+        return Ragged.of(row[allowed[row]][:most] for row in rows)
 
 
 @dataclass(frozen=True)
 class BIGRecSlates(Slates):
-    """Slates, the texts they come from, and the embeddings of those that vote: for each query [V,
-    D], perhaps V = 0.
+    """Slates, the texts they come from, and the embeddings of those that vote.
+
+    An entry per query: its texts, and an array [V, D], where V may be 0.
     """
 
     texts: tuple[list[str], ...] = ()
     embeddings: tuple[NDArray[np.float32], ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class BIGRecRanker:
-    """A model that writes, one that embeds, and the embeddings of the catalogue's titles."""
+    """The grounding `ground`: one model writes, one embeds, and the nearest titles are found.
 
-    lm: LanguageModel
-    encoder: Encoder
-    section: Recommend
-    ground: Ground
-    seed: int
-    titles: Titles
-    table: Tensor
-    """Embeddings of the titles. Shape: [U, D]."""
-    embedder: LanguageModel
-    rules: Rules
-    index: Index | None = None
-    """Finds the nearest titles where not all are compared."""
+    What loads a model or reads a file is loaded when first used. Several threads may use one ranker
+    after that: `slates` changes nothing but the counters of `work`.
+    """
+
+    inputs: GroundingInputs
     work: Work = field(default_factory=Work)
 
-    def __post_init__(self) -> None:
-        self._ends = torch.from_numpy(
-            self.encoder.ends(self.lm.model.config.get_text_config().vocab_size)
-        )
+    @property
+    def section(self) -> Recommend:
+        """The recipe's section `[recommend]`."""
+        return self.inputs.recipe.recommend
+
+    @property
+    def ground(self) -> Ground:
+        """The recipe's section `[ground]`."""
+        return self.inputs.recipe.ground
+
+    @cached_property
+    def titles(self) -> Titles:
+        """The titles of the catalogue."""
+        return Titles.of(self.inputs.titles, self.inputs.popularity)
+
+    @cached_property
+    def embedder(self) -> LanguageModel:
+        """The model that embeds texts and titles."""
+        if self.ground.weights == "base" and self.inputs.load_base:
+            return self.inputs.load_base()
+        return self.inputs.lm
+
+    @cached_property
+    def table(self) -> Tensor:
+        """Embeddings of the titles, left on disk until they are read. Shape: [U, D]."""
+        file = self._table_file
+        if not file.exists():
+            log.info(f"  embedding {len(self.titles.texts):,} titles")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file) as part, part.open("wb") as out:
+                np.save(out, self._embed(self.titles.texts).numpy(), allow_pickle=False)
+        return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+
+    @cached_property
+    def index(self) -> Index | None:
+        """Finds the nearest titles; None where all are compared."""
+        if self.ground.index != "faiss":
+            return None
+        return Index(self.table, self._table_file.with_suffix(".faiss"))
+
+    @property
+    def _table_file(self) -> Path:
+        return table_file(self.inputs.folder, self.inputs.identity, self.ground)
+
+    @cached_property
+    def _end_tokens(self) -> Tensor:
+        """Which tokens end a text. Shape: [V], bool."""
+        vocabulary = self.inputs.lm.model.config.get_text_config().vocab_size
+        return torch.from_numpy(self.inputs.encoder.ends(vocabulary))
 
     def slates(self, queries: Queries, k: int) -> BIGRecSlates:
         """Return a slate of `k` items for each query."""
-        texts = self._texts(queries)
-        vectors = self._embedded(texts)
-        allowed = self.rules.mask(queries).dense(len(self.titles.of_item))
+        texts = self._write(queries)
+        embeddings = self._embed_voting(texts)
+        allowed = self.inputs.rules.mask(queries).dense(len(self.titles.of_item))
         items = np.full((len(queries), k), NO_ITEM, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        for rows, voting in _alike(vectors):
-            left = np.logical_or.reduceat(
-                allowed[rows][:, self.titles.items.values], self.titles.items.offsets[:-1], 1
-            )
-            device = self.lm.model.device
-            asked = voting.to(device), k, self.ground.vote, torch.from_numpy(left).to(device)
-            near, far = (
-                self.index.nearest(*asked)
-                if self.index
-                else nearest(asked[0], self.table, *asked[1:])
-            )
-            for row, titles, apart in zip(rows, near.cpu().numpy(), far.cpu().numpy(), strict=True):
-                found = self.titles.ranked(
-                    titles, allowed[row], 1 if self.ground.duplicates == "first" else None
-                )
-                some = min(k, len(found.values))
-                items[row, :some] = found.values[:some]
-                scores[row, :some] = -apart[found.rows[:some]]
-        return BIGRecSlates(queries.ids, items, scores, tuple(texts), tuple(vectors))
+        most = 1 if self.ground.duplicates == "first" else None
+        for rows, voting in _by_vote_count(embeddings):
+            titles, apart = self._nearest_titles(voting, k, allowed[rows])
+            for row, ranked, distance in zip(rows, titles, apart, strict=True):
+                found = self.titles.ranked(ranked, allowed[row], most)
+                filled = min(k, len(found.values))
+                items[row, :filled] = found.values[:filled]
+                scores[row, :filled] = -distance[found.rows[:filled]]
+        return BIGRecSlates(queries.ids, items, scores, tuple(texts), tuple(embeddings))
 
-    def _texts(self, queries: Queries) -> list[list[str]]:
+    def _nearest_titles(
+        self, voting: Tensor, k: int, allowed: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the `k` nearest titles with an allowed item, and their distances.
+
+        Shapes: `voting` [q, V, D], `allowed` [q, I] → [q, k], twice.
+        """
+        # A title may be recommended where any of its items may: [q, I] → [q, U].
+        by_title = np.logical_or.reduceat(
+            allowed[:, self.titles.items.values], self.titles.items.offsets[:-1], 1
+        )
+        device = self.inputs.lm.model.device
+        texts = voting.to(device)
+        titles_allowed = torch.from_numpy(by_title).to(device)
+        vote = self.ground.vote
+        titles, apart = (
+            self.index.nearest(texts, k, vote, titles_allowed)
+            if self.index
+            else nearest(texts, self.table, k, vote, titles_allowed)
+        )
+        return titles.cpu().numpy(), apart.cpu().numpy()
+
+    def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
+        """Return minus the distance of every item, from the saved embeddings. Shape: [q, I].
+
+        Splitting queries into other batches can change the last bits: they come from one matrix
+        product.
+        """
+        dim = self.table.shape[1]
+        embeddings = [
+            np.empty((0, dim), np.float32)
+            if values is None
+            else np.asarray(values, np.float32).reshape(-1, dim)
+            for values in saved.column("embeddings", queries)
+        ]
+        return item_scores(embeddings, self.titles, self.table, self.ground.vote)
+
+    def _write(self, queries: Queries) -> list[list[str]]:
         """Return the titles written for each query, likeliest first."""
         g = self.ground
         prompts = self.prompts(queries)
         settings = GenerationSettings(
-            g.texts, g.max_new_tokens, g.decoding, g.temperature, g.top_p, self.seed
+            g.texts, g.max_new_tokens, g.decoding, g.temperature, g.top_p, self.inputs.recipe.seed
         )
-        written = generate(self.lm.model, prompts, self._ends, settings, queries.ids.tolist())
-        decode = self.encoder.tokenizer.batch_decode
-        template = self.encoder.template
+        model = self.inputs.lm.model
+        written = generate(model, prompts, self._end_tokens, settings, queries.ids.tolist())
+        encoder = self.inputs.encoder
         texts = [
-            [template.title_of(str(t)) for t in decode(rows, skip_special_tokens=True)]
+            [
+                encoder.template.title_of(str(text))
+                for text in encoder.tokenizer.batch_decode(rows, skip_special_tokens=True)
+            ]
             for rows in written
         ]
-        longest = max(len(ids) for rows in written for ids in rows)
-        self.work.add(
-            Work(
-                1 + longest,
-                sum(map(len, prompts)) + sum(len(ids) for rows in written for ids in rows),
-            )
-        )
-        self.work.silent += sum(not any(row) for row in texts)
+        lengths = [len(ids) for rows in written for ids in rows]
+        tokens = sum(map(len, prompts)) + sum(lengths)
+        silent = sum(not any(row) for row in texts)
+        self.work.add(Work(1 + max(lengths), tokens, silent=silent))
         return texts
 
-    def _embedded(self, texts: list[list[str]]) -> list[NDArray[np.float32]]:
-        """Return the embeddings of the texts that vote. Shape of each: [V, D]."""
+    def _embed_voting(self, texts: list[list[str]]) -> list[NDArray[np.float32]]:
+        """Return the embeddings of each query's texts that vote. Shape of each: [V, D]."""
         most = 1 if self.ground.vote == "best" else None
         voting = [[text for text in row if text][:most] for row in texts]
-        vectors = _embeddings(self, [text for row in voting for text in row])
-        return np.split(vectors.numpy(), np.cumsum([len(row) for row in voting])[:-1])
+        embeddings = self._embed([text for row in voting for text in row])
+        return np.split(embeddings.numpy(), np.cumsum([len(row) for row in voting])[:-1])
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        """Return embeddings of texts. Shape: [n, D]."""
+        rows = [self.inputs.encoder.spelled(text, self.ground.longest) for text in texts]
+        return embed(self.embedder.model, rows, self.ground.pooling)
 
     def prompts(self, queries: Queries) -> list[list[int]]:
         """Return each query's prompt as tokens."""
-        return [self.encoder.prompt(row) for row in queries.history]
+        return [self.inputs.encoder.prompt(row) for row in queries.history]
 
     def answerable(self, queries: Queries) -> NDArray[np.intp]:
-        """Return which queries have an item left that they may be given."""
-        return np.flatnonzero(self.rules.mask(queries).leaves_any(len(self.titles.of_item)))
+        """Return the positions of the queries that have an item left to recommend."""
+        mask = self.inputs.rules.mask(queries)
+        return np.flatnonzero(mask.leaves_any(len(self.titles.of_item)))
 
     def batches(self, sharing: int = 1) -> Batches:
-        """Return what divides queries into batches that fit into memory: each text repeats the
-        prompt.
-        """
-        each = self.ground.texts * bytes_per_token(self.lm.model)
-        one = Need(1, 0, self.ground.max_new_tokens, each)
-        return Batches(self.lm.model.device, one, "ground.texts=…", self.section, sharing)
+        """Return what divides queries into batches that fit into memory.
 
-    def columns(self, found: Slates) -> dict[str, list[Any]]:
-        """Return the texts, and the embeddings of those that vote, one behind the other."""
-        assert isinstance(found, BIGRecSlates)
+        Each text of a query repeats its prompt.
+        """
+        _ = (self.embedder, self.table, self.index)  # in memory before what is free is measured
+        model = self.inputs.lm.model
+        one = Need(1, 0, self.ground.max_new_tokens, self.ground.texts * bytes_per_token(model))
+        return Batches(model.device, one, "ground.texts=…", self.section, sharing)
+
+    def columns(self, slates: Slates) -> dict[str, list[Any]]:
+        """Return the texts, and the embeddings of those that vote, flat: V · D numbers."""
+        assert isinstance(slates, BIGRecSlates)
         return {
-            "texts": list(found.texts),
-            "embeddings": [vectors.ravel() for vectors in found.embeddings],
+            "texts": list(slates.texts),
+            "embeddings": [vectors.ravel() for vectors in slates.embeddings],
         }
 
 
-def bigrec_grounding(parts: GroundingInputs) -> BIGRecRanker:
-    """Return the grounding `ground`: written freely, then matched with the nearest titles."""
-    recipe = parts.recipe
-    section = parts.recipe.ground
-    lm = parts.lm
-    embedder = parts.base() if section.weights == "base" and parts.base else lm
-    titles = Titles.of(list(parts.encoder.titles), parts.popularity)
-    rules = Rules(recipe.recommend.exclude_seen, parts.allow, parts.deny)
-    nothing = torch.empty(0, 0)
-    found = BIGRecRanker(
-        lm, parts.encoder, recipe.recommend, section, recipe.seed, titles, nothing, embedder, rules
-    )
-    file = table_file(parts.folder, parts.identity, section)
-    if not file.exists():
-        log.info(f"  embedding {len(titles.texts):,} titles")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as part, part.open("wb") as out:
-            np.save(out, _embeddings(found, titles.texts).numpy(), allow_pickle=False)
-    table = load_table(file)
-    index = Index(table, file.with_suffix(".faiss")) if section.index == "faiss" else None
-    return replace(found, table=table, index=index)
+bigrec_grounding = Grounding(BIGRecRanker, "grounded", "grounded", settings=("recommend", "ground"))
 
 
 def table_file(folder: Path, identity: str, section: Ground) -> Path:
-    """Return where the titles' embeddings are kept, by what they depend on."""
+    """Return where the titles' embeddings are kept, named by what they depend on."""
     return folder / f"{digest(identity, section.weights, section.pooling, section.longest)}.npy"
 
 
-def load_table(file: Path) -> Tensor:
-    """Return embeddings of titles, left on disk until they are read. Shape: [U, D]."""
-    return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
-
-
-def _embeddings(of: BIGRecRanker, texts: list[str]) -> Tensor:
-    rows = [of.encoder.spelled(text, of.ground.longest) for text in texts]
-    return embed(of.embedder.model, rows, of.ground.pooling)
-
-
-def _alike(vectors: list[NDArray[np.float32]]) -> list[tuple[NDArray[np.intp], Tensor]]:
-    """Return the queries with so many voting texts, for each number above 0, and their embeddings
-    [q, V, D].
-    """
-    count = np.array([len(v) for v in vectors])
-    groups = [np.flatnonzero(count == n) for n in np.unique(count[count > 0])]
-    return [(rows, torch.from_numpy(np.stack([vectors[i] for i in rows]))) for rows in groups]
+def _by_vote_count(
+    embeddings: list[NDArray[np.float32]],
+) -> list[tuple[NDArray[np.intp], Tensor]]:
+    """Return queries grouped by how many texts vote, if any: positions [q], embeddings [q, V, D]."""
+    counts = np.array([len(vectors) for vectors in embeddings])
+    groups = [np.flatnonzero(counts == count) for count in np.unique(counts[counts > 0])]
+    return [(rows, torch.from_numpy(np.stack([embeddings[i] for i in rows]))) for rows in groups]
 
 
 def item_scores(
-    vectors: list[NDArray[np.float32]], titles: Titles, table: Tensor, vote: Vote
+    embeddings: list[NDArray[np.float32]], titles: Titles, table: Tensor, vote: Vote
 ) -> Scores:
-    """Return minus the distance of every item to each query's texts; all alike where there are
-    none. Shape: [Q, I].
+    """Return minus the distance of every item to each query's texts. Shape: [Q, I].
+
+    All items of a query without texts score 0.
     """
-    scores = np.zeros((len(vectors), len(titles.of_item)), np.float32)
-    for rows, voting in _alike(vectors):
+    scores = np.zeros((len(embeddings), len(titles.of_item)), np.float32)
+    for rows, voting in _by_vote_count(embeddings):
+        # Distances to the distinct titles [q, U], then to each item by its title [q, I].
         scores[rows] = -distances(voting, table, vote).numpy()[:, titles.of_item]
     return scores
-
-
-def load_vectors(folder: Path, dim: int) -> list[NDArray[np.float32]]:
-    """Return the embeddings that `BIGRecRanker` kept with its slates in `folder`, in their order. Shape
-    of each: [V, D].
-    """
-    kept = [
-        v
-        for file in sorted(folder.glob("*.parquet"))
-        for v in pq.read_table(file)["embeddings"].to_numpy()
-    ]
-    return [
-        np.empty((0, dim), np.float32) if v is None else np.asarray(v, np.float32).reshape(-1, dim)
-        for v in kept
-    ]
