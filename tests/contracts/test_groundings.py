@@ -59,7 +59,7 @@ class Eager(SearchRanker):
 
 class Forgetful(SearchRanker):
     def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
-        return np.zeros((len(queries), len(self.inputs.titles)), np.float32) + queries.ids[:1]
+        return np.zeros((len(queries), len(self.inputs.texts)), np.float32) + queries.ids[:1]
 
 
 BAD = {

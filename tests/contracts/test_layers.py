@@ -28,7 +28,7 @@ ROOMS = {
         exchange.write_d3 exchange.write_others summary
         exchange.rejoin exchange.read_d3 exchange.read_bigrec
     """,
-    "text": "prompts tokens trie",
+    "text": "answers prompts tokens trie",
     "signals": "counts sequential objectives fit networks external",
     "models": "attention forward language packaged hubs",
     "train": """
@@ -42,7 +42,7 @@ ROOMS = {
         ground.bigrec cluster
     """,
     "evaluate": "metrics statistics charts report result_files",
-    "contracts": "rules shop sources metrics signals base_models groundings",
+    "contracts": "rules shop sources metrics signals base_models answers groundings",
     "app": """
         boards commands.options commands.terminal commands.track stages.domains stages.checks
         commands.settings_table commands.debug commands.card commands.datasets

@@ -66,6 +66,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gru4rec-dros": "groundrec.signals.networks:GRU4RecDROS",
         "caser-dros": "groundrec.signals.networks:CaserDROS",
     },
+    "answers": {
+        "title": "groundrec.text.answers:Titles",
+    },
     "groundings": {
         "search": "groundrec.rank.recommend:search_grounding",
         "ground": "groundrec.rank.ground.bigrec:bigrec_grounding",

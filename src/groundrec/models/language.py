@@ -6,11 +6,11 @@ Knows nothing about catalogues or prompts. Never runs code that came with a chec
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency
@@ -33,6 +33,7 @@ __all__ = [
     "require_bits",
     "scratch",
     "tokenizer_folder",
+    "with_tokens",
 ]
 
 ADAPTERS = "adapter_config.json"
@@ -139,6 +140,18 @@ def load(path: Path, weights: str = "safetensors") -> LanguageModel:
     # transformers reads pickled weights by torch.load(weights_only=True).
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype="auto")
     return LanguageModel(model, tokenizer)
+
+
+def with_tokens(lm: LanguageModel, tokens: Sequence[str]) -> LanguageModel:
+    """Return the model with a new embedding for each of `tokens` that its tokenizer does not know.
+
+    The model and the tokenizer are changed in place.
+    """
+    if lm.tokenizer.add_tokens(list(tokens)):
+        rows = cast("torch.Tensor", lm.model.get_input_embeddings().weight)
+        if len(lm.tokenizer) > len(rows):
+            lm.model.resize_token_embeddings(len(lm.tokenizer))
+    return lm
 
 
 def keep_merged(lm: LanguageModel, place: Path, *, write: bool = True) -> None:

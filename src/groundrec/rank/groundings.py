@@ -139,8 +139,10 @@ class GroundingInputs:
     """What a grounding is built from. The model is loaded when first used, and only then."""
 
     recipe: Recipe
-    titles: Sequence[str]
-    """The title of each item. Shape: [I]."""
+    texts: Sequence[str]
+    """How each item is written in an answer: its title, unless the recipe says otherwise. Shape:
+    [I].
+    """
     popularity: NDArray[np.int64]
     """How often each item was taken. Shape: [I]."""
     folder: Path

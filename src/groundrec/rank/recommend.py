@@ -87,7 +87,7 @@ class SearchRanker:
 
     def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
         """Return the saved slates' scores, and for all other items one just below. Shape: [q, I]."""
-        return slates_to_scores(saved.slates(queries), len(self.inputs.titles))
+        return slates_to_scores(saved.slates(queries), len(self.inputs.texts))
 
     def prompts(self, queries: Queries) -> list[list[int]]:
         """Return each query's prompt as tokens."""
@@ -101,7 +101,7 @@ class SearchRanker:
 
     def answerable(self, queries: Queries) -> NDArray[np.intp]:
         """Return the positions of the queries that have an item left to recommend."""
-        return np.flatnonzero(self.mask(queries).leaves_any(len(self.inputs.titles)))
+        return np.flatnonzero(self.mask(queries).leaves_any(len(self.inputs.texts)))
 
     def batches(self, sharing: int = 1) -> Batches:
         """Return what divides queries into batches that fit into memory."""

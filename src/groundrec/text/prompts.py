@@ -146,13 +146,14 @@ class Template(Section):
         """Return an item as it stands in the history."""
         return ("" if first else self.separator) + self.item.replace("{title}", title)
 
-    def answer_text(self, title: str) -> str:
-        """Return the text that answers with `title`."""
-        return self.answer.replace("{title}", title)
+    def answer_text(self, text: str) -> str:
+        """Return the answer that names an item by its `text`."""
+        return self.answer.replace("{title}", text)
 
-    def title_of(self, answer: str) -> str:
-        """Return the title in a written answer: its first line where answers are lines, without
-        their form.
+    def text_of(self, answer: str) -> str:
+        """Return the text of an item in a written answer, without the template's words around it.
+
+        Where answers are lines, only the first line counts.
         """
         before, _, after = (part.strip() for part in self.answer.partition("{title}"))
         line = answer.partition("\n")[0] if self.answer.endswith("\n") else answer

@@ -96,13 +96,16 @@ class Encoder:
     """1 where a token of an answer is learned, 0 where not; rows as `answers`. All are learned when
     None.
     """
+    texts: Sequence[str] = ()
+    """How each item is written in an answer (`text/answers`); its title when empty."""
     answers: Ragged = field(init=False)
     trimmed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         t = self.template
-        behind_item = t.item.split("{title}")[1]
-        self.answers = self._titles_after(t.tail or behind_item, self._end())
+        self.texts = self.texts or self.titles
+        after_item = t.item.split("{title}")[1]
+        self.answers = self._answers_after(t.tail or after_item, self._end())
         longest = int(self.answers.lengths.max())
         self._most = self.cutoff_len - longest
         around = len(self._ids(t.separator + t.item.replace("{title}", "")))
@@ -280,13 +283,11 @@ class Encoder:
         )
         return found["input_ids"]  # type: ignore[return-value]
 
-    def _titles_after(self, context: str, end: Sequence[int]) -> Ragged:
-        """Return the tokens of each answer, spelled as it follows `context`, and `end` behind each."""
+    def _answers_after(self, context: str, end: Sequence[int]) -> Ragged:
+        """Return the tokens of each answer as it follows `context`, with `end` after each."""
         parts = []
-        for start in range(0, len(self.titles), CHUNK):
-            texts = [
-                self.template.answer_text(title) for title in self.titles[start : start + CHUNK]
-            ]
+        for start in range(0, len(self.texts), CHUNK):
+            texts = [self.template.answer_text(t) for t in self.texts[start : start + CHUNK]]
             parts.append(Ragged.of([*ids, *end] for ids in self._after(context, texts)))
         return Ragged.concatenate(parts)
 

@@ -134,7 +134,7 @@ def test_samples_follow_the_models_distribution_and_come_from_seed_and_query() -
     ],
 )
 def test_a_title_is_taken_out_of_what_was_written(name: str, written: str, title: str) -> None:
-    assert load_template(name).title_of(written) == title
+    assert load_template(name).text_of(written) == title
 
 
 def test_a_title_written_to_the_letter_is_the_nearest_one(

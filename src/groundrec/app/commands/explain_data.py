@@ -7,7 +7,7 @@ in general.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset, Queries
 from groundrec.data.dataset import load
 from groundrec.data.summary import filter_counts
+from groundrec.text.answers import answers_of
 from groundrec.text.prompts import template_of
 from groundrec.train.batch import explain_batch
 
@@ -81,6 +82,11 @@ class Data:
         """Return the histories of test queries, a sample where there are many."""
         return [query.history for query in self.dataset.test.sample(SAMPLE, self.recipe.seed)]
 
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        """Return how each item is written in an answer."""
+        return answers_of(self.recipe).texts(self.dataset.catalogue)
+
     def prompt_lengths(self) -> tuple[NDArray[np.int64], str]:
         """Return how many tokens prompt and longest answer have, nothing left out, and whose tokens
         they are.
@@ -90,7 +96,8 @@ class Data:
         tokenizer, whose = self._tokenizer()
         template = template_of(self.recipe)
         titles = self.dataset.catalogue.titles
-        encoder = Encoder(template, tokenizer, titles, cutoff_len=np.iinfo(np.int64).max)
+        most = np.iinfo(np.int64).max
+        encoder = Encoder(template, tokenizer, titles, cutoff_len=most, texts=self.texts)
         longest = int(encoder.answers.lengths.max())
         return (
             np.array([len(encoder.prompt(history)) + longest for history in self.histories]),
@@ -115,7 +122,7 @@ class Data:
 
         size = self.recipe.model.scratch.vocabulary
         answer = template_of(self.recipe).answer_text
-        learned = train_tokenizer((answer(title) for title in self.dataset.catalogue.titles), size)
+        learned = train_tokenizer((answer(text) for text in self.texts), size)
         return learned, self.say(
             f"{size:,} pieces learned from the titles", f"从标题学出的 {size:,} 个词片"
         )
@@ -241,7 +248,7 @@ def _prompt(x: Data) -> Iterator[str]:
     text = (
         template.text([titles[i] for i in query.history[-5:]])
         + "▸"
-        + template.answer_text(titles[query.targets[0]])
+        + template.answer_text(x.texts[query.targets[0]])
     )
     yield from text.splitlines()
 

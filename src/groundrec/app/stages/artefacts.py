@@ -21,6 +21,7 @@ from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, digest, read_json
 from groundrec.core.types import PreparedDataset, Queries, Scores
 from groundrec.data import dataset as datasets
+from groundrec.text.answers import answers_of
 from groundrec.text.prompts import template_of
 
 __all__ = [
@@ -82,7 +83,7 @@ class Experiment:
         section = self.recipe.recommend
         inputs = GroundingInputs(
             self.recipe,
-            self.dataset.catalogue.titles,
+            answers_of(self.recipe).texts(self.dataset.catalogue),
             self.dataset.popularity(),
             self.run.path / "embeddings",
             self._load_model,
@@ -181,8 +182,15 @@ class Experiment:
         from groundrec.text.tokens import Encoder
 
         template = template_of(self.recipe, domain)
-        titles = (dataset or self.dataset).catalogue.titles
-        return Encoder(template, tokenizer, titles, self.recipe.train.cutoff_len, self.recipe.seed)
+        catalogue = (dataset or self.dataset).catalogue
+        return Encoder(
+            template,
+            tokenizer,
+            catalogue.titles,
+            self.recipe.train.cutoff_len,
+            self.recipe.seed,
+            texts=answers_of(self.recipe).texts(catalogue),
+        )
 
     def others(self) -> dict[str, PreparedDataset]:
         """Return the data sets of other domains that training reads too."""

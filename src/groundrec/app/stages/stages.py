@@ -29,7 +29,7 @@ from groundrec.app.stages.domains import fingerprints, main_domain
 from groundrec.app.stages.resume_from import begun_at
 from groundrec.app.stages.validation_ndcg import judge_of
 from groundrec.core import config_learn
-from groundrec.core.errors import DataError
+from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run, digest
@@ -38,6 +38,7 @@ from groundrec.core.types import PreparedDataset
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare
 from groundrec.models import hubs
+from groundrec.text.answers import answers_of
 from groundrec.text.prompts import template_of
 from groundrec.train.start import StartPoint
 
@@ -160,6 +161,7 @@ def _begun(
         lm = language.load(start.path, start.weights)
     else:
         lm = language.open_base(x.recipe.model, _answers_by_popularity(x, others), x.recipe.seed)
+    lm = language.with_tokens(lm, _tokens_to_add(x, others))
     if section.method == "qlora":
         return language.in_bits(lm, section.bits, DTYPES[resolve_precision(section)])
     if section.method == "lora" or (start and start.kind == "adapters"):
@@ -309,8 +311,24 @@ def _answers_by_popularity(x: Experiment, others: dict[str, PreparedDataset]) ->
     """
     for domain, dataset in ((None, x.dataset), *others.items()):
         template = template_of(x.recipe, domain)
-        for title, count in zip(dataset.catalogue.titles, dataset.popularity(), strict=True):
-            yield from repeat(template.answer_text(title), max(1, int(count)))
+        texts = answers_of(x.recipe).texts(dataset.catalogue)
+        for text, count in zip(texts, dataset.popularity(), strict=True):
+            yield from repeat(template.answer_text(text), max(1, int(count)))
+
+
+def _tokens_to_add(x: Experiment, others: dict[str, PreparedDataset]) -> list[str]:
+    """Return the tokens that writing the items of all data sets needs, each once."""
+    answers = answers_of(x.recipe)
+    catalogues = [dataset.catalogue for dataset in (x.dataset, *others.values())]
+    found = list(dict.fromkeys(t for c in catalogues for t in answers.tokens_to_add(c)))
+    if found and x.recipe.train.method != "full":
+        raise ConfigError(
+            "these answers add tokens, whose embeddings only full fine-tuning learns",
+            value=f"answers.kind = {x.recipe.answers.kind}, train.method = {x.recipe.train.method}",
+            accepted="train.method = full",
+            next_step="--set train.method=full",
+        )
+    return found
 
 
 def _other_inputs(x: Experiment) -> dict[str, Any]:

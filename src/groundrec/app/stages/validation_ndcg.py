@@ -43,7 +43,7 @@ def judge_of(x: Experiment, tokenizer: Any, trie: Any) -> Callable[[Any], float]
     def judge(model: Any) -> float:
         inputs = GroundingInputs(
             x.recipe,
-            x.dataset.catalogue.titles,
+            encoder.texts,
             x.dataset.popularity(),
             x.run.path / "embeddings",
             lambda: LoadedModel(LanguageModel(model, tokenizer), encoder, trie),

@@ -32,6 +32,7 @@ from groundrec.rank.search.memory import Need
 from groundrec.rank.search.search import Work
 from groundrec.rank.search.tree_reader import bytes_per_token
 from groundrec.rank.slates import SavedSlates
+from groundrec.text.answers import answers_of
 
 __all__ = [
     "BIGRecRanker",
@@ -104,7 +105,7 @@ class BIGRecRanker:
     @cached_property
     def titles(self) -> Titles:
         """The titles of the catalogue."""
-        return Titles.of(self.inputs.titles, self.inputs.popularity)
+        return Titles.of(self.inputs.texts, self.inputs.popularity)
 
     @cached_property
     def embedder(self) -> LanguageModel:
@@ -205,9 +206,10 @@ class BIGRecRanker:
         model = self.inputs.lm.model
         written = generate(model, prompts, self._end_tokens, settings, queries.ids.tolist())
         encoder = self.inputs.encoder
+        parse = answers_of(self.inputs.recipe).parse
         texts = [
             [
-                encoder.template.title_of(str(text))
+                parse(encoder.template.text_of(str(text)))
                 for text in encoder.tokenizer.batch_decode(rows, skip_special_tokens=True)
             ]
             for rows in written
