@@ -55,11 +55,11 @@ learning_rate = 3e-3
 batch_size = 8
 micro_batch_size = 8
 cutoff_len = 64
-learn = "choices"
+loss_on = "branching"
 patience = 0
 
 [recommend]
-mode = "all"
+mode = "exhaustive"
 score = "renormalised"
 
 [fuse]

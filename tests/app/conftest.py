@@ -41,7 +41,7 @@ schedule = "constant"
 batch_size = 4
 micro_batch_size = 2
 cutoff_len = 256
-learn = "choices"
+loss_on = "branching"
 patience = 0
 
 [sequential]
@@ -50,7 +50,7 @@ layers = 1
 epochs = 2
 
 [recommend]
-mode = "all"
+mode = "exhaustive"
 score = "renormalised"
 k = 10
 
@@ -61,7 +61,7 @@ grid = 5
 [evaluate]
 ks = [1, 5, 10]
 bootstrap = 20
-people = 3
+example_users = 3
 """
 
 

@@ -17,7 +17,7 @@ LORA = (
     *(
         "train.method=lora",
         "train.epochs=0.2",
-        "train.learn=answer",
+        "train.loss_on=answer",
         "signals=[]",
         "fuse.signals=[]",
     ),

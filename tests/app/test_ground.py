@@ -24,7 +24,12 @@ from tests.app.conftest import FILMS, Tiny
 from tests.app.test_bad_input import assert_clear
 from tests.commands import command
 
-WRITING = ("train.learn=answer", "train.epochs=1", 'recommend.methods=["ground"]', "ground.texts=1")
+WRITING = (
+    "train.loss_on=answer",
+    "train.epochs=1",
+    'recommend.methods=["ground"]',
+    "ground.num_texts=1",
+)
 WRITING += ("ground.max_new_tokens=8", "signals=[]", "fuse.signals=[]", "recommend.valid_queries=4")
 
 

@@ -112,7 +112,7 @@ def test_d3(name: str, tmp_path: Path) -> None:
     write_amazon(tmp_path, category, Shape(users=60, items=40, reviews=900))
     model = write_model(tmp_path / "qwen", Qwen2ForCausalLM)
     places = f"data.path={tmp_path}", f"model.base_model={model}"
-    methods = done(f"d3/{name}.toml", tmp_path / "run", *places, "prepare.d3.least_items=1")
+    methods = done(f"d3/{name}.toml", tmp_path / "run", *places, "prepare.d3.min_items=1")
     assert "language model" in methods
 
 
@@ -137,7 +137,11 @@ def test_bigrec_on_two_domains(tmp_path: Path) -> None:
     assert command("prepare", "amazon", "--path", tmp_path / "amazon", *options).code == 0
     common = f"model.base_model={model}", "ground.max_new_tokens=8"
     trained, ranked = tmp_path / "multi", tmp_path / "multi-game"
-    settings = f"data.path={tmp_path / 'ml'}", f"train.also.game={games}", "train.max_examples=4"
+    settings = (
+        f"data.path={tmp_path / 'ml'}",
+        f"train.extra_datasets.game={games}",
+        "train.max_examples=4",
+    )
     assert "grounded" in done("bigrec/multi.toml", trained, *common, *settings)
     settings = *common, f"data.path={tmp_path / 'amazon'}", f"train.resume_from={trained}"
     overrides = [word for setting in (*SHORT, *settings) for word in ("--set", setting)]

@@ -190,7 +190,7 @@ def test_a_changed_template_file_is_noticed(copied: Resume, tmp_path: Path) -> N
     assert stage_lines(copied(*start).err)["model"].startswith("skipped")
 
 
-@pytest.mark.parametrize("mode", ["all", "beam"])
+@pytest.mark.parametrize("mode", ["exhaustive", "beam"])
 def test_batch_size_never_changes_a_slate(copied: Resume, tmp_path: Path, mode: str) -> None:
     found = []
     for size in (1, 8):
@@ -203,7 +203,7 @@ def test_batch_size_never_changes_a_slate(copied: Resume, tmp_path: Path, mode: 
     assert (found[0].items != NO_ITEM).all()
 
 
-@pytest.mark.parametrize("mode", ["all", "beam"])
+@pytest.mark.parametrize("mode", ["exhaustive", "beam"])
 def test_more_places_than_films_stay_empty_at_the_end(
     copied: Resume, tmp_path: Path, mode: str
 ) -> None:
@@ -281,7 +281,7 @@ def test_every_kind_of_fusion_is_a_method_and_the_papers_choice_is_marked(
         "--set",
         "fuse.signals=['popularity']",
         "--set",
-        "fuse.paper=true",
+        "fuse.per_metric=true",
     )
     assert result.code == 0, result.err
     methods = summary(tmp_path / "run")["methods"]

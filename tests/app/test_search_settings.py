@@ -30,7 +30,7 @@ def test_every_mode_finds_the_same_slates(tiny: Tiny, copied: Resume, tmp_path: 
         settings = [
             f"recommend.mode={mode}",
             "recommend.beams=30",
-            "recommend.width=3",
+            "recommend.tokens_per_pass=3",
             "recommend.batch_size=5",
         ]
         done = copied("--until", "recommend", *(a for s in settings for a in ("--set", s)))
@@ -184,12 +184,12 @@ def test_an_assistant_that_is_not_fitted_is_refused(tiny: Tiny, tmp_path: Path) 
 def test_both_groundings_are_methods_of_one_run_and_the_search_is_not_done_again(
     copied: Resume, tmp_path: Path
 ) -> None:
-    settings = ["train.learn=answer", "train.epochs=25"]
+    settings = ["train.loss_on=answer", "train.epochs=25"]
     assert copied(*(x for s in settings for x in ("--set", s)), "--until", "recommend").code == 0
     before = slate_bytes(tmp_path / "run")
     settings += [
         "recommend.methods=['search', 'ground']",
-        "ground.texts=2",
+        "ground.num_texts=2",
         "ground.max_new_tokens=20",
     ]
     result = copied(*(x for s in settings for x in ("--set", s)))

@@ -181,7 +181,7 @@ def test_a_name_like_no_other_is_answered_with_all_there_are() -> None:
         load_recipe(None, ["fuse.zzz=1"])
     assert (caught.value.what, caught.value.accepted) == (
         "unknown setting",
-        "signals, kinds, metric, grid, paper",
+        "signals, kinds, metric, grid, per_metric",
     )
 
 

@@ -131,7 +131,12 @@ def test_flags_refer_to_existing_settings_and_are_none_themselves() -> None:
         ("epochs", ["train.epochs", "sequential.epochs"]),
         ("signals", ["signals"]),
         ("fuse.signals", ["fuse.signals"]),
-        ("neighbours", ["neighbours.last", "neighbours.decay", "neighbours.smoothing"]),
+        ("item_knn", ["item_knn.last_n", "item_knn.decay", "item_knn.smoothing"]),
+        ("neighbours", ["item_knn.last_n", "item_knn.decay", "item_knn.smoothing"]),
+        ("neighbours.last", ["item_knn.last_n"]),
+        ("train.also", ["train.extra_datasets"]),
+        ("also", ["train.extra_datasets"]),
+        ("popularity", ["recent_popularity.days"]),
     ],
 )
 def test_a_setting_is_found_by_its_names(word: str, expected: list[str]) -> None:

@@ -299,7 +299,7 @@ def without(sections: dict[str, Any], *names: str) -> dict[str, Any]:
     return sections
 
 
-NEWER = ("data.sha256", "prepare.bad_rows", "prepare.d3.least_items", "prepare.max_history")
+NEWER = ("data.sha256", "prepare.bad_rows", "prepare.d3.min_items", "prepare.max_history")
 
 
 @pytest.mark.parametrize(
@@ -326,14 +326,14 @@ def test_a_run_older_than_a_setting_that_is_now_given_is_refused_with_its_defaul
     whole = Recipe().model_dump(mode="json")
     before = without(
         {"data": whole["data"], "prepare": whole["prepare"]},
-        "prepare.d3.least_items",
+        "prepare.d3.min_items",
         "prepare.bad_rows",
     )
     opened(tmp_path / "run").stage("dataset", before, Worker())
     with pytest.raises(
-        ArtifactError, match=r"another data set: prepare\.d3\.least_items was 10000 and is 7"
+        ArtifactError, match=r"another data set: prepare\.d3\.min_items was 10000 and is 7"
     ):
-        opened(tmp_path / "run", "resume", prepare={"d3": {"least_items": 7}})
+        opened(tmp_path / "run", "resume", prepare={"d3": {"min_items": 7}})
     with pytest.raises(ArtifactError, match=r"prepare\.bad_rows was fail and is quarantine"):
         opened(tmp_path / "run", "resume", prepare={"bad_rows": "quarantine"})
 

@@ -315,7 +315,7 @@ def test_the_demo_is_described_as_it_is() -> None:
     shown = json.loads(command("run", "demo", "--dry-run", "--json").out)
     demo = {key: row["value"] for key, row in shown.items()}
     assert (demo["recommend.mode"], demo["recommend.score"], demo["recommend.exclude_seen"]) == (
-        "all",
+        "exhaustive",
         "renormalised",
         True,
     )

@@ -209,13 +209,13 @@ def files(folder: Path, processes: list[Processes]) -> list[Path]:
 # --------------------
 
 
-@pytest.mark.parametrize("mode", ["exact", "beam", "all"])
+@pytest.mark.parametrize("mode", ["exact", "beam", "exhaustive"])
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_out_of_memory_halves_the_batch_and_changes_no_slate(
     tmp_path: Path, said: list[str], mode: str, error: Exception
 ) -> None:
     expected = recommend(recommender(mode=mode), queries(), tmp_path / "expected")
-    with little_memory(350 if mode == "all" else 90, error) as passes:
+    with little_memory(350 if mode == "exhaustive" else 90, error) as passes:
         found = recommend(recommender(mode=mode), queries(), tmp_path / "found")
     same(found, expected)
     halved = [line for line in said if "out of memory" in line]
@@ -254,7 +254,7 @@ def test_what_keys_and_values_take_is_said_once_before_the_search(
     tmp_path: Path, said: list[str]
 ) -> None:
     with pytest.raises(RuntimeError, match="stop"), little_memory(0, RuntimeError("stop")):
-        recommend(recommender(mode="exact", budget=16, width=4), queries(), tmp_path)
+        recommend(recommender(mode="exact", budget=16, tokens_per_pass=4), queries(), tmp_path)
     longest = 1 + int(queries().history.lengths[:10].max())
     (line,) = predicted(said)
     assert line.startswith(f"keys and values: 8 queries × ({longest} + ")
@@ -263,7 +263,7 @@ def test_what_keys_and_values_take_is_said_once_before_the_search(
     assert len(predicted(said)) == 1
 
 
-@pytest.mark.parametrize("mode", ["exact", "beam", "all"])
+@pytest.mark.parametrize("mode", ["exact", "beam", "exhaustive"])
 def test_a_limit_makes_batches_smaller_and_changes_no_slate(
     tmp_path: Path, said: list[str], mode: str
 ) -> None:
@@ -307,7 +307,7 @@ def test_work_is_counted_anew_for_each_shard(tmp_path: Path) -> None:
     work = {}
     for size in (1, 100):
         recommend(
-            recommender(shard_size=size, batch_size=100, mode="all"),
+            recommender(shard_size=size, batch_size=100, mode="exhaustive"),
             queries(),
             tmp_path / str(size),
         )

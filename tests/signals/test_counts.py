@@ -25,8 +25,8 @@ histories = st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=6), min_size=1
 DEFAULTS = Recipe.model_validate({})
 FEW = Recipe.model_validate(
     {
-        "neighbours": {"last": 3, "smoothing": 0.1},
-        "co_occurrence": {"window": 2, "last": 3, "smoothing": 0.1},
+        "item_knn": {"last_n": 3, "smoothing": 0.1},
+        "co_occurrence": {"window": 2, "last_n": 3, "smoothing": 0.1},
     }
 )
 

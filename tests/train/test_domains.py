@@ -207,7 +207,7 @@ def test_choices_are_those_of_each_catalogue(
         return training_rows(domains, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "training_rows", looked_at)
-    section = QUICK.model_copy(update={"epochs": 0.2, "learn": "choices", "packing": packing})
+    section = QUICK.model_copy(update={"epochs": 0.2, "loss_on": "branching", "packing": packing})
     domains = trained(tmp_path, section, "bigrec")[1]
     for domain, plain in zip(seen, domains, strict=True):
         answers, wanted = plain.encoder.answers, choices_by_hand(plain.encoder.answers)

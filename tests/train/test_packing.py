@@ -317,7 +317,9 @@ def test_a_history_that_does_not_go_on_begins_a_block() -> None:
 @pytest.mark.parametrize("limit", [1, 7, 16])
 def test_a_limit_takes_whole_blocks_and_cuts_the_last(limit: int) -> None:
     dataset, encoder = shop(), encoder_of("d3")
-    section = config_learn.Train(packing="tree", tree_targets=6, max_examples=limit, learn="answer")
+    section = config_learn.Train(
+        packing="tree", tree_targets=6, max_examples=limit, loss_on="answer"
+    )
     rows = training_rows([Domain(dataset, encoder)], section, seed=2)
     answers = sum(
         int((rows[i]["labels"] == TOKENIZER.eos_token_id).mul(rows[i]["weights"]).sum())

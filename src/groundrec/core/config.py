@@ -116,7 +116,7 @@ class D3(Section):
         ge=1996,
         description=(
             "First year of the window. It is moved back, year by year down to 1996, while fewer"
-            " than `least_items` items are left."
+            " than `min_items` items are left."
         ),
     )
     st_month: int = setting(
@@ -135,7 +135,7 @@ class D3(Section):
         le=12,
         description="The window ends with the first second of this month, that second included.",
     )
-    least_items: int = setting(
+    min_items: int = setting(
         ("prepare",),
         default=10_000,
         ge=1,

@@ -16,10 +16,10 @@ __all__ = [
     "Answers",
     "CoOccurrence",
     "External",
+    "ItemKNN",
     "Model",
-    "Neighbours",
     "Objective",
-    "Popularity",
+    "RecentPopularity",
     "Scratch",
     "Sequential",
     "Train",
@@ -120,7 +120,7 @@ DomainName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\w-]+$")]
 class Train(Section):
     """Fine-tuning of the language model."""
 
-    also: dict[DomainName, Path] = setting(
+    extra_datasets: dict[DomainName, Path] = setting(
         ("train",),
         default={},
         description=(
@@ -213,7 +213,7 @@ class Train(Section):
             " the instruction."
         ),
     )
-    learn: Literal["answer", "choices"] = setting(
+    loss_on: Literal["answer", "branching"] = setting(
         ("train",),
         default="answer",
         description=(
@@ -345,10 +345,10 @@ class Train(Section):
             )
 
 
-class Neighbours(Section):
+class ItemKNN(Section):
     """The `item-knn` signal: cosine similarity of items by who took them."""
 
-    last: int = setting(
+    last_n: int = setting(
         ("signals",),
         default=5,
         ge=1,
@@ -379,7 +379,7 @@ class CoOccurrence(Section):
         ge=1,
         description="Items that follow at most this many places later count, as 1 / distance.",
     )
-    last: int = setting(
+    last_n: int = setting(
         ("signals",),
         default=10,
         ge=1,
@@ -412,10 +412,10 @@ class CoOccurrence(Section):
     )
 
 
-class Popularity(Section):
+class RecentPopularity(Section):
     """The `recent-popularity` signal: how often each item was taken in the last days of training."""
 
-    recent_days: float = setting(
+    days: float = setting(
         ("signals",), default=30, gt=0, description="Days before the end of training that count."
     )
 

@@ -26,12 +26,12 @@ class Recommend(Section):
         ),
     )
 
-    mode: Literal["exact", "beam", "all"] = setting(
+    mode: Literal["exact", "beam", "exhaustive"] = setting(
         ("recommend", WHEN_NDCG_SELECTS),
         default="exact",
         description=(
             "`exact` finds the best items and proves it; `beam` keeps the best `beams` hypotheses"
-            " at each token and can lose some; `all` scores every item of the catalogue."
+            " at each token and can lose some; `exhaustive` scores every item of the catalogue."
         ),
     )
     score: Literal["full", "renormalised"] = setting(
@@ -51,7 +51,7 @@ class Recommend(Section):
         ge=1,
         description="Hypotheses kept in `beam` mode; at least `k`.",
     )
-    width: int = setting(
+    tokens_per_pass: int = setting(
         (),
         default=24,
         ge=1,
@@ -194,7 +194,7 @@ class Ground(Section):
     titles.
     """
 
-    texts: int = setting(
+    num_texts: int = setting(
         ("recommend",),
         default=4,
         ge=1,
@@ -204,7 +204,7 @@ class Ground(Section):
         ("recommend",),
         default="beam",
         description=(
-            "`beam` writes the likeliest texts that a beam search of `texts` finds, the papers'"
+            "`beam` writes the likeliest texts that a beam search of `num_texts` finds, the papers'"
             " way; `sample` draws them, from the recipe's seed and the query."
         ),
     )
@@ -250,7 +250,7 @@ class Ground(Section):
             "What embeds: the fine-tuned model, or the one it was made from, as BIGRec's code does."
         ),
     )
-    longest: int = setting(
+    max_embed_tokens: int = setting(
         ("recommend",),
         default=512,
         ge=2,
@@ -306,7 +306,7 @@ class Fuse(Section):
         ge=2,
         description="Number of values of alpha tried between 0 and 1; those of gamma are BIGRec's.",
     )
-    paper: bool = setting(
+    per_metric: bool = setting(
         ("fuse",),
         default=False,
         description=(
@@ -320,7 +320,7 @@ class Evaluate(Section):
     """What is measured."""
 
     ks: list[PositiveInt] = setting(
-        ("evaluate", "fuse if fuse.paper=true"),
+        ("evaluate", "fuse if fuse.per_metric=true"),
         default=[1, 3, 5, 10, 20, 50],
         min_length=1,
         description="Cut-offs of the metrics; none may exceed `recommend.k`.",
@@ -331,6 +331,6 @@ class Evaluate(Section):
         ge=0,
         description="Bootstrap samples behind each 95% interval; 0 gives none.",
     )
-    people: int = setting(
+    example_users: int = setting(
         ("evaluate",), default=10, ge=0, description="Example people shown in the report."
     )

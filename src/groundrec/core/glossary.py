@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from groundrec.core.aliases import former_name
 from groundrec.core.errors import ConfigError
 from groundrec.core.recipe import Recipe, settings
 
@@ -59,7 +60,10 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One setting in one language. `called` maps its published names to the codes that use them."""
+    """One setting in one language.
+
+    `called` maps its names in the published codes to those codes; `formerly` is its old name.
+    """
 
     setting: str
     default: Any
@@ -67,6 +71,7 @@ class Entry:
     cost: str
     accepted: str
     called: dict[str, str]
+    formerly: str | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,8 @@ def entries(language: str) -> Iterator[Entry]:
         if language == "zh":
             meaning = zh or meaning
             cost = zh_cost or cost
-        yield Entry(setting, default, meaning, cost, accepted, texts.get("called", {}))
+        called = texts.get("called", {})
+        yield Entry(setting, default, meaning, cost, accepted, called, former_name(setting))
 
 
 def flags(language: str) -> Iterator[Flag]:
@@ -142,8 +148,8 @@ def flags(language: str) -> Iterator[Flag]:
 def find(word: str) -> tuple[list[str], list[str]]:
     """Return the settings, and the published flags without a setting, that a word refers to.
 
-    The word may be a full name, its last part, a section, or a name in the published codes;
-    `--num-epochs` means `num_epochs`. Raises `ConfigError` with similar names.
+    The word may be a full name, its last part, a section, an old name, or a name in the published
+    codes; `--num-epochs` means `num_epochs`. Raises `ConfigError` with similar names.
     """
     known = _names()
     without = [flag.name for flag in flags("en")]
@@ -187,7 +193,18 @@ def _names() -> dict[str, list[str]]:
             for name in {section, section.rpartition(".")[2]}:
                 sections.setdefault(name, []).append(setting)
             section = section.rpartition(".")[0]
-    return {**sections, **by_word, **{setting: [setting] for setting, *_ in settings(Recipe())}}
+    return {**_old_names(), **sections, **by_word, **{s: [s] for s, *_ in settings(Recipe())}}
+
+
+def _old_names() -> dict[str, list[str]]:
+    """Map old names of settings, their last parts and their sections to the current settings."""
+    by_word: dict[str, list[str]] = {}
+    for setting, *_ in settings(Recipe()):
+        if old := former_name(setting):
+            section, _, last = old.rpartition(".")
+            for name in {old, last, section}:
+                by_word.setdefault(name, []).append(setting)
+    return by_word
 
 
 @cache

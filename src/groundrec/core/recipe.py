@@ -16,17 +16,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
+from groundrec.core import aliases
 from groundrec.core.config import Data, Prepare, Section, setting
 from groundrec.core.config_learn import (
     Answers,
     CoOccurrence,
     External,
+    ItemKNN,
     Model,
-    Neighbours,
     Objective,
-    Popularity,
+    RecentPopularity,
     Sequential,
     Train,
 )
@@ -73,8 +74,8 @@ class Recipe(Section):
     )
     answers: Answers = Answers()
     objective: Objective = Objective()
-    popularity: Popularity = Popularity()
-    neighbours: Neighbours = Neighbours()
+    recent_popularity: RecentPopularity = RecentPopularity()
+    item_knn: ItemKNN = ItemKNN()
     co_occurrence: CoOccurrence = CoOccurrence()
     sequential: Sequential = Sequential()
     external: External = External()
@@ -92,9 +93,17 @@ class Recipe(Section):
         Raises `ConfigError`, as the command line does, for an unknown name or a bad value.
         """
         given, _ = _read(find_recipe(file)) if file else ({}, {})
+        aliases.refuse_both(settings)
         for key, value in settings.items():
-            _assign(given, key, copy.deepcopy(value))  # a later name may go into an earlier section
+            # A copy, because a later name may be assigned within an earlier section.
+            _assign(given, *aliases.current(key, copy.deepcopy(value)))
         return _validated(given)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, values: Any) -> Any:
+        """Accept old names and values, such as those in the `config.json` of an old run."""
+        return aliases.upgrade(values) if isinstance(values, Mapping) else values
 
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one section."""
@@ -136,17 +145,17 @@ class Recipe(Section):
         if (
             "ground" in self.recommend.methods
             and self.train.method != "none"
-            and self.train.learn != "answer"
+            and self.train.loss_on != "answer"
         ):
             raise ConfigError(
                 "a model that learns only the tokens that choose among titles cannot write a title"
                 " by itself",
                 value=(
-                    f"train.learn = {self.train.learn}, recommend.methods ="
+                    f"train.loss_on = {self.train.loss_on}, recommend.methods ="
                     f" {', '.join(self.recommend.methods)}"
                 ),
-                accepted="train.learn = answer, or methods without `ground`",
-                next_step="--set train.learn=answer",
+                accepted="train.loss_on = answer, or methods without `ground`",
+                next_step="--set train.loss_on=answer",
             )
         if (
             "ground" in self.recommend.methods
@@ -195,8 +204,9 @@ def load_recipe(
     extends, or `--set`.
     """
     given, origin = _read(find_recipe(file)) if file else ({}, {})
-    for text in overrides:
-        key, value = _parse_override(text)
+    parsed = [_parse_override(text) for text in overrides]
+    aliases.refuse_both(key for key, _ in parsed)
+    for key, value in (aliases.current(*override) for override in parsed):
         _assign(given, key, value)
         origin = {k: o for k, o in origin.items() if not k.startswith(f"{key}.")}
         origin |= dict.fromkeys([key, *(k for k, _ in _leaves({key: value}))], "--set")
@@ -283,13 +293,14 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dic
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} is not valid TOML",
             value=error,
             accepted="lines like `k_core = 5` under a [section]",
         ) from None
+    return aliases.upgrade(tree, warn=True)
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

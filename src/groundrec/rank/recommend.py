@@ -80,7 +80,7 @@ class SearchRanker:
         prompts = self.prompts(queries)
         mask = self.mask(queries, allow, deny)
         guide = self.assistant.guide(queries) if self.assistant else None
-        if self.section.mode == "all":
+        if self.section.mode == "exhaustive":
             return Slates.from_scores(queries.ids, self.search.all(prompts, mask, guide), k)
         answer = self._search(prompts, k, mask, guide)
         return Slates(queries.ids, answer.items, answer.scores)
@@ -111,7 +111,7 @@ class SearchRanker:
         smaller = {
             "exact": f"budget={section.budget // 2 or 1}",
             "beam": "beams=…",
-            "all": "mode=exact",
+            "exhaustive": "mode=exact",
         }[section.mode]
         return Batches(search.model.device, one, f"recommend.{smaller}", section, sharing)
 
@@ -125,7 +125,7 @@ class SearchRanker:
             penalty = self.section.length_penalty
             return self.search.beam(prompts, k, beams, mask, guide, length_penalty=penalty)
         return self.search.exact(
-            prompts, k, mask, guide, width=self.section.width, budget=self.section.budget
+            prompts, k, mask, guide, width=self.section.tokens_per_pass, budget=self.section.budget
         )
 
 

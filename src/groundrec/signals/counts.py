@@ -120,9 +120,9 @@ class RecentPopularity(Popularity):
     """How often each item was taken in the last days of training, plus one; the same for everyone."""
 
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
-        """Count the training targets of `popularity.recent_days`."""
+        """Count the training targets of `recent_popularity.days`."""
         train = dataset.train
-        since = train.times.max(initial=0) - self.recipe.popularity.recent_days * 86_400
+        since = train.times.max(initial=0) - self.recipe.recent_popularity.days * 86_400
         taken = train.targets.values[(train.times > since)[train.targets.rows]]
         self.counts = np.bincount(taken, minlength=len(dataset.catalogue))
         self.table = self._votes(train.targets)
@@ -135,8 +135,8 @@ class ItemKNN(_Table):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        section = recipe.neighbours
-        self.weights = np.power(section.decay, np.arange(section.last), dtype=np.float32)
+        section = recipe.item_knn
+        self.weights = np.power(section.decay, np.arange(section.last_n), dtype=np.float32)
         self.smoothing = section.smoothing
 
     def _votes(self, sequences: Ragged) -> sparse.csr_array:
@@ -161,7 +161,7 @@ class CoOccurrence(_Table):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         section = recipe.co_occurrence
-        self.weights = ((np.arange(section.last) + 1.0) ** -0.5).astype(np.float32)
+        self.weights = ((np.arange(section.last_n) + 1.0) ** -0.5).astype(np.float32)
         self.smoothing = section.smoothing
 
     def _votes(self, sequences: Ragged) -> sparse.csr_array:

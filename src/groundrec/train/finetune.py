@@ -65,7 +65,7 @@ def finetune(
     where `section.select` is not the validation loss. Given the same inputs, an interrupted and
     resumed training ends with the same weights on one CPU process.
     """
-    if section.learn == "choices":
+    if section.loss_on == "branching":
         domains = [_choosing(domain) for domain in domains]
     model = (
         with_lora(language_model.model, section)

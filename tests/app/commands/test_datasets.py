@@ -16,7 +16,7 @@ from tests.commands import command
 from tests.data.amazon import Shape, write_amazon
 
 WINDOW = ("--K", 5, "--st_year", 2017, "--st_month", 10, "--ed_year", 2018, "--ed_month", 11)
-FEW = ("--set", "prepare.d3.least_items=30")
+FEW = ("--set", "prepare.d3.min_items=30")
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_flag_without_a_setting_says_what_to_do_instead() -> None:
 
 def test_a_section_is_a_table_of_its_settings() -> None:
     table = said("evaluate", "--lang", "zh")
-    assert all(f"evaluate.{name}" in table for name in ("ks", "bootstrap", "people"))
+    assert all(f"evaluate.{name}" in table for name in ("ks", "bootstrap", "example_users"))
     assert "train." not in said("recommend", "--lang", "en").replace("`train.cutoff_len`", "")
 
 

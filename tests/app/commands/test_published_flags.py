@@ -113,10 +113,10 @@ def test_several_files_are_several_domains_each_imported(words: list[str], tmp_p
     recipe, _ = load_recipe(write_recipe(asked), [])
     assert (recipe.model.domain, recipe.train.max_examples) == ("movie", 1024)
     assert recipe.data.dataset == tmp_path / "out-data"
-    assert recipe.train.also == {
+    assert recipe.train.extra_datasets == {
         name: tmp_path / f"out-data-{name}" for name in ("game", "my_wares")
     }
-    places = [recipe.data.dataset, *recipe.train.also.values()]
+    places = [recipe.data.dataset, *recipe.train.extra_datasets.values()]
     titles = [load(place).catalogue.titles for place in places]
     assert [t[0] for t in titles] == ["Movie 0", "Game 0", "My Wares 0"]
 

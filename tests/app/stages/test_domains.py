@@ -76,7 +76,7 @@ def started(recipe: Path, run: Path, *settings: str, more: tuple[object, ...] = 
 def both(shops: Shops, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the finished run of films that was also trained on games, eight steps in all."""
     run = tmp_path_factory.mktemp("both") / "run"
-    result = started(shops.recipe, run, f"train.also.games={shops.games}")
+    result = started(shops.recipe, run, f"train.extra_datasets.games={shops.games}")
     assert result.code == 0, result.err
     return run
 
@@ -94,7 +94,7 @@ def model_of(run: Path) -> Any:
 def test_the_manifest_knows_what_else_was_trained_on(shops: Shops, both: Path) -> None:
     inputs, games = model_of(both)["inputs"], read_json(shops.games / "dataset.json")
     assert inputs["domains"]["games"]["dataset"] == games["fingerprint"]
-    assert inputs["train"]["also"] == ["games"]
+    assert inputs["train"]["extra_datasets"] == ["games"]
     assert str(shops.games) not in json.dumps(inputs), "where they lie changes nothing"
     assert (
         max(
@@ -125,8 +125,8 @@ def test_only_the_main_catalogue_is_ranked_and_measured(
     assert found["methods"].keys() == alone["methods"].keys()
     metrics = [scores["methods"]["popularity"]["metrics"] for scores in (found, alone)]
     assert metrics[0] == metrics[1]
-    assert model_of(both)["inputs"]["train"].pop("also") == ["games"]
-    assert "also" not in model_of(tmp_path / "alone")["inputs"]["train"]
+    assert model_of(both)["inputs"]["train"].pop("extra_datasets") == ["games"]
+    assert "extra_datasets" not in model_of(tmp_path / "alone")["inputs"]["train"]
     for split in ("valid", "test"):
         slates, others = (load_slates(run / "slates" / split) for run in (both, tmp_path / "alone"))
         assert (slates.query_ids == others.query_ids).all()
@@ -144,29 +144,38 @@ def test_a_moved_data_set_redoes_nothing_and_a_changed_one_says_so(
     shops: Shops, mine: tuple[Path, Path], tmp_path: Path
 ) -> None:
     run, games = mine
-    assert again(shops.recipe, run, f"train.also.games={games}")["model"].startswith("skipped")
+    assert again(shops.recipe, run, f"train.extra_datasets.games={games}")["model"].startswith(
+        "skipped"
+    )
     before = read_json(games / "dataset.json")["fingerprint"]
     other = prepared(tmp_path, "others", "Sport", GAMES - 1)
     after = read_json(other / "dataset.json")["fingerprint"]
-    said = again(shops.recipe, run, f"train.also.games={other}")["model"]
+    said = again(shops.recipe, run, f"train.extra_datasets.games={other}")["model"]
     assert said == f"redone, because domains.games.dataset was {before} and is {after}"
     assert (
-        again(shops.recipe, run)["model"] == "redone, because train.also was ['games'] and is None"
+        again(shops.recipe, run)["model"]
+        == "redone, because train.extra_datasets was ['games'] and is None"
     )
-    said = again(shops.recipe, run, f"train.also.games={games}", f"train.also.others={other}")[
-        "model"
-    ]
-    assert said == "redone, because train.also was {} and is ['games', 'others']"
-    turned = again(shops.recipe, run, f"train.also.others={other}", f"train.also.games={games}")[
-        "model"
-    ]
+    said = again(
+        shops.recipe,
+        run,
+        f"train.extra_datasets.games={games}",
+        f"train.extra_datasets.others={other}",
+    )["model"]
+    assert said == "redone, because train.extra_datasets was {} and is ['games', 'others']"
+    turned = again(
+        shops.recipe,
+        run,
+        f"train.extra_datasets.others={other}",
+        f"train.extra_datasets.games={games}",
+    )["model"]
     assert turned.startswith("skipped"), "their order is that of their names"
 
 
 def test_who_asks_the_model_needs_the_main_data_alone(mine: tuple[Path, Path]) -> None:
     run, games = mine
     config = read_json(run / "config.json")
-    config["train"]["also"] = {"games": str(games)}
+    config["train"]["extra_datasets"] = {"games": str(games)}
     (run / "config.json").write_text(json.dumps(config))
     shutil.rmtree(games)
     assert len(Recommender.load(run).recommend(["f3", "f4"], k=3)) == 3
@@ -177,7 +186,10 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
     shops: Shops, tmp_path: Path, what: str
 ) -> None:
     recipe, games = shops.recipe, shutil.copytree(shops.games, tmp_path / "games")
-    settings, says = [f"train.also.games={games}"], "train.also.games is no finished data set: "
+    settings, says = (
+        [f"train.extra_datasets.games={games}"],
+        "train.extra_datasets.games is no finished data set: ",
+    )
     match what:
         case "missing":
             shutil.rmtree(games)
@@ -189,12 +201,15 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
             shutil.copytree(shops.films, games)
             recipe = tmp_path / "films.toml"
             recipe.write_text(f'[data]\ndataset = "{shops.films}"\n')
-            says = "train.also.games is the main data set once more"
+            says = "train.extra_datasets.games is the main data set once more"
         case "twice":
-            settings += [f"train.also.sport={shops.games}"]
-            says = "train.also.sport is train.also.games once more"
+            settings += [f"train.extra_datasets.sport={shops.games}"]
+            says = "train.extra_datasets.sport is train.extra_datasets.games once more"
         case _:
-            settings, says = [f'train.also={{"my games" = "{games}"}}'], "train.also.my games"
+            settings, says = (
+                [f'train.extra_datasets={{"my games" = "{games}"}}'],
+                "train.extra_datasets.my games",
+            )
     result = started(recipe, tmp_path / "run", *settings)
     assert (result.code, says in result.err) == (2, True), result.err
     assert not (tmp_path / "run").exists()
@@ -204,8 +219,11 @@ def test_the_main_data_set_itself_is_refused_before_anything_is_fitted(
     shops: Shops, tmp_path: Path
 ) -> None:
     """Where the run prepares its data, what comes out is known behind that."""
-    found = started(shops.recipe, tmp_path / "run", f"train.also.same={shops.films}")
-    assert (found.code, "train.also.same is the main data set once more" in found.err) == (2, True)
+    found = started(shops.recipe, tmp_path / "run", f"train.extra_datasets.same={shops.films}")
+    assert (
+        found.code,
+        "train.extra_datasets.same is the main data set once more" in found.err,
+    ) == (2, True)
     assert not (tmp_path / "run" / "signals").exists()
 
 
@@ -213,7 +231,10 @@ def test_queries_of_other_files_are_refused_before_training(shops: Shops, tmp_pa
     games = shutil.copytree(shops.games, tmp_path / "games")
     (games / "train.parquet").write_bytes((games / "valid.parquet").read_bytes())
     found = started(
-        shops.recipe, tmp_path / "run", f"train.also.games={games}", more=("--until", "train")
+        shops.recipe,
+        tmp_path / "run",
+        f"train.extra_datasets.games={games}",
+        more=("--until", "train"),
     )
     assert (found.code, "the files are not those of dataset.json" in found.err) == (2, True)
     assert not (tmp_path / "run" / "model" / "checkpoints").exists()
@@ -222,9 +243,9 @@ def test_queries_of_other_files_are_refused_before_training(shops: Shops, tmp_pa
 def test_the_dry_run_shows_what_there_is_of_each_domain(shops: Shops) -> None:
     options = (
         "--set",
-        f"train.also.game={shops.games}",
+        f"train.extra_datasets.game={shops.games}",
         "--set",
-        "train.also.book=nowhere",
+        "train.extra_datasets.book=nowhere",
         "--dry-run",
     )
     shown = command("run", shops.recipe, *options, "--set", "model.template=bigrec", width=250)
@@ -237,7 +258,7 @@ def test_the_dry_run_shows_what_there_is_of_each_domain(shops: Shops) -> None:
     assert ["default", "made by this run", "[words.default]", "–", "–", "–"] in rows
     assert ["game", str(shops.games), "[words.game]", str(GAMES), str(targets), "20"] in rows
     assert ["book", "nowhere (not there yet)", "the default ones", "–", "–", "–"] in rows
-    told = json.loads(command("run", shops.recipe, *options, "--json").out)["train.also"]
+    told = json.loads(command("run", shops.recipe, *options, "--json").out)["train.extra_datasets"]
     assert [(size["domain"], size["items"]) for size in told["sizes"]] == [
         ("default", None),
         ("book", None),
@@ -248,9 +269,9 @@ def test_the_dry_run_shows_what_there_is_of_each_domain(shops: Shops) -> None:
 def test_a_domain_may_have_any_letters(shops: Shops, tmp_path: Path) -> None:
     from groundrec.core.recipe import as_toml, load_recipe
 
-    recipe, _ = load_recipe(shops.recipe, [f"train.also.电影={shops.games}"])
+    recipe, _ = load_recipe(shops.recipe, [f"train.extra_datasets.电影={shops.games}"])
     (tmp_path / "again.toml").write_text(as_toml(recipe), encoding="utf-8")
-    assert load_recipe(tmp_path / "again.toml")[0].train.also == {"电影": shops.games}
+    assert load_recipe(tmp_path / "again.toml")[0].train.extra_datasets == {"电影": shops.games}
 
 
 def test_explain_counts_the_examples_of_every_domain(shops: Shops, both: Path) -> None:

@@ -21,7 +21,7 @@ from groundrec.data.prepare import prepare
 from tests.data.amazon import Shape, write_amazon
 from tests.shops import planted_shop, queries_of
 
-D3_FEW = Prepare(protocol="d3", d3=D3(least_items=30))
+D3_FEW = Prepare(protocol="d3", d3=D3(min_items=30))
 PROTOCOLS = [
     Prepare(protocol=name)
     for name in ("global-time", "leave-one-out", "bigrec-game", "bigrec-movie")

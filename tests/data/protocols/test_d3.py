@@ -20,7 +20,7 @@ from tests.data.amazon import DAY, ODD_TITLES, Shape, item_id, write_amazon
 from tests.data.protocols.reference_d3 import published_files
 
 SMALL = Shape(users=150, items=60, reviews=2_000)
-FEW = Prepare(protocol="d3", d3=D3(least_items=30))
+FEW = Prepare(protocol="d3", d3=D3(min_items=30))
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def compare(folder: Path, shape: Shape, section: Prepare, seed: int = 0) -> dict
     reviews, metadata = write_amazon(folder, "Toys", shape, seed)
     card = prepared(folder, "Toys", section, folder / "out")
     expected = published_files(
-        read(reviews), read(metadata), "Toys", k=section.k_core, least=section.d3.least_items
+        read(reviews), read(metadata), "Toys", k=section.k_core, least=section.d3.min_items
     )
     assert exported(folder / "out", folder / "files") == expected
     return card
@@ -115,7 +115,7 @@ def test_any_reviews_give_the_reference_files_or_an_error(
         (folder / f"{name}.json").write_text(
             "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
         )
-    section = Prepare(protocol="d3", k_core=k, d3=D3(st_year=1998, least_items=least))
+    section = Prepare(protocol="d3", k_core=k, d3=D3(st_year=1998, min_items=least))
     expected = published_files(reviews, rows, "Toys", k=k, begin=(1998, 10), least=least)
     if expected is None:
         with pytest.raises(DataError):

@@ -165,7 +165,7 @@ def test_what_is_longer_than_longest_loses_its_end(
     beginning = " ".join(f"word{i}" for i in range(40))
     longest = len(parts.encoder.spelled(beginning, 10_000))
     short = parts.recipe.model_copy(
-        update={"ground": parts.recipe.ground.model_copy(update={"longest": longest})}
+        update={"ground": parts.recipe.ground.model_copy(update={"max_embed_tokens": longest})}
     )
     ranker = BIGRecRanker(replace(parts, recipe=short))
     rows = []
@@ -262,7 +262,9 @@ def test_tokens_that_end_an_answer(parts: GroundingInputs) -> None:
 
 def test_a_model_that_learns_choices_only_cannot_write() -> None:
     with pytest.raises(ConfigError, match="cannot write a title"):
-        Recipe.model_validate({"recommend": {"methods": ["ground"]}, "train": {"learn": "choices"}})
+        Recipe.model_validate(
+            {"recommend": {"methods": ["ground"]}, "train": {"loss_on": "branching"}}
+        )
 
 
 @pytest.mark.skipif(find_spec("faiss") is None, reason="needs the extra faiss")

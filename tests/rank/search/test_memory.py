@@ -64,11 +64,11 @@ def test_no_search_holds_more_tokens_than_was_said(catalogue, score, k, budget, 
 
     def said(mode: str) -> int:
         return tree_tokens(
-            search.scoring, Recommend(mode=mode, k=k, beams=k, budget=budget, width=width)
+            search.scoring, Recommend(mode=mode, k=k, beams=k, budget=budget, tokens_per_pass=width)
         )  # type: ignore[arg-type]
 
     assert most_slots(lambda: search.beam(several, k, k)) <= said("beam")
-    assert most_slots(lambda: search.all(several)) <= said("all")
+    assert most_slots(lambda: search.all(several)) <= said("exhaustive")
     assert most_slots(lambda: search.exact(one, k, width=width, budget=budget)) <= said("exact")
 
 
@@ -79,11 +79,11 @@ def test_a_wide_beam_is_said_to_read_the_whole_trie_and_a_narrow_one_less(monkey
     whole = int(scoring.tokens_to_read(torch.arange(len(scoring))).sum())
     assert tree_tokens(scoring, Recommend(mode="beam", k=300, beams=300)) == whole
     assert tree_tokens(scoring, Recommend(mode="beam", k=5, beams=5)) < whole / 4
-    assert tree_tokens(scoring, Recommend(mode="exact", k=5, budget=500, width=16)) == 518
+    assert tree_tokens(scoring, Recommend(mode="exact", k=5, budget=500, tokens_per_pass=16)) == 518
     assert tree_tokens(scoring, Recommend(mode="exact", k=5, budget=10**9)) == whole
     monkeypatch.setattr(memory, "TOKENS_AT_ONCE", 100)
     monkeypatch.setattr(every, "TOKENS_AT_ONCE", 100)
-    assert tree_tokens(scoring, Recommend(mode="all")) == 107
+    assert tree_tokens(scoring, Recommend(mode="exhaustive")) == 107
 
 
 def test_keys_and_values_take_what_the_cache_takes() -> None:

@@ -247,7 +247,7 @@ def test_a_search_out_of_budget_says_how_much_better_the_truth_may_be(
         assert (answer.scores[row] >= beam.scores[row] - 1e-4).all()
 
 
-@given(cases(), st.integers(1, 4), st.sampled_from(["beam", "exact", "all"]))
+@given(cases(), st.integers(1, 4), st.sampled_from(["beam", "exact", "exhaustive"]))
 @settings(max_examples=80, deadline=None)
 def test_batching_and_a_shared_instruction_never_change_a_slate(
     case: Case, k: int, mode: str
@@ -260,7 +260,7 @@ def test_batching_and_a_shared_instruction_never_change_a_slate(
         lists = Ragged.of([np.flatnonzero(case.allowed[r]) for r in rows])
         guide = case.guide and Guide(case.guide.scores[rows], case.guide.alpha, case.guide.mass)
         mask, some = Mask.of(len(rows), allow=lists), [case.prompts[r] for r in rows]
-        if mode == "all":
+        if mode == "exhaustive":
             return search.all(some, mask, guide)
         answer = (
             search.beam(some, k, k, mask, guide)

@@ -42,6 +42,7 @@ LABELS = {
     "accepted": ("accepted", "可取的值"),
     "cost": ("what it costs", "代价"),
     "called": ("the originals call it", "原代码的叫法"),
+    "formerly": ("formerly", "旧名"),
     "set": ("set it", "如何设置"),
     "example": ("for example", "例如"),
     "data": ("in your data", "在你的数据里"),
@@ -117,6 +118,8 @@ def _paragraphs(entry: Entry, lang: str) -> Iterator[str]:
         facts.append(
             f"{_label('called', lang).capitalize()}{colon}{format_names(entry.called)}{full_stop}"
         )
+    if entry.formerly:
+        facts.append(f"{_label('formerly', lang).capitalize()}{colon}`{entry.formerly}`{full_stop}")
     yield f"### `{entry.setting}`\n"
     yield f"{entry.meaning}\n"
     yield f"*{_label('cost', lang).capitalize()}*{colon}{entry.cost}\n"
@@ -185,6 +188,7 @@ def _card(console: Console, entry: Entry, example: list[str], lang: str, *, show
         "default": _plain(entry.default),
         "accepted": entry.accepted.replace("`", ""),
         "called": format_names(entry.called),
+        "formerly": entry.formerly,
         "set": f"--set {entry.setting}=…",
         "data" if shown else "example": "\n".join(example),
     }

@@ -57,7 +57,7 @@ class ParsedFlags:
             recipe["model.domain"] = json.dumps(main)
         if others:
             also = (f"{_quote(domain)} = {_quote(self.imported(domain))}" for domain in others)
-            recipe["train.also"] = f"{{{', '.join(also)}}}"
+            recipe["train.extra_datasets"] = f"{{{', '.join(also)}}}"
         return {**recipe, **self.given}
 
     def imported(self, domain: str) -> Path:

@@ -48,11 +48,11 @@ def settings_command(
 
 def print_settings(recipe: Recipe, origin: dict[str, str], *, as_json: bool) -> None:
     """Print every setting of a recipe, its value and where that came from."""
-    domains = list(sizes(recipe)) if recipe.train.also else []
+    domains = list(sizes(recipe)) if recipe.train.extra_datasets else []
     if as_json:
         rows = {key: {"value": value, "from": origin[key]} for key, value, _ in settings(recipe)}
         if domains:
-            rows["train.also"]["sizes"] = [vars(size) for size in domains]
+            rows["train.extra_datasets"]["sizes"] = [vars(size) for size in domains]
         print(json.dumps(rows, default=str))
         return
     table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "from")))

@@ -208,13 +208,13 @@ def model_inputs(x: Experiment) -> dict[str, Any]:
     """Return what the trained model depends on, besides the files of its base model and other
     domains' data.
 
-    Those have the names of domains in `train.also`: where the data sets lie changes nothing.
+    Those have the names of domains in `train.extra_datasets`: where the data sets lie changes nothing.
     """
     template = template_of(x.recipe).model_dump()
     found = {"dataset": x.dataset.fingerprint, "template": template, **x.section("model", "train")}
-    found["train"].pop("also")
+    found["train"].pop("extra_datasets")
     if others := list(other_domains(x.recipe)):
-        found["train"]["also"] = others
+        found["train"]["extra_datasets"] = others
     return found
 
 

@@ -46,7 +46,9 @@ def other_domains(recipe: Recipe) -> dict[str, Path]:
     """Return the data sets that are trained on beside the main one, by domain, in the order of
     these names.
     """
-    return dict(sorted(recipe.train.also.items())) if recipe.train.method != "none" else {}
+    return (
+        dict(sorted(recipe.train.extra_datasets.items())) if recipe.train.method != "none" else {}
+    )
 
 
 def fingerprints(recipe: Recipe, main: str = "") -> dict[str, str]:
@@ -58,15 +60,15 @@ def fingerprints(recipe: Recipe, main: str = "") -> dict[str, str]:
     found = {}
     places = {main: "the main data set"} if main else {}
     for domain, path in other_domains(recipe).items():
-        found[domain] = _fingerprint(f"train.also.{domain}", path)
+        found[domain] = _fingerprint(f"train.extra_datasets.{domain}", path)
         if before := places.get(found[domain]):
             raise ConfigError(
-                f"train.also.{domain} is {before} once more",
+                f"train.extra_datasets.{domain} is {before} once more",
                 value=path,
                 accepted="another data set: every example of one would count twice",
-                next_step=f"leave train.also.{domain} out",
+                next_step=f"leave train.extra_datasets.{domain} out",
             )
-        places[found[domain]] = f"train.also.{domain}"
+        places[found[domain]] = f"train.extra_datasets.{domain}"
     return found
 
 

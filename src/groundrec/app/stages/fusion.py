@@ -77,7 +77,8 @@ def fusions(x: Experiment) -> list[Fusion]:
                 found.append(Fusion(method, tuple(section.signals), kind))
             else:
                 found += [
-                    Fusion(method, (signal,), kind, section.paper) for signal in section.signals
+                    Fusion(method, (signal,), kind, section.per_metric)
+                    for signal in section.signals
                 ]
     return found
 

@@ -262,7 +262,7 @@ def _people(x: Experiment, queries: Queries, slates: dict[str, Slates]) -> list[
     for i in order:
         chosen.setdefault(str(queries.users[i]), int(i))
     people = []
-    for user, i in list(chosen.items())[: x.recipe.evaluate.people]:
+    for user, i in list(chosen.items())[: x.recipe.evaluate.example_users]:
         query = queries[i]
         taken = set(query.targets.tolist())
         shown = {

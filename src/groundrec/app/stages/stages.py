@@ -44,7 +44,7 @@ from groundrec.train.start import StartPoint
 
 __all__ = ["STAGES", "run_recipe"]
 
-SIGNAL_SECTIONS = ("sequential", "neighbours", "co_occurrence", "popularity", "external")
+SIGNAL_SECTIONS = ("sequential", "item_knn", "co_occurrence", "recent_popularity", "external")
 
 
 def run_recipe(recipe: Recipe, run: Run, until: str | None = None) -> Experiment:
@@ -204,7 +204,7 @@ def fuse_stage(x: Experiment) -> None:
 
         return fuse(x, folder)
 
-    metrics = {"ks": x.recipe.evaluate.ks} if x.recipe.fuse.paper else {}
+    metrics = {"ks": x.recipe.evaluate.ks} if x.recipe.fuse.per_metric else {}
     x.run.stage("fusion", {**_ranked(x), **metrics, **x.section("fuse", "recommend")}, work)
 
 

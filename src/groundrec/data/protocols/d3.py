@@ -1,7 +1,7 @@
 """The protocol `d3`: how the paper of D3 (arXiv 2406.14900) prepares Amazon reviews, to the byte.
 
 1. The reviews inside a window of time, both ends included, of items whose every metadata row has a
-good title. 2. Their k-core. While fewer than `least_items` items are left, the window begins a year
+good title. 2. Their k-core. While fewer than `min_items` items are left, the window begins a year
 earlier, not before 1996. 3. Item numbers: the order of first appearance, shuffled with seed 42. 4.
 One query for each review but a user's first: the 10 before it, equal times in the order of the
 file. 5. Queries by time: 80% for training, 10% for validation, the rest for testing.
@@ -62,7 +62,7 @@ def d3(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     log_counts(splits)
     if not all(map(len, splits.values())):
         raise _too_few(len(events), section)
-    months = {**section.d3.model_dump(exclude={"least_items"}), "st_year": window.year}
+    months = {**section.d3.model_dump(exclude={"min_items"}), "st_year": window.year}
     card = {"window": months, "notes": _notes(section)}
     return Prepared(catalogue, events, splits, _rows(read, window), card)
 
@@ -93,7 +93,7 @@ def _first_window_that_suffices(
     while True:
         titles = stored(_cleaned_again(titles))
         window = window_of(_accepted(titles), section, year)
-        if window.items >= (section.d3.least_items if year > FIRST_YEAR else 1):
+        if window.items >= (section.d3.min_items if year > FIRST_YEAR else 1):
             return window
         log.info(f"  from {year}-{section.d3.st_month} on, {window.items:,} items are left")
         if year <= FIRST_YEAR:
@@ -142,7 +142,7 @@ def _window_of_rows(reviews: ir.Table, accepted: ir.Table, section: Prepare, yea
     if not counts["inside"]:
         (span,) = fetched(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
         raise _empty_window([t for t in span.values() if t is not None], section.d3, year)
-    if counts["items"] >= section.d3.least_items or year == FIRST_YEAR:
+    if counts["items"] >= section.d3.min_items or year == FIRST_YEAR:
         found = coded(core)
         titles = fetched(accepted.semi_join(core, "item_id"))
         assert found is not None

@@ -201,7 +201,12 @@ class BIGRecRanker:
         g = self.ground
         prompts = self.prompts(queries)
         settings = GenerationSettings(
-            g.texts, g.max_new_tokens, g.decoding, g.temperature, g.top_p, self.inputs.recipe.seed
+            g.num_texts,
+            g.max_new_tokens,
+            g.decoding,
+            g.temperature,
+            g.top_p,
+            self.inputs.recipe.seed,
         )
         model = self.inputs.lm.model
         written = generate(model, prompts, self._end_tokens, settings, queries.ids.tolist())
@@ -229,7 +234,7 @@ class BIGRecRanker:
 
     def _embed(self, texts: list[str]) -> Tensor:
         """Return embeddings of texts. Shape: [n, D]."""
-        rows = [self.inputs.encoder.spelled(text, self.ground.longest) for text in texts]
+        rows = [self.inputs.encoder.spelled(text, self.ground.max_embed_tokens) for text in texts]
         return embed(self.embedder.model, rows, self.ground.pooling)
 
     def prompts(self, queries: Queries) -> list[list[int]]:
@@ -248,8 +253,8 @@ class BIGRecRanker:
         """
         _ = (self.embedder, self.table, self.index)  # in memory before what is free is measured
         model = self.inputs.lm.model
-        one = Need(1, 0, self.ground.max_new_tokens, self.ground.texts * bytes_per_token(model))
-        return Batches(model.device, one, "ground.texts=…", self.section, sharing)
+        one = Need(1, 0, self.ground.max_new_tokens, self.ground.num_texts * bytes_per_token(model))
+        return Batches(model.device, one, "ground.num_texts=…", self.section, sharing)
 
     def columns(self, slates: Slates) -> dict[str, list[Any]]:
         """Return the texts, and the embeddings of those that vote, flat: V · D numbers."""
@@ -265,7 +270,10 @@ bigrec_grounding = Grounding(BIGRecRanker, "grounded", "grounded", settings=("re
 
 def table_file(folder: Path, identity: str, section: Ground) -> Path:
     """Return where the titles' embeddings are kept, named by what they depend on."""
-    return folder / f"{digest(identity, section.weights, section.pooling, section.longest)}.npy"
+    return (
+        folder
+        / f"{digest(identity, section.weights, section.pooling, section.max_embed_tokens)}.npy"
+    )
 
 
 def _by_vote_count(

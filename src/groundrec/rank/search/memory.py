@@ -55,13 +55,16 @@ def tree_tokens(scoring: TrieScoring, section: config_rank.Recommend) -> int:
     nodes = torch.arange(len(scoring), device=scoring.depth.device)
     length = scoring.tokens_to_read(nodes).cpu().numpy()
     whole = int(length.sum())
-    if section.mode == "all":
+    if section.mode == "exhaustive":
         return min(whole, TOKENS_AT_ONCE + int(scoring.trie.depth.max()))
     if section.mode == "beam":
         return _beam_tokens(scoring, length, max(section.beams, section.k))
     return min(
         whole,
-        max(section.budget + section.width + STRIDE - 2, _beam_tokens(scoring, length, section.k)),
+        max(
+            section.budget + section.tokens_per_pass + STRIDE - 2,
+            _beam_tokens(scoring, length, section.k),
+        ),
     )
 
 
