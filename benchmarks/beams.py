@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from groundrec.app.stages.artefacts import Experiment
+from groundrec.app.stages.artefacts import Artefacts
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.track import progress
@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("--scores", nargs="*", default=["renormalised", "full"])
     parser.add_argument("--needed", action="store_true", help="also what a proof cannot spare")
     options = parser.parse_args()
-    x = Experiment(Recipe.model_validate(read_json(options.run / "config.json")), Run(options.run))
-    lm = language.load(options.run / "model")
+    x = Artefacts(Recipe.model_validate(read_json(options.run / "config.json")), Run(options.run))
+    lm = language.load(options.run / "train")
     lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
     encoder, queries = x.encoder(lm.tokenizer), x.dataset.test.sample(options.queries, 0)
     trie, ndcg = Trie.compile(encoder.answers, x.dataset.popularity()), metric_function(f"ndcg@{K}")

@@ -88,7 +88,7 @@ def guided(place: Path) -> Path:
 
 def finished(place: Path) -> bool:
     """Return whether a run has been evaluated."""
-    return (place / "eval" / "manifest.json").exists()
+    return (place / "evaluate" / "manifest.json").exists()
 
 
 def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: str) -> None:
@@ -134,7 +134,7 @@ def measured(place: Path) -> Measured:
 def on_validation(place: Path) -> dict[str, float]:
     """Return the best point of each curve that a late fusion's weight was chosen by."""
     found: dict[str, float] = {}
-    for key, chosen in read_json(place / "fusion" / "weights.json").items():
+    for key, chosen in read_json(place / "fuse" / "weights.json").items():
         if "curve" not in chosen:  # `learned` has weights instead
             continue
         model, _, signal = key.rpartition("/")
@@ -147,7 +147,7 @@ def per_query(
     place: Path,
 ) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[str, dict[str, Values]]]:
     """Return query ids, users, and the values of every method."""
-    columns = pq.read_table(place / "eval" / "per_query.parquet").to_pydict()
+    columns = pq.read_table(place / "evaluate" / "per_query.parquet").to_pydict()
     values: dict[str, dict[str, Values]] = {}
     for name, column in columns.items():
         method, _, metric = name.rpartition(" ")

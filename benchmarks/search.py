@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from groundrec.app.stages.artefacts import Experiment
+from groundrec.app.stages.artefacts import Artefacts
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
 from groundrec.core.types import NO_ITEM, Ragged
@@ -297,8 +297,8 @@ def main() -> None:
     options = parser.parse_args()
     given = read_json(options.run / "config.json")
     given["train"]["cutoff_len"] = options.cutoff_len or given["train"]["cutoff_len"]
-    x = Experiment(Recipe.model_validate(given), Run(options.run))
-    lm = language.load(options.run / "model")
+    x = Artefacts(Recipe.model_validate(given), Run(options.run))
+    lm = language.load(options.run / "train")
     lm.model.to(language.default_device()).eval()  # type: ignore[arg-type]
     encoder = x.encoder(lm.tokenizer)
     trie = Trie.compile(encoder.answers, x.dataset.popularity())

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float)
     parser.add_argument("--epochs", type=int)
     a = parser.parse_args()
-    dataset = load(a.run / "dataset")
+    dataset = load(a.run / "prepare")
     recipe = Recipe.model_validate(read_json(a.run / "config.json"))
     if a.epochs:
         passes = recipe.sequential.model_copy(update={"epochs": a.epochs, "patience": 0})

@@ -145,7 +145,7 @@ def _submitted(terminal: Terminal) -> Iterator[str | Typed]:
 def _stopped(terminal: Terminal) -> Iterator[str | Typed]:
     yield "Stop one: it saves a checkpoint first. The third run takes its turn:\n"
     yield terminal.type("groundrec runs stop quick+seed=1")
-    terminal.wait("quick+seed=2", lambda state: state.stage == "model")
+    terminal.wait("quick+seed=2", lambda state: state.stage == "train")
     yield terminal.type("groundrec runs")
     yield "Resume it: it continues from its checkpoint when its turn comes:\n"
     yield terminal.type("groundrec runs resume quick+seed=1")
@@ -186,7 +186,7 @@ def _killed(terminal: Terminal) -> Iterator[str | Typed]:
 
 
 def _finished(terminal: Terminal) -> Iterator[str | Typed]:
-    terminal.wait("fourth", lambda state: state.stage == "model" and state.completed is not None)
+    terminal.wait("fourth", lambda state: state.stage == "train" and state.completed is not None)
     yield (shown := terminal.type("groundrec runs show fourth"))
     yield "A living supervisor records what killed the run:\n"
     yield terminal.type(f"kill -9 {_pid('run', shown)}")

@@ -126,5 +126,5 @@ def until(when: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 def at_work(path: Path) -> State:
     """Return the state of a run when its first stage has begun."""
-    until(lambda: state_of(path).stage == "dataset")
+    until(lambda: state_of(path).stage == "prepare")
     return state_of(path)

@@ -94,7 +94,7 @@ def write_shop(folder: Path) -> Path:
 
 def slate_bytes(run: Path) -> dict[str, bytes]:
     """Return the bytes of every slate of a run."""
-    files = [p for part in ("slates", "fusion") for p in sorted((run / part).rglob("*.parquet"))]
+    files = [p for part in ("recommend", "fuse") for p in sorted((run / part).rglob("*.parquet"))]
     return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
 
 

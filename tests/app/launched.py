@@ -33,7 +33,7 @@ def arguments(tiny: Tiny, run: Path, *settings: str) -> list[str]:
 def begun(tiny: Tiny, run: Path) -> Path:
     """Return a copy of the run without its slates and its log."""
     shutil.copytree(
-        tiny.run, run, ignore=shutil.ignore_patterns("slates", "fusion", "eval", "log.txt")
+        tiny.run, run, ignore=shutil.ignore_patterns("recommend", "fuse", "evaluate", "log.txt")
     )
     return run
 
@@ -86,4 +86,4 @@ def killed(
 
 def slates(run: Path) -> int:
     """Return how many slates of validation queries are there."""
-    return len(list(run.glob("slates/valid/*.parquet")))
+    return len(list(run.glob("recommend/valid/*.parquet")))

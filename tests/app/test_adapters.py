@@ -33,7 +33,7 @@ def run(recipe: Path, folder: Path, *settings: object, until: str = "train") -> 
 
 def delta(folder: Path) -> dict[str, torch.Tensor]:
     """Return what adapters add to each weight, by the weight's name."""
-    found = load_file(folder / "model" / "adapter_model.safetensors")
+    found = load_file(folder / "train" / "adapter_model.safetensors")
     names = [name.removesuffix("lora_A.weight") for name in found if name.endswith("lora_A.weight")]
     sums = {n: SCALE * found[f"{n}lora_B.weight"] @ found[f"{n}lora_A.weight"] for n in names}
     return {f"{n.removeprefix('base_model.model.')}weight": value for n, value in sums.items()}
@@ -63,7 +63,7 @@ def test_adapters_on_top_of_adapters_are_ranked_with_both(base: Path, tmp_path: 
     plain, added = load(base).model.state_dict(), [delta(first), delta(second)]
     assert all(any(value.any() for value in each.values()) for each in added)
     for folder in (second, third):
-        found = load(folder / "model").model.state_dict()
+        found = load(folder / "train").model.state_dict()
         for name, value in plain.items():
             wanted = value + sum(each.get(name, 0) for each in added)
             torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-5)
@@ -72,7 +72,7 @@ def test_adapters_on_top_of_adapters_are_ranked_with_both(base: Path, tmp_path: 
 def test_an_unfinished_run_has_no_weights_to_rank_with(base: Path, tmp_path: Path) -> None:
     recipe = write_shop(tmp_path)
     assert run(recipe, tmp_path / "run", f"model.base_model={base}").code == 0
-    (tmp_path / "run" / "model" / "adapter_model.safetensors").unlink()
+    (tmp_path / "run" / "train" / "adapter_model.safetensors").unlink()
     settings = (
         f"model.base_model={base}",
         "train.method=none",

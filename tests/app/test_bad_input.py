@@ -209,7 +209,7 @@ def test_bad_rows_are_refused_and_the_mended_file_goes_on(place: Place, what: st
         "resume",
     )
     assert expected in refused(place, *start, new_files="run")
-    assert not (place.run / "dataset" / "manifest.json").exists()
+    assert not (place.run / "prepare" / "manifest.json").exists()
     events.write_text(good, encoding="utf-8")
     assert command(*start).code == 0
 
@@ -274,7 +274,7 @@ def test_a_base_model_that_is_not_there_is_refused_before_anything_is_written(pl
     ("missing", "named"), [("tokenizer", "holds no tokenizer"), ("config.json", "holds no model")]
 )
 def test_a_base_model_without_a_part_is_refused(finished: Place, missing: str, named: str) -> None:
-    base = shutil.copytree(finished.run / "model", finished.folder / "base")
+    base = shutil.copytree(finished.run / "train", finished.folder / "base")
     for file in base.glob(f"{missing}*"):
         file.unlink()
     start = ("run", finished.recipe, "--run-dir", finished.folder / "new", "--until", "train")
@@ -307,7 +307,7 @@ def test_an_unknown_title_is_refused(finished: Place) -> None:
 
 
 def test_a_run_whose_training_has_not_finished_is_refused(finished: Place) -> None:
-    (finished.run / "model" / "manifest.json").unlink()
+    (finished.run / "train" / "manifest.json").unlink()
     message = refused(finished, "recommend", finished.run, title(3))
     assert "--if-exists resume" in message
 
@@ -344,7 +344,7 @@ def test_a_command_line_that_is_wrong_exits_2_without_a_traceback(arguments: lis
 
 
 def test_a_damaged_data_set_is_refused(finished: Place) -> None:
-    record = finished.run / "dataset" / "dataset.json"
+    record = finished.run / "prepare" / "dataset.json"
     record.write_text(
         json.dumps({**json.loads(record.read_text(encoding="utf-8")), "fingerprint": "0"})
     )

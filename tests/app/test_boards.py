@@ -32,15 +32,15 @@ REPORT = {
 def write_run(recipe: Recipe, run: Path) -> None:
     """Write what a run writes: two lines of metrics, a model, a report."""
     with shown(recipe, run):
-        metrics = Metrics(run / "metrics.jsonl", "model")
+        metrics = Metrics(run / "metrics.jsonl", "train")
         metrics.write(step=10, loss=2.5)
         metrics.write(step=20, loss=1.5)
         for step in (1, 2):
             report_gradients(step, lambda: {"head.weight": ([3, 0, 1], [-1.0, 0.0, 1.0, 2.0])})
-        (run / "model").mkdir(exist_ok=True)
-        write_json(run / "model" / "manifest.json", {})
-        (run / "eval").mkdir(exist_ok=True)
-        write_json(run / "eval" / "test.json", REPORT)
+        (run / "train").mkdir(exist_ok=True)
+        write_json(run / "train" / "manifest.json", {})
+        (run / "evaluate").mkdir(exist_ok=True)
+        write_json(run / "evaluate" / "test.json", REPORT)
     metrics.write(step=30, loss=0.5)
 
 
@@ -82,7 +82,7 @@ def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -
         for r in found
         if r.HasField("history")
     ]
-    assert [row["model/loss"] for row in history if "model/loss" in row] == ["2.5", "1.5"]
+    assert [row["train/loss"] for row in history if "train/loss" in row] == ["2.5", "1.5"]
     counts = "gradients/head.weight/values"
     assert [row[counts] for row in history if counts in row] == ["[3,0,1]"]
     assert any("report" in name for row in history for name in row)
@@ -101,7 +101,7 @@ def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:
     write_run(Recipe(track=Track(board="tensorboard", watch=2)), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("model/loss")] == [(10, 2.5), (20, 1.5)]
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 2.5), (20, 1.5)]
     (shown_once,) = events.Histograms("gradients/head.weight")
     value = shown_once.histogram_value
     assert (shown_once.step, value.min, value.max, value.num) == (2, -1, 2, 4)
@@ -147,7 +147,7 @@ def test_trackio_keeps_settings_numbers_and_report_of_each_run_in_its_directory_
     for run, times in ((tmp_path / "a", 2), (tmp_path / "b", 1)):
         rows = trackio_rows(run, "metrics", "metrics")
         assert {name for name, _ in rows} == {f"run {run.name}"}
-        assert [row["model/loss"] for _, row in rows if "model/loss" in row] == [2.5, 1.5] * times
+        assert [row["train/loss"] for _, row in rows if "train/loss" in row] == [2.5, 1.5] * times
         histograms = [
             row["gradients/head.weight"] for _, row in rows if "gradients/head.weight" in row
         ]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groundrec.app.stages.artefacts import Experiment
+from groundrec.app.stages.artefacts import Artefacts
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
 from groundrec.core.types import NO_ITEM
@@ -41,22 +41,20 @@ def test_the_model_before_tuning_embeds_where_base_weights_are_asked_for(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     base = shutil.copytree(
-        tiny.run / "model", tmp_path / "base", ignore=shutil.ignore_patterns("checkpoints")
+        tiny.run / "train", tmp_path / "base", ignore=shutil.ignore_patterns("checkpoints")
     )
     asked = (*WRITING, f"model.base_model={base}", "ground.weights=base")
     done = command("run", tiny.recipe, "--run-dir", tmp_path / "run", *words(*asked))
     assert done.code == 0, done.err
-    x = Experiment(
-        load_recipe(tiny.recipe, [str(word) for word in asked])[0], Run(tmp_path / "run")
-    )
+    x = Artefacts(load_recipe(tiny.recipe, [str(word) for word in asked])[0], Run(tmp_path / "run"))
     (kept,) = (x.run.path / "embeddings").glob("*.npy")
     titles = list(dict.fromkeys(x.dataset.catalogue.titles))
-    for folder, same in ((base, True), (x.run.path / "model", False)):
+    for folder, same in ((base, True), (x.run.path / "train", False)):
         lm = language.load(folder)
         encoder = x.encoder(lm.tokenizer)
         own = embed(lm.model.eval(), [encoder.spelled(title, 512) for title in titles])
         assert np.allclose(np.load(kept), own, atol=1e-5) == same
-    slates = load_slates(x.run.path / "slates" / "ground" / "test")
+    slates = load_slates(x.run.path / "recommend" / "ground" / "test")
     filled = slates.items[slates.items[:, 0] != NO_ITEM]
     assert len(filled)
     assert filled.max() < FILMS
@@ -66,7 +64,7 @@ def test_a_grid_of_gammas_without_validation_queries_is_refused(tiny: Tiny, tmp_
     """Before anything is ranked: the only queries left to choose gamma on would be those of the
     test.
     """
-    data = Experiment(load_recipe(tiny.recipe)[0], Run(tiny.run)).dataset
+    data = Artefacts(load_recipe(tiny.recipe)[0], Run(tiny.run)).dataset
     none = data.valid.take(np.empty(0, np.int64))
     save(
         data.catalogue,
@@ -102,7 +100,7 @@ def test_a_grid_of_gammas_without_validation_queries_is_refused(tiny: Tiny, tmp_
     assert_clear(untold)
     assert "no validation queries to choose the epoch on" in untold.err
     assert [path.name for path in (tmp_path / "run").glob("*/manifest.json")] == ["manifest.json"]
-    assert (tmp_path / "run" / "dataset" / "manifest.json").exists()
+    assert (tmp_path / "run" / "prepare" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,7 @@ def test_a_grid_of_gammas_without_validation_queries_is_refused(tiny: Tiny, tmp_
 def test_scores_from_elsewhere_that_do_not_fit_stop_the_run(
     tiny: Tiny, tmp_path: Path, file: dict[str, Any], said: str
 ) -> None:
-    data = Experiment(load_recipe(tiny.recipe)[0], Run(tiny.run)).dataset
+    data = Artefacts(load_recipe(tiny.recipe)[0], Run(tiny.run)).dataset
     ids = np.concatenate([data.valid.ids, data.test.ids])
     scores = np.tile(np.arange(FILMS, dtype=np.float32), (len(ids), 1))
     whole = {

@@ -26,19 +26,19 @@ main()
 """
 COMMAND = [sys.executable, "-c", MAIN, "run"]
 MOMENTS = [
-    "dataset/inputs.json",
+    "prepare/inputs.json",
     "signals/item-knn",
     "signals/sasrec/state.pt",
-    "model",
-    "model/checkpoints",
-    "model/checkpoints/checkpoint-*",
-    "model/checkpoints/checkpoint-*/whole.json",
-    "model/checkpoints/checkpoint-80",
-    "model/trie.npz",
-    "slates/valid",
-    "slates/test",
-    "fusion",
-    "eval",
+    "train",
+    "train/checkpoints",
+    "train/checkpoints/checkpoint-*",
+    "train/checkpoints/checkpoint-*/whole.json",
+    "train/checkpoints/checkpoint-80",
+    "train/trie.npz",
+    "recommend/valid",
+    "recommend/test",
+    "fuse",
+    "evaluate",
 ]
 
 
@@ -73,10 +73,10 @@ def seen(run: Path, pattern: str) -> Callable[[], bool]:
 def test_killed_while_training(tiny: Tiny, tmp_path: Path) -> None:
     process = start(tiny, tmp_path / "run")
     end(
-        process, seen(tmp_path / "run", "model/checkpoints/checkpoint-*/whole.json"), signal.SIGKILL
+        process, seen(tmp_path / "run", "train/checkpoints/checkpoint-*/whole.json"), signal.SIGKILL
     )
     assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "run" / "model" / "manifest.json").exists()
+    assert not (tmp_path / "run" / "train" / "manifest.json").exists()
     assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)
     assert "going on from checkpoint-" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
 

@@ -51,7 +51,7 @@ def test_means_are_those_of_the_command_the_best_method_first(
     finished: Pipeline, tiny: Tiny
 ) -> None:
     found = finished.evaluate()
-    told = json.loads((tiny.run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    told = json.loads((tiny.run / "evaluate" / "test.json").read_text(encoding="utf-8"))["methods"]
     assert list(found) == list(told)
     assert found["popularity"]["hr@10"] == told["popularity"]["metrics"]["hr@10"]["mean"]
     scores = [row["ndcg@10"] for row in found.values()]
@@ -68,7 +68,8 @@ def test_it_makes_the_run_that_the_command_makes_and_the_command_goes_on_with_it
     assert load_recipe(run / "recipe.toml")[0] == load_recipe(tiny.recipe)[0]
     assert command(*Job.of(run).command(run)[4:]).code == 0
     assert (
-        "▪ slates/test: skipped" in (run / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
+        "▪ recommend/test: skipped"
+        in (run / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
     )
 
 

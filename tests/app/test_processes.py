@@ -35,11 +35,11 @@ def test_two_processes_write_what_one_writes(tiny: Tiny, alone: Path, tmp_path: 
     assert process.returncode == 0, text
     assert slate_bytes(tmp_path / "run") == slate_bytes(alone)
     assert text.count("2 processes train and recommend together") == 1
-    assert text.count("slates/test finished") == 1
+    assert text.count("recommend/test finished") == 1
     lines = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").splitlines()
-    assert sum("slates/test finished" in line for line in lines) == 1
+    assert sum("recommend/test finished" in line for line in lines) == 1
     results = [
-        read_json(run / "slates" / "test" / "manifest.json")["result"]
+        read_json(run / "recommend" / "test" / "manifest.json")["result"]
         for run in (tmp_path / "run", alone)
     ]
     assert results[0] == results[1]
@@ -93,7 +93,7 @@ def test_both_save_when_asked_to_stop_and_end_where_one_that_was_left_alone_does
     assert process.returncode != 0, text
     assert text.count("stopped behind a checkpoint") == 1
     assert read_json(run / "status.json")["state"] == "stopped"
-    saved = last_complete_checkpoint(run / "model" / "checkpoints")
+    saved = last_complete_checkpoint(run / "train" / "checkpoints")
     assert saved
     with started(start) as process:
         text = output(process)
@@ -120,24 +120,24 @@ def test_a_worker_is_killed_and_the_run_resumed(
         )
         text = output(process)
     assert process.returncode != 0, text
-    assert not (tmp_path / "run" / "slates" / "valid" / "manifest.json").exists()
+    assert not (tmp_path / "run" / "recommend" / "valid" / "manifest.json").exists()
     with started(start) as process:
         text = output(process)
     assert process.returncode == 0, text
-    assert "slates/valid: resumed, it had begun with the same inputs" in text
+    assert "recommend/valid: resumed, started with the same inputs" in text
     assert slate_bytes(tmp_path / "run") == slate_bytes(alone)
 
 
 def test_a_run_begun_by_two_is_finished_by_one(tiny: Tiny, alone: Path, tmp_path: Path) -> None:
     run = begun(tiny, tmp_path / "run")
     for split in ("valid", "test"):
-        shutil.copytree(alone / "slates" / split, run / "slates" / split)
-        (run / "slates" / split / "manifest.json").unlink()
-        (run / "slates" / split / "000000005.parquet").unlink()
+        shutil.copytree(alone / "recommend" / split, run / "recommend" / split)
+        (run / "recommend" / split / "manifest.json").unlink()
+        (run / "recommend" / split / "000000005.parquet").unlink()
     with started([sys.executable, *arguments(tiny, run, "recommend.memory_limit=1GB")]) as process:
         text = output(process)
     assert process.returncode == 0, text
-    assert text.count("resumed, it had begun with the same inputs") == 2
+    assert text.count("resumed, started with the same inputs") == 2
     assert slate_bytes(run) == slate_bytes(alone)
 
 

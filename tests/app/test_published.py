@@ -91,8 +91,8 @@ def done(recipe: str, run: Path, *settings: str) -> dict[str, object]:
         json.loads(line)
         for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    assert max(row.get("step", 0) for row in said if row["stage"] == "model") == 2
-    return json.loads((run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    assert max(row.get("step", 0) for row in said if row["stage"] == "train") == 2
+    return json.loads((run / "evaluate" / "test.json").read_text(encoding="utf-8"))["methods"]
 
 
 SEARCHES = {"baseline", "d3", "temperature", "without-assistant"}
@@ -149,16 +149,16 @@ def test_bigrec_on_two_domains(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert (
         "grounded"
-        in json.loads((ranked / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+        in json.loads((ranked / "evaluate" / "test.json").read_text(encoding="utf-8"))["methods"]
     )
     inputs, domains = (
-        json.loads((run / "model" / "manifest.json").read_text())["inputs"]
+        json.loads((run / "train" / "manifest.json").read_text())["inputs"]
         for run in (ranked, trained)
     )
     assert inputs["dataset"] == domains["domains"]["game"]["dataset"]
     assert inputs["template"] == domains["domains"]["game"]["template"] != domains["template"]
     one, other = (
-        load_file(run / "model" / "adapter_model.safetensors") for run in (ranked, trained)
+        load_file(run / "train" / "adapter_model.safetensors") for run in (ranked, trained)
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from groundrec.app.stages.artefacts import Experiment
+from groundrec.app.stages.artefacts import Artefacts
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
 from groundrec.core.track import Metrics
@@ -32,11 +32,11 @@ METHODS = {
     "LM + co-occurrence",
 }
 STAGES = [
-    "dataset",
+    "prepare",
     *(f"signals/{s}" for s in ("popularity", "item-knn", "co-occurrence", "sasrec")),
-    "model",
+    "train",
 ]
-STAGES += ["slates/valid", "slates/test", "fusion", "eval"]
+STAGES += ["recommend/valid", "recommend/test", "fuse", "evaluate"]
 Resume = Callable[..., Result]
 
 
@@ -56,7 +56,7 @@ def stage_lines(text: str) -> dict[str, str]:
 
 
 def summary(run: Path) -> dict[str, Any]:
-    return strict_json((run / "eval" / "test.json").read_text(encoding="utf-8"))
+    return strict_json((run / "evaluate" / "test.json").read_text(encoding="utf-8"))
 
 
 def test_every_stage_ran_and_wrote_its_manifest_last(tiny: Tiny) -> None:
@@ -93,7 +93,7 @@ def test_the_report_names_every_method_and_stands_alone(tiny: Tiny) -> None:
 
 
 def test_per_query_values_average_to_the_reported_ones(tiny: Tiny) -> None:
-    table = pq.read_table(tiny.run / "eval" / "per_query.parquet")
+    table = pq.read_table(tiny.run / "evaluate" / "per_query.parquet")
     assert table.num_rows == USERS
     for name, method in summary(tiny.run)["methods"].items():
         mean = table[f"{name} ndcg@10"].to_numpy().mean()
@@ -116,7 +116,7 @@ def test_the_same_recipe_elsewhere_gives_the_same_bytes(tiny: Tiny, tmp_path: Pa
     )
     assert (again.code, again.err) == (0, "")
     assert slate_bytes(tmp_path / "again") == slate_bytes(tiny.run)
-    assert not (tmp_path / "again" / "eval").exists()
+    assert not (tmp_path / "again" / "evaluate").exists()
 
 
 def test_a_second_start_skips_every_stage_and_says_why(copied: Resume, tmp_path: Path) -> None:
@@ -124,8 +124,7 @@ def test_a_second_start_skips_every_stage_and_says_why(copied: Resume, tmp_path:
     lines = stage_lines(copied().err)
     assert list(lines) == STAGES
     assert all(
-        line.startswith("skipped, finished before with the same inputs (")
-        for line in lines.values()
+        line.startswith("skipped, finished with the same inputs (") for line in lines.values()
     )
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -134,8 +133,8 @@ def test_changed_epochs_redo_training_and_what_follows_from_it(
     copied: Resume, tmp_path: Path, tiny: Tiny
 ) -> None:
     lines = stage_lines(copied("--set", "train.epochs=1").err)
-    redone = STAGES[STAGES.index("model") :]
-    assert lines["model"] == "redone, because train.epochs was 12.0 and is 1.0"
+    redone = STAGES[STAGES.index("train") :]
+    assert lines["train"] == "redone, because train.epochs was 12.0 and is 1.0"
     assert [s for s in STAGES if lines[s].startswith("redone, because ")] == redone
     assert all(lines[s].startswith("skipped") for s in STAGES if s not in redone)
     assert slate_bytes(tmp_path / "run") != slate_bytes(tiny.run)
@@ -149,7 +148,7 @@ def test_changed_epochs_redo_training_and_what_follows_from_it(
 
 def test_other_metrics_redo_only_the_evaluation(copied: Resume) -> None:
     lines = stage_lines(copied("--set", "evaluate.ks=[10]").err)
-    assert [s for s in STAGES if not lines[s].startswith("skipped")] == ["eval"]
+    assert [s for s in STAGES if not lines[s].startswith("skipped")] == ["evaluate"]
 
 
 def test_a_changed_raw_file_is_noticed(tmp_path: Path) -> None:
@@ -173,8 +172,8 @@ def test_a_changed_raw_file_is_noticed(tmp_path: Path) -> None:
         "item,title\n" + "".join(f"f{i},A new title {i}\n" for i in range(FILMS)), encoding="utf-8"
     )
     again = command(*start, "--if-exists", "resume")
-    assert stage_lines(again.err)["dataset"].startswith("redone, because files was ")
-    titles = pq.read_table(tmp_path / "run" / "dataset" / "items.parquet")["title"].to_pylist()
+    assert stage_lines(again.err)["prepare"].startswith("redone, because files was ")
+    titles = pq.read_table(tmp_path / "run" / "prepare" / "items.parquet")["title"].to_pylist()
     assert set(titles) == {f"A new title {i}" for i in range(FILMS)}
 
 
@@ -186,8 +185,8 @@ def test_a_changed_template_file_is_noticed(copied: Resume, tmp_path: Path) -> N
             f"item = '{{title}}, '\ntail = '{words}'\nanswer = \"{{title}}\\n\"\n", encoding="utf-8"
         )
         lines = stage_lines(copied(*start).err)
-    assert lines["model"] == "redone, because template.tail was Then: and is Next:"
-    assert stage_lines(copied(*start).err)["model"].startswith("skipped")
+    assert lines["train"] == "redone, because template.tail was Then: and is Next:"
+    assert stage_lines(copied(*start).err)["train"].startswith("skipped")
 
 
 @pytest.mark.parametrize("mode", ["exhaustive", "beam"])
@@ -197,7 +196,7 @@ def test_batch_size_never_changes_a_slate(copied: Resume, tmp_path: Path, mode: 
         settings = [f"recommend.mode={mode}", f"recommend.batch_size={size}", "recommend.beams=10"]
         result = copied("--until", "recommend", *(x for s in settings for x in ("--set", s)))
         assert result.code == 0, result.err
-        found.append(load_slates(tmp_path / "run" / "slates" / "test"))
+        found.append(load_slates(tmp_path / "run" / "recommend" / "test"))
     assert found[0].items.tolist() == found[1].items.tolist()
     np.testing.assert_allclose(found[0].scores, found[1].scores, atol=1e-4)
     assert (found[0].items != NO_ITEM).all()
@@ -213,7 +212,7 @@ def test_more_places_than_films_stay_empty_at_the_end(
     result = copied(*(x for s in settings for x in ("--set", s)))
     assert result.code == 0, result.err
     for slates in (
-        load_slates(tmp_path / "run" / p) for p in ("slates/test", "fusion/co-occurrence")
+        load_slates(tmp_path / "run" / p) for p in ("recommend/test", "fuse/co-occurrence")
     ):
         assert_full_then_empty(slates, places, FILMS - (LENGTH - 1))
     hit_rate = {
@@ -250,8 +249,8 @@ def test_json_is_all_that_is_printed_and_equals_what_is_written(
 def test_a_new_run_is_begun_beside_the_old_one(copied: Resume, tmp_path: Path, tiny: Tiny) -> None:
     result = copied("--if-exists", "new", "--until", "prepare")
     assert result.code == 0
-    assert (tmp_path / "run-2" / "dataset" / "manifest.json").exists()
-    assert stage_lines(result.err) == {"dataset": ""}
+    assert (tmp_path / "run-2" / "prepare" / "manifest.json").exists()
+    assert stage_lines(result.err) == {"prepare": ""}
     assert slate_bytes(tmp_path / "run") == slate_bytes(tiny.run)
 
 
@@ -293,9 +292,7 @@ def test_every_kind_of_fusion_is_a_method_and_the_papers_choice_is_marked(
         "(z-score, per metric)",
         "(learned)",
     }
-    weights = strict_json(
-        (tmp_path / "run" / "fusion" / "weights.json").read_text(encoding="utf-8")
-    )
+    weights = strict_json((tmp_path / "run" / "fuse" / "weights.json").read_text(encoding="utf-8"))
     chosen = weights["search/popularity/reweight"]["paper"]
     assert chosen.keys() == {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10)}
     assert chosen["ndcg@10"] == weights["search/popularity/reweight"]["alpha"]
@@ -309,7 +306,7 @@ def test_every_seed_ranks_the_same_sample_of_queries(tiny: Tiny) -> None:
 
     def sampled(seed: int) -> list[list[int]]:
         words = ["recommend.test_queries=7", "recommend.valid_queries=9", f"seed={seed}"]
-        x = Experiment(load_recipe(tiny.recipe, words)[0], Run(tiny.run))
+        x = Artefacts(load_recipe(tiny.recipe, words)[0], Run(tiny.run))
         return [x.queries(split).ids.tolist() for split in ("valid", "test")]
 
     assert sampled(0) == sampled(1)
@@ -340,13 +337,13 @@ def test_more_epochs_go_on_from_another_run_and_change_with_what_is_in_it(
     assert "epoch 13: validation loss" in result.err
     assert "epoch 12: validation loss" not in result.err
     again = command(*on)
-    assert stage_lines(again.err)["model"].startswith("skipped")
+    assert stage_lines(again.err)["train"].startswith("skipped")
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["train.epochs=12"], "train.epochs counts those before the checkpoint too"),
+        (["train.epochs=12"], "train.epochs counts the epochs before the checkpoint too"),
         (["train.epochs=13", "train.batch_size=8"], "train.batch_size was 4 and is 8"),
         (["train.epochs=13", "seed=1"], "seed was 0 and is 1"),
         (["train.resume_from=nowhere"], "nothing to start from"),
@@ -361,14 +358,14 @@ def test_a_start_that_cannot_be_is_refused(
     result = command(*on)
     assert result.code == 2
     assert says in result.err
-    assert not (tmp_path / "on" / "model").exists()
+    assert not (tmp_path / "on" / "train").exists()
 
 
 def test_a_run_is_not_its_own_start(copied: Resume, tmp_path: Path) -> None:
-    model = tmp_path / "run" / "model" / "manifest.json"
+    model = tmp_path / "run" / "train" / "manifest.json"
     result = copied("--set", "train.epochs=13", "--set", f"train.resume_from={tmp_path / 'run'}")
     assert result.code == 2
-    assert "cannot go on from its own run" in result.err
+    assert "cannot start from its own run" in result.err
     assert model.exists()
 
 
@@ -380,6 +377,6 @@ def test_the_epoch_with_the_best_ranking_is_the_one_that_ranks(tiny: Tiny, tmp_p
     told = [row["ndcg@10"] for row in Metrics.read(tmp_path / "metrics.jsonl") if "ndcg@10" in row]
     assert len(told) == 4
     assert len(set(told)) > 1
-    queries = load(tmp_path / "dataset").valid
-    found = metric_function("ndcg@10")(load_slates(tmp_path / "slates" / "valid"), queries)
+    queries = load(tmp_path / "prepare").valid
+    found = metric_function("ndcg@10")(load_slates(tmp_path / "recommend" / "valid"), queries)
     assert found.mean() == pytest.approx(max(told), abs=1e-6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from groundrec.app.recommender import Recommender
-from groundrec.app.stages.artefacts import Experiment
+from groundrec.app.stages.artefacts import Artefacts
 from groundrec.core.errors import SearchError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run, read_json
@@ -25,7 +25,7 @@ Resume = Callable[..., Result]
 
 
 def test_every_mode_finds_the_same_slates(tiny: Tiny, copied: Resume, tmp_path: Path) -> None:
-    expected = load_slates(tiny.run / "slates" / "test")
+    expected = load_slates(tiny.run / "recommend" / "test")
     for mode in ("exact", "beam"):
         settings = [
             f"recommend.mode={mode}",
@@ -35,16 +35,16 @@ def test_every_mode_finds_the_same_slates(tiny: Tiny, copied: Resume, tmp_path: 
         ]
         done = copied("--until", "recommend", *(a for s in settings for a in ("--set", s)))
         assert done.code == 0, done.err
-        found = load_slates(tmp_path / "run" / "slates" / "test")
+        found = load_slates(tmp_path / "run" / "recommend" / "test")
         np.testing.assert_array_equal(found.items, expected.items)
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-        work = read_json(tmp_path / "run" / "slates" / "test" / "manifest.json")["result"]
+        work = read_json(tmp_path / "run" / "recommend" / "test" / "manifest.json")["result"]
         assert work["unproved"] == 0
         assert work["tokens"] > work["passes"] > 0
         told = [
             m
             for m in Metrics.read(tmp_path / "run" / "metrics.jsonl")
-            if m["stage"] == "slates/test"
+            if m["stage"] == "recommend/test"
         ]
         assert told[-1].items() >= work.items()
         assert ("100.0% proved" in done.err) == (mode == "exact")
@@ -78,7 +78,7 @@ def test_lists_of_a_recipe_hold_for_every_method(
     done = copied(*(a for s in settings for a in ("--set", s)))
     assert done.code == 0, done.err
     run = tmp_path / "run"
-    names = Experiment(
+    names = Artefacts(
         Recipe.model_validate(read_json(run / "config.json")), Run(run)
     ).dataset.catalogue.titles
     may = {
@@ -86,7 +86,7 @@ def test_lists_of_a_recipe_hold_for_every_method(
         for i, name in enumerate(names)
         if name in {title(i) for i in range(12)} - {title(3), title(4)}
     }
-    for folder in ("slates/test", "slates/valid", "fusion/co-occurrence"):
+    for folder in ("recommend/test", "recommend/valid", "fuse/co-occurrence"):
         items = load_slates(run / folder).items
         assert set(np.unique(items)) - {NO_ITEM} <= may
         assert (items != NO_ITEM).any()
@@ -104,13 +104,13 @@ def test_lists_of_a_recipe_hold_for_every_method(
 def test_a_query_to_which_no_item_is_left_gets_an_empty_slate(
     tiny: Tiny, copied: Resume, tmp_path: Path
 ) -> None:
-    x = Experiment(Recipe.model_validate(read_json(tiny.run / "config.json")), Run(tiny.run))
+    x = Artefacts(Recipe.model_validate(read_json(tiny.run / "config.json")), Run(tiny.run))
     seen = x.queries("test").history[0]
     allow = tmp_path / "allow.txt"
     allow.write_text("\n".join(x.dataset.catalogue.item_ids[item] for item in seen))
     done = copied("--set", f"recommend.allow={allow}", "--set", "recommend.assistant=co-occurrence")
     assert done.code == 0, done.err
-    items = load_slates(tmp_path / "run" / "slates" / "test").items
+    items = load_slates(tmp_path / "run" / "recommend" / "test").items
     assert (items[0] == NO_ITEM).all()
     assert (items[1:] != NO_ITEM).any()
 
@@ -149,14 +149,14 @@ def test_an_assistant_takes_part_with_the_weight_chosen_on_validation(
     assert done.code == 0, done.err
     run = tmp_path / "run"
     curve, alpha = (
-        read_json(run / "assistant" / "curve.json"),
-        read_json(run / "assistant" / "manifest.json"),
+        read_json(run / "recommend" / "alpha" / "curve.json"),
+        read_json(run / "recommend" / "alpha" / "manifest.json"),
     )
     means = {point["alpha"]: point["mean"] for point in curve}
     assert means[alpha["result"]["alpha"]] == max(means.values())
 
-    x = Experiment(Recipe.model_validate(read_json(run / "config.json")), Run(run))
-    queries, ranker = x.queries("test"), x.recommender(guided=False)
+    x = Artefacts(Recipe.model_validate(read_json(run / "config.json")), Run(run))
+    queries, ranker = x.queries("test"), x.ranker(guided=False)
     mask, signal = ranker.mask(queries), x.signal("co-occurrence").scores(queries)
     lm = ranker.search.all(ranker.prompts(queries), mask)
     weight = alpha["result"]["alpha"]
@@ -164,7 +164,7 @@ def test_an_assistant_takes_part_with_the_weight_chosen_on_validation(
         truth = weight * lm + (1 - weight) * guide_totals(
             ranker.search.trie, Guide(signal, weight, mass), mask
         )
-    found = load_slates(run / "slates" / "test")
+    found = load_slates(run / "recommend" / "test")
     for row, items, scores in zip(truth, found.items, found.scores, strict=True):
         assert (items != NO_ITEM).all()
         np.testing.assert_allclose(
@@ -195,11 +195,11 @@ def test_both_groundings_are_methods_of_one_run_and_the_search_is_not_done_again
     result = copied(*(x for s in settings for x in ("--set", s)))
     assert result.code == 0, result.err
     after = slate_bytes(tmp_path / "run")
-    assert {n: after[n] for n in before if n.startswith("slates/")} == {
-        n: b for n, b in before.items() if n.startswith("slates/")
+    assert {n: after[n] for n in before if n.startswith("recommend/")} == {
+        n: b for n, b in before.items() if n.startswith("recommend/")
     }
-    assert "▪ slates/test: skipped" in result.err
-    methods = json.loads((tmp_path / "run" / "eval" / "test.json").read_text(encoding="utf-8"))[
+    assert "▪ recommend/test: skipped" in result.err
+    methods = json.loads((tmp_path / "run" / "evaluate" / "test.json").read_text(encoding="utf-8"))[
         "methods"
     ]
     assert methods.keys() >= {
@@ -212,4 +212,4 @@ def test_both_groundings_are_methods_of_one_run_and_the_search_is_not_done_again
     assert methods["grounded + co-occurrence"]["metrics"]["hr@1"]["mean"] > 0.9
     assert len(list((tmp_path / "run" / "embeddings").glob("*.npy"))) == 1
     again = copied(*(x for s in settings for x in ("--set", s)))
-    assert "▪ slates/ground/test: skipped" in again.err
+    assert "▪ recommend/ground/test: skipped" in again.err

@@ -17,7 +17,8 @@ SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
         errors alive stop types track aliases config config_learn config_rank config_track
-        recipe_files recipe glossary affects registry processes runs
+        recipe_files recipe glossary affects inputs registry
+        processes runs
     """,
     "data": """
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch
@@ -47,11 +48,12 @@ ROOMS = {
         boards commands.options commands.terminal commands.track stages.domains stages.checks
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.published_flags
-        stages.artefacts stages.validation_ndcg stages.resume_from commands.tokenize
-        stages.choose_alpha stages.fusion stages.results stages.stages recommender
+        stages.item_names stages.names stages.made_from stages.artefacts stages.validation_ndcg
+        stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
+        stages.measure stages.page stages.training stages.stages stages.plan recommender
         commands.recommend commands.explain_item jobs.job pipeline jobs.state jobs.queue
         jobs.supervise jobs.background stages.comparison commands.recipes commands.runs_tables
-        commands.runs commands.run commands.train commands.evaluate stages.agreement commands.typeset
+        commands.runs commands.plan commands.run commands.train commands.evaluate stages.agreement commands.typeset
         commands.compare commands.explain_data commands.explain commands.vscode
         commands.mirrors commands.doctor commands.main
     """,

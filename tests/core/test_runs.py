@@ -62,7 +62,6 @@ def lines(run: Run) -> list[str]:
 
 
 # -- files -----------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path: Path) -> None:
@@ -131,21 +130,19 @@ def test_digests_differ_where_values_do(a: Any, b: Any) -> None:
 
 
 # -- stages ----------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_a_finished_stage_is_skipped_with_its_reason(tmp_path: Path, said: list[str]) -> None:
     run, work = Run(tmp_path), Worker()
-    folder = run.stage("stage", INPUTS, work)
+    folder = run.step("stage", INPUTS, work)
     manifest = read_json(folder / "manifest.json")
     assert manifest["result"] == {"calls": 1}
     assert manifest["inputs"] == INPUTS
     assert run.fingerprint("stage") == digest("stage", INPUTS)
-    run.stage("stage", json.loads(json.dumps(INPUTS)), work)
+    run.step("stage", json.loads(json.dumps(INPUTS)), work)
     assert work.calls == 1
     assert (
-        said[-1]
-        == f"▪ stage: skipped, finished before with the same inputs ({digest('stage', INPUTS)})"
+        said[-1] == f"▪ stage: skipped, finished with the same inputs ({digest('stage', INPUTS)})"
     )
 
 
@@ -162,8 +159,8 @@ def test_other_inputs_redo_a_stage_from_nothing(
     tmp_path: Path, said: list[str], inputs: dict[str, Any], reason: str
 ) -> None:
     run, work = Run(tmp_path), Worker()
-    run.stage("stage", INPUTS, work)
-    run.stage("stage", inputs, work)
+    run.step("stage", INPUTS, work)
+    run.step("stage", inputs, work)
     assert lines(run) == ["2"]
     assert f"▸ stage: redone, because {reason}" in said
     assert run.fingerprint("stage") == digest("stage", inputs) != digest("stage", INPUTS)
@@ -174,8 +171,8 @@ def test_a_failed_stage_is_no_output_and_is_resumed_with_what_it_left(
 ) -> None:
     run, work = Run(tmp_path), Worker(fails=True)
     with pytest.raises(ValueError, match="no luck"):
-        run.stage("stage", INPUTS, work)
-    with pytest.raises(ArtifactError, match="no finished stage"):
+        run.step("stage", INPUTS, work)
+    with pytest.raises(ArtifactError, match="has not finished `stage`"):
         run.fingerprint("stage")
     status = read_json(tmp_path / "status.json")
     assert (status["stage"], status["state"], status["error"]) == (
@@ -184,9 +181,9 @@ def test_a_failed_stage_is_no_output_and_is_resumed_with_what_it_left(
         "ValueError: no luck",
     )
     work.fails = False
-    run.stage("stage", INPUTS, work)
+    run.step("stage", INPUTS, work)
     assert lines(run) == ["1", "2"]
-    assert "▸ stage: resumed, it had begun with the same inputs" in said
+    assert "▸ stage: resumed, started with the same inputs" in said
     status = read_json(tmp_path / "status.json")
     assert status["state"] == "finished"
     assert "error" not in status
@@ -195,18 +192,18 @@ def test_a_failed_stage_is_no_output_and_is_resumed_with_what_it_left(
 def test_a_stage_begun_with_other_inputs_is_begun_anew(tmp_path: Path, said: list[str]) -> None:
     run, work = Run(tmp_path), Worker(fails=True)
     with pytest.raises(ValueError, match="no luck"):
-        run.stage("stage", INPUTS, work)
+        run.step("stage", INPUTS, work)
     work.fails = False
-    run.stage("stage", {**INPUTS, "seed": 7}, work)
+    run.step("stage", {**INPUTS, "seed": 7}, work)
     assert lines(run) == ["2"]
-    assert "▸ stage: begun anew, because seed was 0 and is 7" in said
+    assert "▸ stage: restarted, because seed was 0 and is 7" in said
 
 
 def test_a_removal_cut_short_never_looks_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, work = Run(tmp_path), Worker()
-    run.stage("stage", INPUTS, work)
+    run.step("stage", INPUTS, work)
 
     def crash(folder: Path, **_: Any) -> None:
         (folder / "lines.txt").unlink()
@@ -214,26 +211,26 @@ def test_a_removal_cut_short_never_looks_finished(
 
     monkeypatch.setattr(runs.shutil, "rmtree", crash)
     with pytest.raises(KeyboardInterrupt):
-        run.stage("stage", {**INPUTS, "seed": 1}, work)
+        run.step("stage", {**INPUTS, "seed": 1}, work)
     monkeypatch.undo()
-    run.stage("stage", INPUTS, work)
+    run.step("stage", INPUTS, work)
     assert lines(run) == ["2"]
 
 
 def test_a_manifest_that_was_cut_short_is_none(tmp_path: Path) -> None:
     run, work = Run(tmp_path), Worker()
-    manifest = run.stage("stage", INPUTS, work) / "manifest.json"
+    manifest = run.step("stage", INPUTS, work) / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:40])
-    run.stage("stage", INPUTS, work)
+    run.step("stage", INPUTS, work)
     assert work.calls == 2
     assert read_json(manifest)["inputs"] == INPUTS
 
 
 def test_a_stage_can_be_required_to_be_made_from_some_inputs(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    with pytest.raises(ArtifactError, match="no finished stage"):
+    with pytest.raises(ArtifactError, match="has not finished `stage`"):
         run.require("stage", {"seed": 0})
-    run.stage("stage", INPUTS, Worker())
+    run.step("stage", INPUTS, Worker())
     run.require("stage", {"seed": 0})
     run.require("stage", INPUTS)
     for other, reason in (
@@ -241,7 +238,7 @@ def test_a_stage_can_be_required_to_be_made_from_some_inputs(tmp_path: Path) -> 
         ({"files": [1]}, r"files was None and is \[1\]"),
     ):
         with pytest.raises(
-            ArtifactError, match=f"this run's stage was made from other settings: {reason}"
+            ArtifactError, match=f"`stage` of this run was made from other settings: {reason}"
         ):
             run.require("stage", other)
 
@@ -249,7 +246,7 @@ def test_a_stage_can_be_required_to_be_made_from_some_inputs(tmp_path: Path) -> 
 def test_paths_and_tuples_in_inputs_compare_as_what_json_makes_of_them(tmp_path: Path) -> None:
     run, work = Run(tmp_path), Worker()
     for _ in range(2):
-        run.stage("stage", {"path": tmp_path, "ks": (1, 2)}, work)
+        run.step("stage", {"path": tmp_path, "ks": (1, 2)}, work)
     assert work.calls == 1
 
 
@@ -260,7 +257,6 @@ def test_the_environment_names_what_a_result_depends_on() -> None:
 
 
 # -- directories -----------------------------------------------------------------------------------
-# --------------------
 
 
 def opened(path: Path, if_exists: runs.IfExists = "fail", **values: Any) -> Run:
@@ -280,7 +276,7 @@ def test_a_run_directory_is_never_reused_silently(tmp_path: Path) -> None:
 def test_a_run_that_has_prepared_other_data_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run"
     whole = Recipe().model_dump(mode="json")
-    opened(path).stage("dataset", {"data": whole["data"], "prepare": whole["prepare"]}, Worker())
+    opened(path).step("prepare", {"data": whole["data"], "prepare": whole["prepare"]}, Worker())
     with pytest.raises(ArtifactError, match=r"another data set: prepare\.k_core was 5 and is 3"):
         opened(path, "resume", prepare={"k_core": 3})
     assert read_json(path / "config.json")["prepare"]["k_core"] == 5
@@ -311,13 +307,13 @@ def test_a_run_older_than_a_setting_is_resumed_and_its_stages_are_skipped(
     whole, work = Recipe().model_dump(mode="json"), Worker()
     now = {"data": whole["data"], "prepare": whole["prepare"], "files": []}
     before = without(now, *names)
-    opened(tmp_path / "run").stage("dataset", before, work)
+    opened(tmp_path / "run").step("prepare", before, work)
     run = opened(tmp_path / "run", "resume")
-    run.stage("dataset", now, work)
-    run.require("dataset", now)
+    run.step("prepare", now, work)
+    run.require("prepare", now)
     assert work.calls == 1
-    assert run.fingerprint("dataset") == digest("dataset", before)
-    assert "skipped, finished before with the same inputs" in said[-1]
+    assert run.fingerprint("prepare") == digest("prepare", before)
+    assert "skipped, finished with the same inputs" in said[-1]
 
 
 def test_a_run_older_than_a_setting_that_is_now_given_is_refused_with_its_default(
@@ -329,7 +325,7 @@ def test_a_run_older_than_a_setting_that_is_now_given_is_refused_with_its_defaul
         "prepare.d3.min_items",
         "prepare.bad_rows",
     )
-    opened(tmp_path / "run").stage("dataset", before, Worker())
+    opened(tmp_path / "run").step("prepare", before, Worker())
     with pytest.raises(
         ArtifactError, match=r"another data set: prepare\.d3\.min_items was 10000 and is 7"
     ):
@@ -344,11 +340,11 @@ def test_a_stage_that_had_begun_before_a_setting_existed_is_resumed(
     run, work = Run(tmp_path), Worker(fails=True)
     now = {"train": Recipe().model_dump(mode="json")["train"]}
     with pytest.raises(ValueError, match="no luck"):
-        run.stage("stage", without(now, "train.average"), work)
+        run.step("stage", without(now, "train.average"), work)
     work.fails = False
-    run.stage("stage", now, work)
+    run.step("stage", now, work)
     assert lines(run) == ["1", "2"]
-    assert "▸ stage: resumed, it had begun with the same inputs" in said
+    assert "▸ stage: resumed, started with the same inputs" in said
 
 
 def test_a_run_that_has_prepared_nothing_takes_any_data(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_lines_are_read_back_in_order_with_their_stage(tmp_path: Path) -> None:
     Metrics(path, "sasrec").write(epoch=1)
     rows = Metrics.read(path)
     assert [{k: v for k, v in row.items() if k != "time"} for row in rows] == [
-        {"stage": "model", "step": 1, "loss": 2.5},
+        {"stage": "train", "step": 1, "loss": 2.5},
         {"stage": "sasrec", "epoch": 1},
     ]
 

@@ -41,8 +41,8 @@ def as_rows(part: Queries) -> list[tuple[object, ...]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save(CATALOGUE, PLANTED, {"note": "planted"}, tmp_path / "dataset")
-    return tmp_path / "dataset"
+    save(CATALOGUE, PLANTED, {"note": "planted"}, tmp_path / "prepare")
+    return tmp_path / "prepare"
 
 
 def test_what_was_saved_is_loaded(folder: Path) -> None:

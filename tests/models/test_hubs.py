@@ -12,6 +12,7 @@ import pytest
 
 from groundrec.core.config_learn import Model, Scratch
 from groundrec.core.errors import ConfigError, DataError
+from groundrec.core.runs import Run
 from groundrec.models.hubs import fetch, parse, pinned
 from groundrec.models.language import load, open_base, scratch
 from tests.commands import command
@@ -222,10 +223,11 @@ def test_the_commands_get_list_and_check(hub: Server) -> None:
 
 
 def test_a_runs_training_depends_on_revision_and_contents(hub: Server) -> None:
-    from groundrec.app.stages.stages import _base
+    from groundrec.app.stages.made_from import Finished
 
-    before = _base(Model(base_model=NAMES[0]))
-    assert before == [[NAMES[0], COMMIT, fetch(NAMES[0]).contents]]
+    upstream = Finished(Run(Path()))
+    before = upstream.base_model(NAMES[0], "safetensors")
+    assert before == [NAMES[0], COMMIT, fetch(NAMES[0]).contents]
     hub.commit = "e" * 40
     fetch(NAMES[0], newest=True)
-    assert _base(Model(base_model=NAMES[0]))[0][1] == hub.commit
+    assert upstream.base_model(NAMES[0], "safetensors")[1] == hub.commit

@@ -29,8 +29,8 @@ LORA = CONSTANT.model_copy(update={"method": "lora"})
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of two epochs at a constant rate; as much of it as a start looks at."""
     folder = tmp_path_factory.mktemp("run")
-    training(planted_shop(), folder / "model", CONSTANT)
-    write_json(folder / "model" / "inputs.json", {})
+    training(planted_shop(), folder / "train", CONSTANT)
+    write_json(folder / "train" / "inputs.json", {})
     return folder
 
 
@@ -99,7 +99,7 @@ def test_the_checkpoint_itself_is_a_start_and_a_half_written_one_is_none(
     run: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    checkpoints = copy / "model" / "checkpoints"
+    checkpoints = copy / "train" / "checkpoints"
     first, last = (checkpoints / f"checkpoint-{n * STEPS}" for n in (1, 2))
     assert (find_start(first).path, find_start(copy).path) == (first, last)
     (last / "whole.json").unlink()
@@ -165,7 +165,7 @@ def test_what_is_no_start_is_refused(tmp_path: Path) -> None:
 def test_contents_tell_starts_apart_by_what_is_in_them(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "moved")
     assert find_start(run).contents() == find_start(copy).contents()
-    file = copy / "model" / "checkpoints" / f"checkpoint-{2 * STEPS}" / "optimizer.pt"
+    file = copy / "train" / "checkpoints" / f"checkpoint-{2 * STEPS}" / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     assert find_start(run).contents() != find_start(copy).contents()
 
@@ -177,9 +177,9 @@ def test_weights_alone_are_those_of_the_trained_model(
         find_weights(run)  # it has checkpoints, and has not finished
     copy = shutil.copytree(run, tmp_path / "run")
     for file in adapters.iterdir():
-        shutil.copyfile(file, copy / "model" / file.name)
-    for place in (copy, copy / "model"):
-        assert (find_weights(place).kind, find_weights(place).path) == ("adapters", copy / "model")
+        shutil.copyfile(file, copy / "train" / file.name)
+    for place in (copy, copy / "train"):
+        assert (find_weights(place).kind, find_weights(place).path) == ("adapters", copy / "train")
     assert find_start(copy).kind == "checkpoint"
     last = find_start(copy).path
     assert (find_weights(last).kind, find_weights(last).path) == ("model", last)

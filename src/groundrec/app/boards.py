@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError, MissingDependency
+from groundrec.core.inputs import step_folder
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
 from groundrec.core.track import Histogram, gradients_to, log, metrics_to
@@ -137,9 +138,9 @@ class _Wandb:
         if methods:
             head, *rows = _table(methods)
             self._run.log({"report": self._wandb.Table(columns=head, data=rows)})
-        if self._with_model and (run / "model" / "manifest.json").is_file():
+        if self._with_model and (step_folder(run, "train") / "manifest.json").is_file():
             model = self._wandb.Artifact(f"{self._name}-model", type="model")
-            for file in sorted(p for p in (run / "model").iterdir() if p.is_file()):
+            for file in sorted(p for p in step_folder(run, "train").iterdir() if p.is_file()):
                 model.add_file(str(file))
             self._run.log_artifact(model)
         self._run.finish()
@@ -256,7 +257,7 @@ def _step(values: dict[str, Any], otherwise: int) -> int:
 
 def _report(run: Path) -> dict[str, dict[str, float]]:
     """Return each method's means on test; nothing before the run is measured."""
-    methods = (read_json(run / "eval" / "test.json") or {}).get("methods", {})
+    methods = (read_json(step_folder(run, "evaluate") / "test.json") or {}).get("methods", {})
     return {
         method: {name: value["mean"] for name, value in row["metrics"].items()}
         for method, row in methods.items()

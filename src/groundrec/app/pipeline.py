@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from groundrec.app.boards import require, shown
 from groundrec.app.jobs.job import Job
 from groundrec.app.recommender import Recommender
-from groundrec.app.stages.artefacts import Experiment, method_name, slates_at
+from groundrec.app.stages.artefacts import Artefacts, open_run
 from groundrec.app.stages.checks import check_names, check_paths
+from groundrec.app.stages.made_from import slates_step
+from groundrec.app.stages.names import title
 from groundrec.core.processes import SINGLE_PROCESS
 from groundrec.core.recipe import Recipe, as_toml
 from groundrec.core.runs import Run, read_json
@@ -63,10 +65,10 @@ class Pipeline:
         """
         from groundrec.rank.slates import load_slates
 
-        self._until("recommend")
+        done = self._until("recommend")
         methods = self.recipe.recommend.methods
         return {
-            method_name(method): load_slates(self.path / slates_at(method, "test"))
+            title(method): load_slates(done.run.folder(slates_step(method, "test")))
             for method in methods
         }
 
@@ -75,7 +77,8 @@ class Pipeline:
         from groundrec.app.stages.fusion import fusions, kept_slates
 
         done = self._until("fuse")
-        return {fusion.name: kept_slates(done, fusion) for fusion in fusions(done)}
+        folder = done.run.folder("fuse")
+        return {fusion.name: kept_slates(folder, fusion) for fusion in fusions(done.recipe)}
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Return each method's mean metrics on test, the best method first.
@@ -83,14 +86,14 @@ class Pipeline:
         Intervals, tests and the rest are in `eval/test.json` and `report.html` of the run
         directory.
         """
-        self._until("evaluate")
-        methods = read_json(self.path / "eval" / "test.json")["methods"]
+        done = self._until("evaluate")
+        methods = read_json(done.run.folder("evaluate") / "test.json")["methods"]
         return {
             name: {metric: value["mean"] for metric, value in found["metrics"].items()}
             for name, found in methods.items()
         }
 
-    def _until(self, stage: str) -> Experiment:
+    def _until(self, stage: str) -> Artefacts:
         from groundrec.app.stages.stages import run_recipe
 
         check_paths(self.recipe)
@@ -103,4 +106,4 @@ class Pipeline:
             Job((), stage, str(Path.cwd())).keep(run.path)
             with shown(self.recipe, run.path):
                 run_recipe(self.recipe, run, stage)
-        return Experiment(self.recipe, Run(self.path))
+        return open_run(self.path)

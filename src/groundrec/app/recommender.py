@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from groundrec.app.stages.artefacts import Experiment, model_inputs
-from groundrec.core.errors import ArtifactError
-from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, read_json
-from groundrec.core.types import NO_ITEM, Queries, Ragged
+from groundrec.app.stages.artefacts import open_run
+from groundrec.app.stages.item_names import ItemNames
+from groundrec.app.stages.made_from import Finished, model_inputs
+from groundrec.core.types import NO_ITEM, Catalogue, Queries, Ragged
 
 if TYPE_CHECKING:
+    from groundrec.rank.recommend import SearchRanker
     from groundrec.rank.search.explain import Explanation
 
 __all__ = ["Explained", "Recommendation", "Recommender"]
@@ -40,12 +40,14 @@ class Explained:
 class Recommender:
     """Recommends real items of a run's catalogue to anyone whose history is in that catalogue."""
 
-    def __init__(self, experiment: Experiment) -> None:
-        self._catalogue = experiment.dataset.catalogue
-        self._ranker = experiment.recommender()
-        _ = self._ranker.search  # loads the model now, not in the first request's thread
-        self._now = int(experiment.dataset.test.times.max()) + 1
-        self._items = experiment.items
+    def __init__(
+        self, catalogue: Catalogue, ranker: SearchRanker, item_names: ItemNames, now: int
+    ) -> None:
+        """Answer by `ranker` as of `now`, in integer seconds UTC."""
+        self._catalogue = catalogue
+        self._ranker = ranker
+        self._items = item_names.items
+        self._now = now
 
     @classmethod
     def load(cls, run: str | Path) -> Recommender:
@@ -54,18 +56,12 @@ class Recommender:
 
         A run whose settings changed since its model was trained is refused too.
         """
-        path = Path(run)
-        recipe = read_json(path / "config.json")
-        if recipe is None:
-            raise ArtifactError(
-                "not a run directory",
-                value=path,
-                accepted="a directory that `groundrec run` made",
-                next_step="groundrec run demo",
-            )
-        experiment = Experiment(Recipe.model_validate(recipe), Run(path))
-        experiment.run.require("model", model_inputs(experiment))
-        return cls(experiment)
+        x = open_run(Path(run))
+        x.run.require("train", model_inputs(x.recipe, Finished(x.run)))
+        ranker: Any = x.ranker()
+        _ = ranker.search  # loads the model now, not in the first request's thread
+        now = int(x.dataset.test.times.max()) + 1
+        return cls(x.dataset.catalogue, ranker, x.item_names, now)
 
     def recommend(
         self,

@@ -2,12 +2,12 @@
 
     runs/<name>/
       recipe.toml · config.json · status.json · progress.json · log.txt · metrics.jsonl · job.json · run.lock
-      <stage>/manifest.json     written last and atomically: without it the stage's output is not an output
+      <step>/manifest.json     written last and atomically: output without it does not count
 
-A stage is finished when its manifest holds the same inputs as today's. It is resumed when
-`inputs.json`, written before any work, holds them. Otherwise its directory is emptied first. Where
-several processes were started, the main one does all of this and the others follow. Knows nothing
-about what stages do.
+A step is a stage (`train`) or a part of one (`recommend/test`); its folder has its name. It is
+finished when its manifest holds the present inputs, and resumed when `inputs.json`, written before
+any work, holds them. Otherwise its folder is emptied first. Where several processes were started,
+the main one does all of this and the others follow. Knows nothing about what stages do.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groundrec import __version__
+from groundrec.core.affects import deciding
 from groundrec.core.alive import LOCK, Identity, lock_folder, peak_bytes
 from groundrec.core.errors import ArtifactError
+from groundrec.core.inputs import AFTER, Inputs, as_recorded, difference, plain, step_folder
 from groundrec.core.processes import MAIN, SINGLE_PROCESS, Processes
 from groundrec.core.recipe import Recipe, whole_text
 from groundrec.core.stop import Stopped
@@ -37,9 +39,9 @@ from groundrec.core.track import log
 
 __all__ = [
     "IfExists",
+    "Outcome",
     "Run",
     "atomic_write",
-    "difference",
     "digest",
     "environment",
     "read_json",
@@ -82,6 +84,25 @@ def digest(*values: Any) -> str:
     """Return 16 hexadecimal digits that identify the values."""
     text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a step, and why; as text, its line in the log."""
+
+    step: str
+    kind: Literal["skip", "resume", "redo", "restart", "start"]
+    reason: str = ""
+    """What differs; the fingerprint of a step that is skipped."""
+
+    def __str__(self) -> str:
+        return {
+            "skip": f"▪ {self.step}: skipped, finished with the same inputs ({self.reason})",
+            "resume": f"▸ {self.step}: resumed, started with the same inputs",
+            "redo": f"▸ {self.step}: redone, because {self.reason}",
+            "restart": f"▸ {self.step}: restarted, because {self.reason}",
+            "start": f"▸ {self.step}",
+        }[self.kind]
 
 
 @dataclass(frozen=True)
@@ -163,35 +184,31 @@ class Run:
             (self.path / "recipe.toml").write_bytes(whole_text(recipe_file))
         write_json(self.path / "config.json", recipe.model_dump(mode="json"))
 
-    def stage(
+    def step(
         self,
         name: str,
-        inputs: dict[str, Any],
+        inputs: Inputs,
         work: Callable[[Path], dict[str, Any] | None],
         *,
         together: bool = False,
     ) -> Path:
-        """Run `work(directory)` unless it was done with the same inputs; say which, and why. Return
+        """Run `work(directory)` unless it was done with the same inputs; log which, and why. Return
         the directory.
 
-        `inputs` must name everything that decides the output. `work` may find its own earlier
-        partial output. Whatever `work` returns goes into the manifest as `result`. Of several
-        processes only the main one works, as if alone, and the others return when it has finished;
-        all work where it is to be done `together`.
+        `name` is a stage, or `STAGE/…` for one of its steps. `inputs` must name everything that
+        decides the output. `work` may find its own earlier partial output. Whatever `work` returns
+        goes into the manifest as `result`. Of several processes only the main one works, as if
+        alone, and the others return when it has finished; all work where it is to be done
+        `together`.
         """
-        folder = self.path / name
-        inputs = json.loads(json.dumps(inputs, default=str))
+        inputs = plain(inputs)
         if not self.processes.is_main:
-            self._follow(name, folder, inputs, work if together else None)
-            return folder
-        manifest = read_json(folder / "manifest.json")
-        if manifest and _completed(manifest["inputs"], inputs) == inputs:
-            log.info(
-                f"▪ {name}: skipped, finished before with the same inputs"
-                f" ({manifest['fingerprint']})"
-            )
-            return folder
-        self._begin(name, folder, inputs, manifest)
+            return self._follow(name, inputs, work if together else None)
+        outcome = self.outcome(name, inputs)
+        log.info(str(outcome))
+        if outcome.kind == "skip":
+            return self.folder(name)
+        folder = self._prepare_folder(name, inputs, outcome)
         started = time.time()
         self.status(stage=name, state="running")
         try:
@@ -203,39 +220,46 @@ class Run:
         self._finish(name, folder, inputs, result or {}, time.time() - started)
         return folder
 
+    def folder(self, step: str) -> Path:
+        """Return where the output of a step is, or will be."""
+        return step_folder(self.path, step)
+
+    def outcome(self, name: str, inputs: Inputs) -> Outcome:
+        """Return what `step` would do with these inputs, and why."""
+        folder = self.folder(name)
+        if manifest := read_json(folder / "manifest.json"):
+            reason = difference(manifest["inputs"], inputs)
+            return Outcome(name, "redo" if reason else "skip", reason or manifest["fingerprint"])
+        if started := read_json(folder / "inputs.json"):
+            reason = difference(started, inputs)
+            return Outcome(name, "restart" if reason else "resume", reason)
+        return Outcome(name, "start")
+
     def _follow(
         self,
         name: str,
-        folder: Path,
-        inputs: dict[str, Any],
+        inputs: Inputs,
         work: Callable[[Path], dict[str, Any] | None] | None,
-    ) -> None:
-        """Return when the main process has finished a stage; take part in its `work` where there is
+    ) -> Path:
+        """Return when the main process has finished a step; take part in its `work` where there is
         some.
         """
 
         def finished() -> bool:
-            return (
-                _completed((read_json(folder / "manifest.json") or {}).get("inputs"), inputs)
-                == inputs
-            )
+            return self.outcome(name, inputs).kind == "skip"
 
-        def begun() -> bool:
-            return _completed(read_json(folder / "inputs.json"), inputs) == inputs
+        def started() -> bool:
+            return self.outcome(name, inputs).kind == "resume"
 
         if work:
-            self.processes.wait(lambda: finished() or begun(), name, [MAIN])
+            self.processes.wait(lambda: finished() or started(), name, [MAIN])
             if not finished():
-                work(folder)
+                work(self.folder(name))
         self.processes.wait(finished, name, [MAIN])
+        return self.folder(name)
 
     def _finish(
-        self,
-        name: str,
-        folder: Path,
-        inputs: dict[str, Any],
-        result: dict[str, Any],
-        seconds: float,
+        self, name: str, folder: Path, inputs: Inputs, result: dict[str, Any], seconds: float
     ) -> None:
         manifest = {
             "stage": name,
@@ -249,54 +273,46 @@ class Run:
         self.status(stage=name, state="finished")
         log.info(f"  {name} finished in {seconds:.1f} s")
 
-    def _begin(
-        self, name: str, folder: Path, inputs: dict[str, Any], manifest: dict[str, Any] | None
-    ) -> None:
-        before = _completed(read_json(folder / "inputs.json"), inputs)
-        if manifest:
-            log.info(
-                f"▸ {name}: redone, because"
-                f" {_difference(_completed(manifest['inputs'], inputs), inputs)}"
-            )
-        elif before == inputs:
-            log.info(f"▸ {name}: resumed, it had begun with the same inputs")
-            return
-        elif before:
-            log.info(f"▸ {name}: begun anew, because {_difference(before, inputs)}")
-        else:
-            log.info(f"▸ {name}")
-        for name in (
-            "manifest.json",
-            "inputs.json",
-        ):  # first: a removal cut short must not look finished
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+    def _prepare_folder(self, name: str, inputs: Inputs, outcome: Outcome) -> Path:
+        """Return the folder to work in, emptied unless the step is resumed."""
+        former = self.folder(name)
+        if outcome.kind == "resume":
+            return former
+        # The two files first: a removal cut short must not look finished.
+        for file in ("manifest.json", "inputs.json"):
+            (former / file).unlink(missing_ok=True)
+        shutil.rmtree(former, ignore_errors=True)
+        folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "inputs.json", inputs)
+        return folder
 
-    def fingerprint(self, stage: str) -> str:
-        """Return the fingerprint of a finished stage, or raise `ArtifactError`."""
-        manifest = read_json(self.path / stage / "manifest.json")
+    def manifest(self, step: str) -> dict[str, Any]:
+        """Return the manifest of a finished step, or raise `ArtifactError`."""
+        manifest = read_json(self.folder(step) / "manifest.json")
         if not manifest:
             raise ArtifactError(
-                "this run has no finished stage",
-                value=self.path / stage,
+                f"this run has not finished `{step}`",
+                value=self.folder(step),
                 accepted="a run whose stages are finished",
                 next_step="groundrec run RECIPE.toml --if-exists resume",
             )
-        return manifest["fingerprint"]
+        return manifest
 
-    def require(self, stage: str, inputs: dict[str, Any]) -> None:
-        """Raise `ArtifactError` unless the stage is finished, and was made from these inputs among
+    def fingerprint(self, step: str) -> str:
+        """Return the fingerprint of a finished step, or raise `ArtifactError`."""
+        return self.manifest(step)["fingerprint"]
+
+    def require(self, step: str, inputs: Inputs) -> None:
+        """Raise `ArtifactError` unless the step is finished, and was made from these inputs among
         others.
         """
-        self.fingerprint(stage)
-        inputs = json.loads(json.dumps(inputs, default=str))
-        before = _completed(read_json(self.path / stage / "manifest.json")["inputs"], inputs)
+        inputs = plain(inputs)
+        before = as_recorded(self.manifest(step)["inputs"], inputs)
         before = {key: value for key, value in before.items() if key in inputs}
-        if before != inputs:
+        if reason := difference(before, inputs):
             raise ArtifactError(
-                f"this run's {stage} was made from other settings: {_difference(before, inputs)}",
+                f"`{step}` of this run was made from other settings: {reason}",
                 value=self.path,
                 accepted="a run that was finished after its settings changed",
                 next_step="groundrec run RECIPE.toml --if-exists resume",
@@ -335,18 +351,23 @@ def _refuse_other_data(path: Path, recipe: Recipe) -> None:
     """Raise `ArtifactError` where the run in `path` has prepared another data set: its work would
     be thrown away.
     """
-    now = recipe.model_dump(mode="json")
-    before = _completed(read_json(path / "dataset" / "inputs.json") or {}, now)
-    prepared = (path / "dataset" / "manifest.json").exists()
-    for section in ("data", "prepare"):
-        if prepared and before.get(section) != now[section]:
-            difference = _difference(before.get(section, {}), now[section], f"{section}.")
-            raise ArtifactError(
-                f"this run directory holds another data set: {difference}",
-                value=path,
-                accepted="the same [data] and [prepare] sections, or another directory",
-                next_step="--run-dir runs/OTHER, or --if-exists new",
-            )
+    manifest = read_json(step_folder(path, "prepare") / "manifest.json")
+    if not manifest:
+        return
+    now = {AFTER: {}, **deciding(recipe, "prepare")}
+    before = as_recorded(manifest["inputs"], now)
+    sections = ("data", "prepare")
+    reason = difference(
+        {section: before[section] for section in sections if section in before},
+        {section: now[section] for section in sections},
+    )
+    if reason:
+        raise ArtifactError(
+            f"this run directory holds another data set: {reason}",
+            value=path,
+            accepted="the same [data] and [prepare] sections, or another directory",
+            next_step="--run-dir runs/OTHER, or --if-exists new",
+        )
 
 
 def environment() -> dict[str, Any]:
@@ -385,38 +406,3 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     return candidate
-
-
-def _completed(before: Any, now: Any, defaults: Any = None) -> Any:
-    """Return earlier inputs, each setting of `now` that did not exist then at its default: what was
-    done then.
-    """
-    defaults = Recipe().model_dump(mode="json") if defaults is None else defaults
-    if not all(isinstance(values, dict) for values in (before, now, defaults)):
-        return before
-    new = {key: defaults[key] for key in now if key in defaults and key not in before}
-    return {
-        **{
-            key: _completed(value, now.get(key), defaults.get(key) or ())
-            for key, value in before.items()
-        },
-        **new,
-    }
-
-
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return the first difference of earlier inputs from today's, in words; an empty text for none."""
-    now = json.loads(json.dumps(now, default=str))
-    before = _completed(before, now)
-    return _difference(before, now) if before != now else ""
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    for key in [*new, *(k for k in old if k not in new)]:
-        a = old.get(key)
-        b = new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict) and a != b:
-            return _difference(a, b, f"{prefix}{key}.")
-        if a != b:
-            return f"{prefix}{key} was {a} and is {b}"
-    return "nothing changed"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groundrec.core.errors import ConfigError
+from groundrec.core.inputs import step_folder
 from groundrec.core.processes import Processes
 from groundrec.core.runs import read_json, write_json
 from groundrec.core.track import log
@@ -73,8 +74,9 @@ def find_start(path: Path, weights: str = "safetensors") -> StartPoint:
     """
     if str(path).startswith("wandb:"):
         return find_start(Path(fetch(str(path), weights).path), weights)
-    if (path / "model" / "inputs.json").is_file():
-        return find_start(_last(path / "model" / "checkpoints") or path / "model", weights)
+    stage = step_folder(path, "train")
+    if (stage / "inputs.json").is_file():
+        return find_start(_last(stage / "checkpoints") or stage, weights)
     if (path / COMPLETE).is_file() and (path.parent.parent / "inputs.json").is_file():
         return StartPoint("checkpoint", path, weights)
     return _bare(path, weights)
@@ -86,7 +88,8 @@ def find_weights(path: Path, weights: str = "safetensors") -> StartPoint:
     """
     if str(path).startswith("wandb:"):
         return find_weights(Path(fetch(str(path), weights).path), weights)
-    return _bare(path / "model" if (path / "model" / "inputs.json").is_file() else path, weights)
+    stage = step_folder(path, "train")
+    return _bare(stage if (stage / "inputs.json").is_file() else path, weights)
 
 
 def _bare(path: Path, weights: str) -> StartPoint:

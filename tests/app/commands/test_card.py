@@ -65,11 +65,11 @@ def test_a_run_is_counted_in_tokens_of_its_own_model(tiny: Tiny, tmp_path: Path)
     assert card["title_lengths"]["unit"] == f"tokens of {run / 'model' / 'tokenizer.json'}"
     assert 1 <= card["title_lengths"]["median"] <= card["title_lengths"]["longest"]
     assert card["rows"]["read"] > 0
-    shown = command("card", run / "dataset", "--tokenizer", run / "model", width=200)
+    shown = command("card", run / "prepare", "--tokenizer", run / "train", width=200)
     assert "rows read" in shown.out
     assert "tokens of" in shown.out
-    assert not (run / "dataset" / "other.png").exists()
-    assert size_of(tmp_path / "other.png") == size_of(run / "dataset" / "card.png")
+    assert not (run / "prepare" / "other.png").exists()
+    assert size_of(tmp_path / "other.png") == size_of(run / "prepare" / "card.png")
 
 
 @pytest.mark.parametrize(

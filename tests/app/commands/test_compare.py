@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from groundrec.app.commands.typeset import Sheet, latex, markdown
 from groundrec.app.stages.agreement import agreement, overlap
-from groundrec.app.stages.artefacts import Experiment
-from groundrec.app.stages.results import slates_of
+from groundrec.app.stages.artefacts import Artefacts
+from groundrec.app.stages.gather import slates_by_method
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
 from tests.app.conftest import USERS, Tiny
@@ -71,7 +71,7 @@ def test_what_two_runs_share(tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny.run, tmp_path / "b")
     rows = [("a", LM), ("a", "popularity"), ("b", LM)]
     found = agreement({"a": tiny.run, "b": tmp_path / "b"}, rows, "ndcg@5", 5)
-    slates = slates_of(Experiment(load_recipe(tiny.recipe)[0], Run(tiny.run)))
+    slates = slates_by_method(Artefacts(load_recipe(tiny.recipe)[0], Run(tiny.run)))
     pairs = zip(
         slates[LM].items[:, :5].tolist(), slates["popularity"].items[:, :5].tolist(), strict=True
     )
@@ -79,7 +79,9 @@ def test_what_two_runs_share(tiny: Tiny, tmp_path: Path) -> None:
     assert found.shared[0] == (1, pytest.approx(by_hand), 1)
     assert found.shared[1][0] == pytest.approx(by_hand)
     assert found.kinds == ("language", "signal", "language")
-    report = json.loads((tiny.run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    report = json.loads((tiny.run / "evaluate" / "test.json").read_text(encoding="utf-8"))[
+        "methods"
+    ]
     whole = agreement({"a": tiny.run}, rows[:2], "ndcg@10", 99)
     assert whole.k == 10
     for (_, method), slices in zip(rows[:2], whole.slices, strict=True):

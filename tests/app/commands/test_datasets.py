@@ -177,7 +177,7 @@ def test_a_recipe_uses_a_finished_data_set(raw: Path, tmp_path: Path) -> None:
     call = ("run", recipe, "--run-dir", tmp_path / "run", "--until", "prepare")
     done = command(*call)
     assert done.code == 0, done.err
-    assert load(tmp_path / "run" / "dataset").fingerprint == load(out).fingerprint
+    assert load(tmp_path / "run" / "prepare").fingerprint == load(out).fingerprint
     assert (
         command("export", tmp_path / "run", "--format", "d3", "--out", tmp_path / "files").code == 0
     )

@@ -23,9 +23,10 @@ from tests.app.debugger import PATIENCE, attached, free_ports
 from tests.app.launched import TORCHRUN, output, started
 from tests.commands import command
 
+CALL = "            inputs = step.inputs(recipe, upstream, run)"
 FILE = Path(stages.__file__)
-LINE = FILE.read_text(encoding="utf-8").splitlines().index("        stage(experiment)") + 1
-"""Where a stage is called."""
+LINE = FILE.read_text(encoding="utf-8").splitlines().index(CALL) + 1
+"""Where the first step is made."""
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
 DEEPSPEED = [
     sys.executable,
@@ -76,9 +77,9 @@ def test_a_debugger_stops_one_process_and_reads_a_variable(
         assert listening(port) == {"127.0.0.1"}
         with attached(port, lambda: process.poll() is None, (FILE, LINE)) as debugger:
             variables = debugger.stopped()
-            assert variables["name"] == "'prepare'"
+            assert variables["stage"] == "'prepare'"
             assert debugger.evaluate("run.path.name") == "'run'"
-            assert not (tmp_path / "run" / "dataset").exists()
+            assert not (tmp_path / "run" / "prepare").exists()
             debugger.go_on()
         text = output(process)
     assert process.returncode == 0, text

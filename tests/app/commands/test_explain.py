@@ -70,7 +70,7 @@ def test_prompts_that_are_trimmed_are_counted_as_training_counts_them(tiny: Tiny
     [row] = json.loads(command("explain", "train.cutoff_len", "--run", tiny.run, "--json").out)
     x = Data.at(tiny.run, "en")
     lengths, whose = x.prompt_lengths()
-    assert whose == str(tiny.run / "model")
+    assert whose == str(tiny.run / "train")
     assert len(lengths) == len(x.histories) == USERS
     x.histories[:] = [history[: i % LENGTH + 1] for i, history in enumerate(x.histories)]
     lengths, _ = x.prompt_lengths()
@@ -88,7 +88,7 @@ def _encoder(tiny: Tiny, limit: int):
     from groundrec.text.prompts import load_template
     from groundrec.text.tokens import Encoder
 
-    tokenizer = language.load(tiny.run / "model").tokenizer
+    tokenizer = language.load(tiny.run / "train").tokenizer
     return Encoder(
         load_template("list"), tokenizer, Data.at(tiny.run, "en").dataset.catalogue.titles, limit
     )
@@ -97,7 +97,7 @@ def _encoder(tiny: Tiny, limit: int):
 def test_a_data_set_alone_is_counted_in_words_of_its_own_titles(tiny: Tiny) -> None:
     [row] = json.loads(
         command(
-            "explain", "cutoff_len", "--lang", "en", "--dataset", tiny.run / "dataset", "--json"
+            "explain", "cutoff_len", "--lang", "en", "--dataset", tiny.run / "prepare", "--json"
         ).out
     )
     assert row["example"][0].endswith("in tokens of 4,096 pieces learned from the titles:")

@@ -112,5 +112,5 @@ def test_an_example_says_what_is_learned(trained: Path) -> None:
 
 
 def test_a_folder_without_a_tokenizer_is_an_error(trained: Path) -> None:
-    found = command("tokenize", trained / "dataset", "text")
+    found = command("tokenize", trained / "prepare", "text")
     assert (found.code, "holds no tokenizer" in found.err) == (2, True)

@@ -40,7 +40,7 @@ def kill(pid: int | None, number: int = signal.SIGKILL) -> None:
 def test_a_detached_run_ends_well_and_its_exit_is_recorded(terminal: Terminal) -> None:
     run = terminal.detach("one")
     state = at_work(run)
-    assert (state.state, state.stage) == ("running", "dataset")
+    assert (state.state, state.stage) == ("running", "prepare")
     assert state.pid
     assert state.supervisor
     assert state.memory > 2**20
@@ -100,7 +100,7 @@ def test_an_error_is_told_with_its_text(terminal: Terminal) -> None:
     terminal.go()
     until(lambda: state_of(run).is_over)
     state = state_of(run)
-    assert (state.state, state.exit and state.exit["code"], state.stage) == ("failed", 2, "dataset")
+    assert (state.state, state.exit and state.exit["code"], state.stage) == ("failed", 2, "prepare")
     assert "DataError" in state.why
     assert "failed" in terminal.call("runs", "show", "one")
     assert "error: " in terminal.call("runs", "logs", "one")
@@ -115,7 +115,7 @@ def test_a_killed_worker_is_killed_and_can_be_resumed(terminal: Terminal) -> Non
     kill(at_work(run).pid)
     row = terminal.listed()["one"]
     assert (row["state"], row["exit"]["signal"], row["exit"]["code"]) == ("killed", "SIGKILL", None)
-    assert row["stage"] == "dataset"
+    assert row["stage"] == "prepare"
     terminal.go()
     terminal.call("runs", "resume", "one")
     until(lambda: state_of(run).is_over)
@@ -128,7 +128,7 @@ def test_a_killed_supervisor_leaves_a_run_that_works_and_says_so(terminal: Termi
     kill(at_work(run).supervisor)
     until(lambda: state_of(run).supervisor is None)
     row = terminal.listed()["one"]
-    assert (row["state"], row["stage"], row["supervisor"]) == ("running", "dataset", None)
+    assert (row["state"], row["stage"], row["supervisor"]) == ("running", "prepare", None)
     assert row["why"] == "its supervisor is gone, and nobody will see how it ends"
     assert "running: its supervisor is gone" in terminal.call("runs", "show", "one")
     assert "in use" in terminal.call("run", terminal.recipe, "--run-dir", "runs/one", code=2)
@@ -194,7 +194,7 @@ def test_a_run_that_lost_its_power_goes_on(terminal: Terminal) -> None:
             path.read_text(encoding="utf-8").replace(boot, "boot-before"), encoding="utf-8"
         )
     lost = state_of(run)
-    assert (lost.state, lost.why, lost.stage) == ("lost", "the machine was restarted", "dataset")
+    assert (lost.state, lost.why, lost.stage) == ("lost", "the machine was restarted", "prepare")
     terminal.go()
     terminal.call("runs", "resume", "one")
     until(lambda: state_of(run).is_over)
@@ -211,12 +211,12 @@ def test_a_pid_that_another_process_has_by_now_is_nobody(
     here = Identity.of().to_json()
     write_json(tmp_path / "config.json", {})
     write_json(
-        tmp_path / "status.json", {**here, "stage": "model", "state": "running", "updated": 1.0}
+        tmp_path / "status.json", {**here, "stage": "train", "state": "running", "updated": 1.0}
     )
     assert state_of(tmp_path).state == "running"
     write_json(
         tmp_path / "status.json",
-        {**here, "stage": "model", "state": "running", "updated": 1.0, **change},
+        {**here, "stage": "train", "state": "running", "updated": 1.0, **change},
     )
     assert state_of(tmp_path).state == "lost"
     assert Identity.from_json({**here, **change}).send_signal(signal.SIGTERM) is False  # type: ignore[union-attr]
@@ -310,7 +310,7 @@ def test_a_run_asked_to_end_behind_a_stage_says_so_and_goes_on_to_the_end(
     assert "groundrec runs resume" in terminal.call("runs", "show", "one")
     terminal.call("runs", "resume", "one")
     assert state_of(run).until == ""
-    until(lambda: state_of(run).stage == "model" or state_of(run).is_over)
+    until(lambda: state_of(run).stage == "train" or state_of(run).is_over)
     assert state_of(run).state == "running"
 
 

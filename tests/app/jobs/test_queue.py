@@ -243,6 +243,6 @@ def test_a_sweep_is_a_run_for_each_cell_one_after_the_other(terminal: Terminal) 
     shown = terminal.json("runs", "show", "tiny")
     assert [row["settings"] for row in shown][-1] == ["train.epochs=2", "seed=1"]
     for earlier, later in itertools.pairwise(runs):
-        assert (earlier / "dataset" / "manifest.json").stat().st_mtime < (
+        assert (earlier / "prepare" / "manifest.json").stat().st_mtime < (
             later / "config.json"
         ).stat().st_mtime

@@ -40,13 +40,13 @@ def measured(tmp_path: Path) -> Measured:
         folder: str, columns: Values, ids: Any = None, data: str = "shop", **recipe: Any
     ) -> Path:
         run = tmp_path / folder
-        for stage in ("eval", "dataset"):
+        for stage in ("evaluate", "prepare"):
             (run / stage).mkdir(parents=True)
             write_json(run / stage / "manifest.json", {"result": {"dataset": data}})
         write_json(run / "config.json", Recipe.model_validate(recipe).model_dump(mode="json"))
         ids = np.arange(QUERIES) if ids is None else ids
         table = {"query_id": ids, "user": [f"u{i // 3}" for i in ids], **columns}
-        pq.write_table(pa.table(table), run / "eval" / "per_query.parquet")
+        pq.write_table(pa.table(table), run / "evaluate" / "per_query.parquet")
         return run
 
     return make
@@ -132,7 +132,9 @@ def test_a_sweep_is_one_table_with_what_was_swept_as_columns(tiny: Tiny, tmp_pat
         cell = {"train.epochs": epochs, "seed": seed}
         run = tmp_path / f"shop+epochs={epochs}+seed={seed}"
         measured = (epochs, seed) != ("24.0", "0")
-        shutil.copytree(tiny.run, run, ignore=None if measured else shutil.ignore_patterns("eval"))
+        shutil.copytree(
+            tiny.run, run, ignore=None if measured else shutil.ignore_patterns("evaluate")
+        )
         config = read_json(run / "config.json")
         config |= {"seed": int(seed), "train": {**config["train"], "epochs": float(epochs)}}
         write_json(run / "config.json", config)
@@ -181,7 +183,7 @@ def test_what_cannot_be_compared_is_refused(measured: Measured) -> None:
         compare_runs({"a": a}, ["languag model"])
     with pytest.raises(ConfigError, match="a has not measured this"):
         compare_runs({"a": a}, metrics=["ndcg@11"])
-    (a / "eval" / "manifest.json").unlink()
+    (a / "evaluate" / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="has measured nothing yet"):
         compare_runs({"a": a})
 
@@ -189,7 +191,7 @@ def test_what_cannot_be_compared_is_refused(measured: Measured) -> None:
 def test_the_command_shows_finished_runs_and_names_the_others(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(tiny.run, tmp_path / name)
-    shutil.copytree(tiny.run, tmp_path / "c", ignore=shutil.ignore_patterns("eval"))
+    shutil.copytree(tiny.run, tmp_path / "c", ignore=shutil.ignore_patterns("evaluate"))
     root = ("runs", "--root", tmp_path)
     done = command(*root, "compare", "a", "b", "c", "--json")
     assert done.code == 0, done.err
@@ -212,12 +214,14 @@ def test_the_command_shows_finished_runs_and_names_the_others(tiny: Tiny, tmp_pa
 def test_the_best_of_a_finished_run_is_its_main_metric(tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny.run, tmp_path / "a")
     listed = json.loads(command("runs", "--root", tmp_path, "--json").out)
-    methods = json.loads((tiny.run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    methods = json.loads((tiny.run / "evaluate" / "test.json").read_text(encoding="utf-8"))[
+        "methods"
+    ]
     best = max(methods, key=lambda name: methods[name]["metrics"]["ndcg@10"]["mean"])
     value = methods[best]["metrics"]["ndcg@10"]["mean"]
     assert listed[0]["best"] == {"metric": "ndcg@10", "value": value, "method": best}
     assert (listed[0]["state"], listed[0]["name"]) == ("finished", "a")
-    shutil.rmtree(tmp_path / "a" / "eval")
+    shutil.rmtree(tmp_path / "a" / "evaluate")
     again = json.loads(command("runs", "--root", tmp_path, "show", "a", "--json").out)
     assert again["best"]["metric"] == "validation loss"
     assert 0 < again["best"]["value"] < 1

@@ -88,7 +88,7 @@ def mine(shops: Shops, both: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def model_of(run: Path) -> Any:
-    return read_json(run / "model" / "manifest.json")
+    return read_json(run / "train" / "manifest.json")
 
 
 def test_the_manifest_knows_what_else_was_trained_on(shops: Shops, both: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_manifest_knows_what_else_was_trained_on(shops: Shops, both: Path) -
         max(
             row.get("step", 0)
             for row in Metrics.read(both / "metrics.jsonl")
-            if row["stage"] == "model"
+            if row["stage"] == "train"
         )
         == 4
     )
@@ -128,7 +128,9 @@ def test_only_the_main_catalogue_is_ranked_and_measured(
     assert model_of(both)["inputs"]["train"].pop("extra_datasets") == ["games"]
     assert "extra_datasets" not in model_of(tmp_path / "alone")["inputs"]["train"]
     for split in ("valid", "test"):
-        slates, others = (load_slates(run / "slates" / split) for run in (both, tmp_path / "alone"))
+        slates, others = (
+            load_slates(run / "recommend" / split) for run in (both, tmp_path / "alone")
+        )
         assert (slates.query_ids == others.query_ids).all()
         assert slates.items.max() < FILMS
         assert (slates.scores != others.scores).any()
@@ -144,16 +146,16 @@ def test_a_moved_data_set_redoes_nothing_and_a_changed_one_says_so(
     shops: Shops, mine: tuple[Path, Path], tmp_path: Path
 ) -> None:
     run, games = mine
-    assert again(shops.recipe, run, f"train.extra_datasets.games={games}")["model"].startswith(
+    assert again(shops.recipe, run, f"train.extra_datasets.games={games}")["train"].startswith(
         "skipped"
     )
     before = read_json(games / "dataset.json")["fingerprint"]
     other = prepared(tmp_path, "others", "Sport", GAMES - 1)
     after = read_json(other / "dataset.json")["fingerprint"]
-    said = again(shops.recipe, run, f"train.extra_datasets.games={other}")["model"]
+    said = again(shops.recipe, run, f"train.extra_datasets.games={other}")["train"]
     assert said == f"redone, because domains.games.dataset was {before} and is {after}"
     assert (
-        again(shops.recipe, run)["model"]
+        again(shops.recipe, run)["train"]
         == "redone, because train.extra_datasets was ['games'] and is None"
     )
     said = again(
@@ -161,14 +163,14 @@ def test_a_moved_data_set_redoes_nothing_and_a_changed_one_says_so(
         run,
         f"train.extra_datasets.games={games}",
         f"train.extra_datasets.others={other}",
-    )["model"]
+    )["train"]
     assert said == "redone, because train.extra_datasets was {} and is ['games', 'others']"
     turned = again(
         shops.recipe,
         run,
         f"train.extra_datasets.others={other}",
         f"train.extra_datasets.games={games}",
-    )["model"]
+    )["train"]
     assert turned.startswith("skipped"), "their order is that of their names"
 
 
@@ -237,7 +239,7 @@ def test_queries_of_other_files_are_refused_before_training(shops: Shops, tmp_pa
         more=("--until", "train"),
     )
     assert (found.code, "the files are not those of dataset.json" in found.err) == (2, True)
-    assert not (tmp_path / "run" / "model" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "train" / "checkpoints").exists()
 
 
 def test_the_dry_run_shows_what_there_is_of_each_domain(shops: Shops) -> None:

@@ -178,8 +178,8 @@ def test_a_run_from_a_url_needs_the_server_once(server: Server, tmp_path: Path) 
     )
     assert command("run", recipe, *until, tmp_path / "two").code == 0
     assert (
-        load(tmp_path / "one" / "dataset").fingerprint
-        == load(tmp_path / "two" / "dataset").fingerprint
+        load(tmp_path / "one" / "prepare").fingerprint
+        == load(tmp_path / "two" / "prepare").fingerprint
     )
     assert len(server.asked) == 1
 

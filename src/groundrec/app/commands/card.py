@@ -16,6 +16,7 @@ from rich.table import Table
 
 from groundrec.app.commands.terminal import print_table
 from groundrec.core.errors import ConfigError
+from groundrec.core.inputs import step_folder
 from groundrec.core.types import PreparedDataset
 from groundrec.data.dataset import SPLITS, load
 from groundrec.data.summary import filter_counts, summarize, title_word_counts, train_popularity
@@ -85,10 +86,13 @@ def print_card(
 
     Titles are measured in tokens of `tokenizer`, else of the run's model, else in words.
     """
-    folder = folder / "dataset" if (folder / "dataset").is_dir() else folder
+    prepared = step_folder(folder, "prepare")
+    folder = prepared if prepared.is_dir() else folder
     dataset = load(folder)
     lengths, unit = _title_lengths(
-        dataset, tokenizer or folder.parent / "model", is_asked_for=tokenizer is not None
+        dataset,
+        tokenizer or step_folder(folder.parent, "train"),
+        is_asked_for=tokenizer is not None,
     )
     card = card_of(dataset, lengths, unit)
     picture = picture or folder / "card.png"

@@ -118,7 +118,7 @@ def _named(runs: Sequence[str], root: Path) -> dict[str, Path]:
 
 
 def _json(table: Table, common: Agreement) -> str:
-    from groundrec.app.stages.results import defined
+    from groundrec.app.stages.page import defined
 
     return json.dumps(defined({**asdict(table), "agreement": asdict(common)}), ensure_ascii=False)
 

@@ -13,6 +13,7 @@ from typing import cast
 
 from groundrec.app.stages.checks import check_names
 from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.inputs import step_folder
 from groundrec.core.recipe import Recipe, load_recipe
 from groundrec.core.registry import resolve
 from groundrec.core.track import log
@@ -76,7 +77,7 @@ def export_dataset(
             accepted="an empty or new folder",
             next_step="choose another --out, or add --overwrite to replace files of the same names",
         )
-    of_run = source / "dataset"
+    of_run = step_folder(source, "prepare")
     reader = DatasetReader(of_run if (of_run / "dataset.json").exists() else source)
     with report_full_disk(out):
         return write(reader, out, **options)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from groundrec.app.stages.domains import other_domains
 from groundrec.core.config_learn import Train
 from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.inputs import step_folder
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset, Queries
@@ -50,7 +51,7 @@ class Data:
     def at(cls, place: Path, language: str) -> Data:
         """Return the data of a run directory, or of a prepared data set. Raises `ArtifactError`."""
         config = read_json(place / "config.json")
-        folder = place / "dataset" if config else place
+        folder = step_folder(place, "prepare") if config else place
         if not (folder / "dataset.json").is_file():
             raise ArtifactError(
                 "no prepared data here",
@@ -106,7 +107,7 @@ class Data:
 
     def _tokenizer(self) -> tuple[Any, str]:
         base = self.recipe.model.base_model
-        for folder in (self.place / "model", Path(base)):
+        for folder in (step_folder(self.place, "train"), Path(base)):
             if (folder / "tokenizer.json").is_file():
                 from transformers import AutoTokenizer
 

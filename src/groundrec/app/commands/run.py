@@ -31,12 +31,15 @@ from groundrec.app.commands.options import (
     Set,
     check_choice,
 )
+from groundrec.app.commands.plan import print_plan
 from groundrec.app.commands.runs import submit
 from groundrec.app.commands.settings_table import print_settings
 from groundrec.app.jobs.job import Job
 from groundrec.app.jobs.state import ROOT
 from groundrec.app.stages.checks import check_names, check_paths
+from groundrec.core.affects import STAGES
 from groundrec.core.errors import ConfigError
+from groundrec.core.inputs import step_folder
 from groundrec.core.processes import Processes, launcher_started_one
 from groundrec.core.recipe import Recipe, load_recipe
 from groundrec.core.recipe_files import find_recipe
@@ -45,8 +48,6 @@ from groundrec.core.stop import EXIT_CODE, Stopped, stop_on_sigterm
 from groundrec.core.track import log, log_to, progress_to
 
 __all__ = ["RunOptions", "execute", "run", "start"]
-
-STAGE_NAMES = ("prepare", "signals", "train", "recommend", "fuse", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class RunOptions:
     if_exists: str = "fail"
     until: str | None = None
     dry_run: bool = False
+    plan: bool = False
     detach: bool = False
     after: tuple[str, ...] = ()
     max_parallel: int | None = None
@@ -80,11 +82,17 @@ def run(
     run_dir: RunDir = None,
     if_exists: IfExistsOption = "fail",
     until: Annotated[
-        str | None, typer.Option(help=f"Stop after this stage: {', '.join(STAGE_NAMES)}.")
+        str | None, typer.Option(help=f"Stop after this stage: {', '.join(STAGES)}.")
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print every setting and where it came from; do nothing."),
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print which steps would be skipped or done, and why; do nothing."
+        ),
     ] = False,
     detach: Detach = False,
     after: After = None,
@@ -102,6 +110,7 @@ def run(
         if_exists=if_exists,
         until=until,
         dry_run=dry_run,
+        plan=plan,
         detach=detach,
         after=tuple(after or ()),
         max_parallel=max_parallel,
@@ -115,17 +124,22 @@ def run(
 
 
 def start(file: Path, options: RunOptions) -> None:
-    """Run a recipe in this process, submit it for the background, or print its settings."""
+    """Run a recipe in this process, submit it for the background, or print its settings
+    or its plan."""
     file = find_recipe(file)
     recipe, origin = load_recipe(file, options.settings)
     reuse = options.reuse
     if options.until:
-        check_choice("--until", options.until, STAGE_NAMES)
+        check_choice("--until", options.until, STAGES)
     check_names(recipe)
     if options.dry_run:
         print_settings(recipe, origin, as_json=options.as_json)
         return
     check_paths(recipe)
+    path = options.run_dir or ROOT / recipe.name
+    if options.plan:
+        print_plan(recipe, path, reuse, options.until, as_json=options.as_json)
+        return
     require(recipe.track)
     _refuse_contradictions(options)
     job = Job(options.settings, options.until, str(Path.cwd()), max_parallel=options.max_parallel)
@@ -140,7 +154,6 @@ def start(file: Path, options: RunOptions) -> None:
             as_json=options.as_json,
         )
         return
-    path = options.run_dir or ROOT / recipe.name
     to_continue = "add --if-exists resume to the same command to continue"
     execute(recipe, file, path, reuse, job, options, to_continue=to_continue)
 
@@ -189,12 +202,12 @@ def execute(
             from groundrec.app.stages.stages import run_recipe
 
             with shown(recipe, opened.path) if processes.is_main else contextlib.nullcontext():
-                experiment = run_recipe(recipe, opened, job.until)
+                run_recipe(recipe, opened, job.until)
         if processes.is_main and job.is_whole:
-            from groundrec.app.stages.results import show
+            from groundrec.app.stages.page import print_results
 
             if options.as_json or not options.quiet:
-                show(experiment, as_json=options.as_json)
+                print_results(opened.path, as_json=options.as_json)
             _log_what_to_look_at(opened.path)
 
 
@@ -242,11 +255,11 @@ def _log_what_to_look_at(path: Path) -> None:
     """Log where the results are, and commands to try next."""
     from groundrec.data import dataset
 
-    prepared = dataset.load(path / "dataset")
+    prepared = dataset.load(step_folder(path, "prepare"))
     title = prepared.catalogue.titles[int(prepared.popularity().argmax())]
     log.info(f"\nlook at  {path / 'report.html'}")
     log.info(f"         {path / 'report.png'}")
-    log.info(f"         {path / 'eval' / 'test.json'}")
+    log.info(f"         {step_folder(path, 'evaluate') / 'test.json'}")
     log.info(f'try      groundrec recommend {path} "{title}" -k 5')
     log.info(f"         groundrec run {path / 'recipe.toml'} --dry-run")
     log.info("         groundrec settings train")

@@ -26,6 +26,7 @@ from groundrec.app.commands.terminal import print_table
 from groundrec.app.jobs.job import Job
 from groundrec.app.jobs.state import ROOT, named, runs_in, state_of
 from groundrec.core.errors import ConfigError
+from groundrec.core.inputs import step_folder
 from groundrec.core.runs import IfExists
 
 __all__ = ["app", "submit"]
@@ -165,7 +166,9 @@ def compare_by_query(
     """
     states = [state_of(path, context.obj) for path in _directories(runs, context.obj)]
     measured = {
-        s.name: Path(s.path) for s in states if (Path(s.path) / "eval" / "manifest.json").exists()
+        s.name: Path(s.path)
+        for s in states
+        if (step_folder(Path(s.path), "evaluate") / "manifest.json").exists()
     }
     unmeasured = [s for s in states if s.name not in measured]
     if not measured:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from groundrec.app.commands.terminal import print_table
 from groundrec.core.errors import SearchError
+from groundrec.core.inputs import step_folder
 from groundrec.evaluate.result_files import (
     ResultFile,
     find_result_files,
@@ -118,5 +119,5 @@ def _titles(catalogue: Path) -> Sequence[str]:
         return [line.split("\t")[0] for line in lines if line.strip()]
     from groundrec.data import dataset
 
-    of_run = catalogue / "dataset"
+    of_run = step_folder(catalogue, "prepare")
     return dataset.load(of_run if of_run.is_dir() else catalogue).catalogue.titles

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from groundrec.core.errors import ConfigError, DataError
-from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, read_json
+from groundrec.core.inputs import step_folder
+from groundrec.core.runs import read_json
 
 __all__ = ["tokenize"]
 
@@ -95,7 +96,7 @@ def _tokenizer(model: str) -> Any:
     from groundrec.models.language import tokenizer_folder
 
     folder = Path(fetch(model).path) if is_of_hub(model) else Path(model)
-    trained = folder / "model"
+    trained = step_folder(folder, "train")
     folder = trained if (folder / "config.json").is_file() and trained.is_dir() else folder
     return AutoTokenizer.from_pretrained(tokenizer_folder(folder), local_files_only=True)
 
@@ -217,18 +218,18 @@ def _fill(tokenizer: Any, row: dict[str, Any], missing: int, side: str) -> None:
 
 
 def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
-    from groundrec.app.stages.artefacts import Experiment
+    from groundrec.app.stages.artefacts import open_run
     from groundrec.text.tokens import IGNORED
 
     config = read_json(path / "config.json")
-    if not config or not (path / "dataset" / "dataset.json").is_file():
+    if not config or not (step_folder(path, "prepare") / "dataset.json").is_file():
         raise DataError(
             "an example is one of a run's",
             value=path,
             accepted="a run directory",
             next_step="groundrec run RECIPE",
         )
-    x = Experiment(Recipe.model_validate(config), Run(path))
+    x = open_run(path)
     train = x.dataset.train
     encoder = x.encoder(tokenizer)
     if number >= len(train):
@@ -236,9 +237,8 @@ def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
     query = train[number]
     target = int(train.targets[number][0])
     if encoder.template.running:
-        made = encoder.running(
-            [*query.history[len(query.history) - encoder.fitting(query.history) :], target]
-        )
+        recent = query.history[len(query.history) - encoder.fitting(query.history) :]
+        made = encoder.running(np.append(recent, target))
     else:
         made = encoder.example(
             query.history, target, train_on_inputs=x.recipe.train.train_on_inputs, varied=True

@@ -17,6 +17,7 @@ import psutil
 from groundrec.app.jobs.job import LAST
 from groundrec.core.alive import Identity, lock_folder
 from groundrec.core.errors import ArtifactError, did_you_mean
+from groundrec.core.inputs import step_folder
 from groundrec.core.runs import read_json
 from groundrec.core.track import Metrics
 
@@ -309,8 +310,12 @@ def _progress(path: Path, status: dict[str, Any]) -> dict[str, Any]:
 
 def _best(path: Path) -> Best | None:
     metric = ((read_json(path / "config.json") or {}).get("fuse") or {}).get("metric")
-    done = (path / "eval" / "manifest.json").exists()
-    methods = (read_json(path / "eval" / "test.json") or {}).get("methods", {}) if done else {}
+    done = (step_folder(path, "evaluate") / "manifest.json").exists()
+    methods = (
+        (read_json(step_folder(path, "evaluate") / "test.json") or {}).get("methods", {})
+        if done
+        else {}
+    )
     values = {
         name: m["metrics"][metric]["mean"] for name, m in methods.items() if metric in m["metrics"]
     }

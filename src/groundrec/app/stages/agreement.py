@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groundrec.app.stages.artefacts import Experiment
-from groundrec.app.stages.results import kind_of, slates_of
-from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, read_json
+from groundrec.app.stages.artefacts import open_run
+from groundrec.app.stages.gather import kind_of, slates_by_method
 from groundrec.core.types import NO_ITEM, Slates
 from groundrec.evaluate.charts import Kind
 from groundrec.evaluate.metrics import by_slice
@@ -50,10 +48,7 @@ def agreement(
     `k` shrinks to the shortest slate. `metric` is measured for each third of the training
     interactions by itself.
     """
-    opened = {
-        n: Experiment(Recipe.model_validate(read_json(path / "config.json")), Run(path))
-        for n, path in runs.items()
-    }
+    opened = {name: open_run(path) for name, path in runs.items()}
     ids = reduce(np.intersect1d, (x.queries("test").ids for x in opened.values()))
     slates = {}
     slices = {}
@@ -61,7 +56,7 @@ def agreement(
         queries = x.queries("test")
         places = np.flatnonzero(np.isin(queries.ids, ids))
         queries = queries.take(places)
-        found = slates_of(x)
+        found = slates_by_method(x)
         for key in (key for key in rows if key[0] == name):
             one = found[key[1]]
             slates[key] = Slates(one.query_ids[places], one.items[places], one.scores[places])
@@ -72,7 +67,7 @@ def agreement(
         k,
         tuple(tuple(overlap(slates[a].items, slates[b].items, k) for b in rows) for a in rows),
         tuple(slices[key] for key in rows),
-        tuple(kind_of(opened[run], method) for run, method in rows),
+        tuple(kind_of(opened[run].recipe, method) for run, method in rows),
     )
 
 

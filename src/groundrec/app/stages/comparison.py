@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from groundrec.app.stages.artefacts import LM
+from groundrec.app.stages.names import LANGUAGE_MODEL
 from groundrec.core.errors import ArtifactError, ConfigError, did_you_mean
+from groundrec.core.inputs import step_folder
 from groundrec.core.recipe import Recipe, settings
 from groundrec.core.runs import read_json
 from groundrec.evaluate.statistics import Interval, compare_to_reference, intervals
@@ -88,7 +89,7 @@ class _Measured:
 
 def compare_runs(
     runs: dict[str, Path],
-    methods: Sequence[str] = (LM,),
+    methods: Sequence[str] = (LANGUAGE_MODEL,),
     metrics: Sequence[str] = (),
     swept: Sequence[str] = (),
     *,
@@ -162,14 +163,14 @@ def _versus(
 
 
 def _read(name: str, path: Path) -> _Measured:
-    if not (path / "eval" / "manifest.json").exists():
+    if not (step_folder(path, "evaluate") / "manifest.json").exists():
         raise ArtifactError(
             "this run has measured nothing yet",
             value=path,
             accepted="a run whose stage `evaluate` has finished",
             next_step=f"groundrec runs resume {path}",
         )
-    table = pq.read_table(path / "eval" / "per_query.parquet")
+    table = pq.read_table(step_folder(path, "evaluate") / "per_query.parquet")
     arrays = {column: np.asarray(table[column].to_pylist()) for column in table.column_names}
     return _Measured(name, path, read_json(path / "config.json") or {}, arrays)
 
@@ -212,7 +213,9 @@ def _refuse_other_data(runs: Sequence[_Measured]) -> None:
     the same.
     """
     prints = [
-        (read_json(r.path / "dataset" / "manifest.json") or {}).get("result", {}).get("dataset")
+        (read_json(step_folder(r.path, "prepare") / "manifest.json") or {})
+        .get("result", {})
+        .get("dataset")
         for r in runs
     ]
     for run, found in zip(runs, prints, strict=True):

@@ -265,7 +265,7 @@ class BIGRecRanker:
         }
 
 
-bigrec_grounding = Grounding(BIGRecRanker, "grounded", "grounded", settings=("recommend", "ground"))
+bigrec_grounding = Grounding(BIGRecRanker, "grounded", "grounded", settings=("ground",))
 
 
 def table_file(folder: Path, identity: str, section: Ground) -> Path:
