@@ -174,7 +174,7 @@ Edit = Callable[[str], str]
 ROWS: dict[str, tuple[Edit, str]] = {
     "an unknown column": (lambda t: t.replace("time", "when", 1), "no such column"),
     "a time that is none": (lambda t: t.replace("1000000000", "yesterday", 1), "'yesterday'"),
-    "an empty title": (lambda t: t.replace(title(3), ""), "no title for this item"),
+    "an empty title": (lambda t: t.replace(title(3), ""), "the item has no title"),
     "two titles for one item": (
         lambda t: t.replace(title(3), "Another", 1),
         "already has another title",
@@ -187,7 +187,7 @@ ROWS: dict[str, tuple[Edit, str]] = {
     "an empty file": (lambda _: "", "the file is empty"),
     "a line with too many fields": (
         lambda t: t + "u1,f1,1,a,b,c\n",
-        "no row can be read from this line",
+        "this line cannot be parsed",
     ),
 }
 

@@ -24,10 +24,10 @@ ROOMS = {
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch
         sources.table java engines sources.movielens sources.recbole sources.reviews
         arrays digests events
-        protocols.coded protocols.clean protocols.windows dataset
+        protocols.coded protocols.quarantine protocols.clean protocols.windows dataset
         protocols.by_time protocols.d3 protocols.bigrec prepare
         exchange.write_d3 exchange.write_others summary
-        exchange.rejoin exchange.read_d3 exchange.read_bigrec
+        exchange.rejoin exchange.importing exchange.read_d3 exchange.read_bigrec
     """,
     "text": "answers prompts tokens trie",
     "signals": "counts sequential objectives fit networks external",

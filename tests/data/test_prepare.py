@@ -15,7 +15,13 @@ from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.types import PreparedDataset, Query
 from groundrec.data.dataset import SPLITS, load
 from groundrec.data.prepare import prepare
-from groundrec.data.protocols.by_time import Splitter, by_time, last_two, moments_of, windows
+from groundrec.data.protocols.by_time import (
+    Splitter,
+    group_moments,
+    split_by_time,
+    split_last_two,
+    split_queries,
+)
 from tests.data.conftest import Event, WriteShop
 
 LOOSE = Prepare(k_core=0, valid_share=0.25, test_share=0.25)
@@ -191,15 +197,19 @@ EVENTS = st.lists(
 )
 
 
-@given(events=EVENTS, splitter=st.sampled_from([by_time, last_two]), max_history=st.integers(1, 9))
+@given(
+    events=EVENTS,
+    splitter=st.sampled_from([split_by_time, split_last_two]),
+    max_history=st.integers(1, 9),
+)
 def test_every_event_is_a_target_once_or_counted_and_every_history_is_the_past(
     events: list[tuple[str, int, int]], splitter: Splitter, max_history: int
 ) -> None:
     ordered = sorted(set(events), key=lambda e: (e[0], e[2], e[1]))
     users, number = np.unique([user for user, *_ in ordered], return_inverse=True)
     items, times = np.array([e[1:] for e in ordered]).T
-    moments = moments_of(number.astype(np.int32), times, items.astype(np.int32))
-    splits, skipped = windows(moments, splitter(moments, LOOSE), users, max_history)
+    moments = group_moments(number.astype(np.int32), times, items.astype(np.int32))
+    splits, skipped = split_queries(moments, splitter(moments, LOOSE), users, max_history)
     queries = [query for part in splits.values() for query in part]
     targets = [(q.user, item, q.time) for q in queries for item in q.targets.tolist()]
     assert (
@@ -221,8 +231,8 @@ def test_global_time_never_trains_on_what_happens_at_or_after_a_test_moment(
     ordered = sorted(set(events), key=lambda e: (e[0], e[2]))
     _, number = np.unique([user for user, *_ in ordered], return_inverse=True)
     times = np.array([time for *_, time in ordered])
-    moments = moments_of(number.astype(np.int32), times, np.zeros(len(ordered), np.int32))
-    split = by_time(moments, LOOSE)
+    moments = group_moments(number.astype(np.int32), times, np.zeros(len(ordered), np.int32))
+    split = split_by_time(moments, LOOSE)
     for earlier, later in ((0, 1), (1, 2), (0, 2)):
         assert moments.time[split == earlier].max(initial=-1) < moments.time[split == later].min(
             initial=99

@@ -12,7 +12,7 @@ import pyarrow as pa
 from groundrec.contracts.rules import check_rules
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError
-from groundrec.data.raw.files import engine
+from groundrec.data.raw.files import open_duckdb
 from groundrec.data.sources.table import INTERACTIONS, ITEMS, MILLISECONDS, Source
 
 __all__ = ["RULES", "Readings", "check_source"]
@@ -30,7 +30,7 @@ class Readings:
     @classmethod
     def of(cls, kind: Callable[[Data], Source], data: Data) -> Readings:
         """Return both readings, by the engine that reads raw data."""
-        with tempfile.TemporaryDirectory() as folder, engine(Path(folder)) as connection:
+        with tempfile.TemporaryDirectory() as folder, open_duckdb(Path(folder)) as connection:
             raws = [kind(data).read(connection) for _ in range(2)]
             first, second = [
                 (raw.interactions.to_pyarrow(), raw.items.to_pyarrow()) for raw in raws

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from groundrec.core.types import Ragged
 
-__all__ = ["as_arrow", "as_lists", "as_numpy", "as_texts", "bytes_of", "order_of"]
+__all__ = ["as_arrow", "as_lists", "as_numpy", "as_texts", "bytes_of", "stable_argsort"]
 
 
 def as_arrow(array: NDArray[np.number]) -> pa.Array:
@@ -56,7 +56,7 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def order_of(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
+def stable_argsort(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return where the least of some whole numbers stands, then the next, …; equal ones in their
     order.
 

@@ -33,7 +33,7 @@ from groundrec.core.types import Catalogue, PreparedDataset, Queries, Ragged
 from groundrec.data.arrays import as_arrow, as_lists, as_numpy, as_texts
 from groundrec.data.digests import QueryHashes, hash_texts, quoted
 from groundrec.data.events import Events, read_events, write_events
-from groundrec.data.protocols.windows import SPLITS, Windows, query_of_each
+from groundrec.data.protocols.windows import SPLITS, Windows, target_query_ids
 
 __all__ = [
     "SPLITS",
@@ -83,7 +83,7 @@ def save(
     pa.default_memory_pool().release_unused()
     digests = [hash_texts(catalogue.item_ids), hash_texts(catalogue.titles)]
     windows = {name: split for name, split in splits.items() if isinstance(split, Windows)}
-    query_ids = query_of_each(events, windows) if events else np.empty(0, np.int64)
+    query_ids = target_query_ids(events, windows) if events else np.empty(0, np.int64)
     names = ("items", *SPLITS, *["events"] * (events is not None))
     with contextlib.ExitStack() as stack:
         files = {
@@ -254,7 +254,7 @@ def report_full_disk(folder: Path) -> Iterator[None]:
 
 def _counts(split: Split) -> dict[str, Any]:
     if isinstance(split, Windows):
-        lengths = split.start - split.since
+        lengths = split.target_start - split.history_start
         targets = int(split.target_counts.sum())
         users = np.count_nonzero(np.bincount(split.users))
     else:

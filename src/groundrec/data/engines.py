@@ -25,7 +25,7 @@ import psutil
 
 from groundrec.core.errors import DataError, GroundrecError, MissingDependency
 from groundrec.data.java import OLDEST, java
-from groundrec.data.raw.files import engine
+from groundrec.data.raw.files import open_duckdb
 from groundrec.data.sources.table import RawData, Source
 
 __all__ = ["Read", "check_spark", "duckdb", "settings", "spark"]
@@ -42,7 +42,7 @@ FULL = "No space left on device"
 @contextlib.contextmanager
 def duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
     """Yield what reads a source into DuckDB, which spills into `folder`."""
-    with engine(folder, memory_limit) as connection:
+    with open_duckdb(folder, memory_limit) as connection:
         yield lambda source: source.read(connection)
 
 
@@ -63,7 +63,7 @@ def spark(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
 
         def read(source: Source) -> RawData:
             files = [Path(kept) / f"{name}.parquet" for name in ("interactions", "items")]
-            with engine(folder, memory_limit) as connection:
+            with open_duckdb(folder, memory_limit) as connection:
                 raw = source.read(connection)
                 for table, file in zip((raw.interactions, raw.items), files, strict=True):
                     table.to_parquet(file, compression="zstd")

@@ -97,7 +97,7 @@ def test_an_import_shows_the_card(tmp_path: Path) -> None:
     result = command("import", tmp_path, "--format", "bigrec", "--out", tmp_path / "out", width=160)
     assert result.code == 0, result.err
     assert "rows read" in result.out
-    assert "The files name no users" in result.out
+    assert "The files contain no users" in result.out
     again = ("import", tmp_path, "--format", "bigrec", "--out", tmp_path / "out")
     assert "add --overwrite" in command(*again).err
     assert command(*again, "--overwrite").code == 0

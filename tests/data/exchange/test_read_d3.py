@@ -162,8 +162,8 @@ def test_d3_rows_that_are_no_windows_are_queries_all_the_same(tmp_path: Path) ->
             "['Another']",
             r"column history_item_title[\s\S]*Another[\s\S]*the titles that items",
         ),
-        ("item_asin", "B77", r"column item_asin[\s\S]*the one id that item"),
-        ("item_asins", "['B77']", r"column item_asins[\s\S]*the one id that item"),
+        ("item_asin", "B77", r"column item_asin[\s\S]*the id that item"),
+        ("item_asins", "['B77']", r"column item_asins[\s\S]*the id that item"),
         (
             "history_timestamp",
             "[]",
@@ -238,7 +238,7 @@ def test_one_category_of_several_is_named(tmp_path: Path) -> None:
     assert d3(folder, tmp_path / "out", "Toys_5_2017-10-2018-11")["settings"]["category"] == "Toys"
     with pytest.raises(DataError, match="did you mean 'Books_5_2017-10-2018-11'"):
         d3(folder, tmp_path / "out", "Book_5_2017-10-2018-11")
-    with pytest.raises(DataError, match=r"a folder with train/, valid/ and test/"):
+    with pytest.raises(DataError, match=r"in train/, valid/ and test/"):
         d3(tmp_path / "none", tmp_path / "out")
 
 
@@ -349,8 +349,8 @@ def test_bigrec_titles_that_repeat_or_are_not_listed_are_told(tmp_path: Path) ->
     )
     card = bigrec(folder, tmp_path / "out")
     assert card["notes"][2:] == [
-        "3 titles are not in the list of items; they were added behind it.",
-        "1 items of the list have the title of an earlier one, which is the one that is meant.",
+        "3 titles are not in the list of items and were added after it.",
+        "1 items of the list share the title of an earlier one: the title refers to the earlier.",
     ]
     assert load(tmp_path / "out").catalogue.item_ids[4:7] == (
         "4",

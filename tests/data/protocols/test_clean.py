@@ -13,7 +13,7 @@ from groundrec.core.errors import DataError
 from groundrec.data.dataset import load
 from groundrec.data.prepare import prepare
 from groundrec.data.protocols.clean import clean, clean_title, k_core
-from groundrec.data.raw.files import engine
+from groundrec.data.raw.files import open_duckdb
 from groundrec.data.sources.table import TableSource
 from tests.data.conftest import Event, WriteShop
 
@@ -63,7 +63,7 @@ def test_k_core_is_the_brute_force_core(
     shop: WriteShop, tmp_path: Path, pairs: list[tuple[str, str]], k: int
 ) -> None:
     data = shop((u, i, n) for n, (u, i) in enumerate(pairs))
-    with engine(tmp_path / "engine") as connection:
+    with open_duckdb(tmp_path / "engine") as connection:
         core = (
             k_core(TableSource(data).read(connection).interactions, k)
             .select("user", "item_id")
@@ -89,8 +89,8 @@ BAD = [
     ((1, 1, -5), "line 26, column time: .*'-5'"),
     ((1, 1, "1e15"), "line 26, column time: .*'1e15'"),
     ((1, 1, ""), "line 26, column time: .*None"),
-    (("", 1, 5), "line 26, column user: no user"),
-    ((1, "", 5), "line 26, column item: no item id"),
+    (("", 1, 5), "line 26, column user: the user is missing"),
+    ((1, "", 5), "line 26, column item: the item id is missing"),
 ]
 
 
@@ -101,7 +101,7 @@ def test_a_bad_row_is_named_and_can_be_set_aside(
     data = shop([*regulars, row])
     with pytest.raises(DataError, match=message) as error:
         prepare(data, LOOSE, 0, tmp_path / "out")
-    assert "(1 bad row in all)" in str(error.value)
+    assert "(1 bad row in total)" in str(error.value)
     assert "--set prepare.bad_rows=quarantine" in str(error.value)
     assert not (tmp_path / "out" / "dataset.json").exists()
     card = prepare(data, QUARANTINE, 0, tmp_path / "out")
@@ -143,7 +143,7 @@ def test_a_line_that_makes_no_row_is_a_bad_row(tmp_path: Path, line: bytes, reas
     data = Data(source="table", path=path)
     with pytest.raises(
         DataError,
-        match=rf"events\.csv, line 6: no row can be read.*{reason[:20]}.*\(3 bad rows in all",
+        match=rf"events\.csv, line 6: this line cannot be parsed.*{reason[:20]}.*\(3 bad rows in total",
     ):
         prepare(data, LOOSE, 0, tmp_path / "out")
     card = prepare(data, QUARANTINE, 0, tmp_path / "out")
@@ -160,7 +160,7 @@ def test_a_line_that_makes_no_row_is_a_bad_row(tmp_path: Path, line: bytes, reas
 def test_a_quote_that_never_ends_loses_no_row_in_silence(tmp_path: Path) -> None:
     path = tmp_path / "events.csv"
     path.write_text('user,item,time\n1,1,1\n1,"2,2\n1,3,3\n1,4,4\n')
-    with pytest.raises(DataError, match=r"events\.csv, line 3: no row can be read"):
+    with pytest.raises(DataError, match=r"events\.csv, line 3: this line cannot be parsed"):
         prepare(Data(source="table", path=path), LOOSE, 0, tmp_path / "out")
 
 
@@ -170,13 +170,13 @@ def test_an_item_without_a_title_is_a_bad_row(
     titles = {str(i): f"Film {i}" for i in range(1, 7)}
     with pytest.raises(
         DataError,
-        match=r"items\.csv, line 7, column title: no title for this item: ' &nbsp;' in item=6",
+        match=r"items\.csv, line 7, column title: the item has no title: ' &nbsp;' in item=6",
     ):
         prepare(shop(regulars, {**titles, "6": " &nbsp;"}), LOOSE, 0, tmp_path / "out")
     del titles["6"]
     data = shop(regulars, titles)
     with pytest.raises(
-        DataError, match=r"events\.csv, line 7, column title.*item=6.*\(4 bad rows in all\)"
+        DataError, match=r"events\.csv, line 7, column title.*item=6.*\(4 bad rows in total\)"
     ):
         prepare(data, LOOSE, 0, tmp_path / "out")
     assert prepare(data, QUARANTINE, 0, tmp_path / "out")["items"] == 5
@@ -208,7 +208,7 @@ def test_min_rating_without_ratings_is_refused(
 
 def test_a_file_with_only_a_header_has_no_interactions(shop: WriteShop, tmp_path: Path) -> None:
     with (
-        engine(tmp_path / "engine") as connection,
+        open_duckdb(tmp_path / "engine") as connection,
         pytest.raises(DataError, match="no interactions"),
     ):
         clean(TableSource(shop([])).read(connection), LOOSE, tmp_path)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundrec.data.protocols import coded as module
-from groundrec.data.protocols.coded import Coded, coded, first_seen
-from groundrec.data.raw.files import Backend, engine, from_arrow, streamed
+from groundrec.data.protocols.coded import CodedEvents, by_first_appearance, encode_events
+from groundrec.data.raw.files import Backend, from_arrow, open_duckdb, stream_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
 Row = tuple[str, str, str, int]
@@ -33,7 +33,7 @@ ROWS = st.lists(
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    with engine(tmp_path_factory.mktemp("engine")) as opened:
+    with open_duckdb(tmp_path_factory.mktemp("engine")) as opened:
         yield opened
 
 
@@ -55,7 +55,7 @@ def table_of(
     return from_arrow(connection, pa.table(columns))
 
 
-def told(found: Coded) -> list[Row]:
+def told(found: CodedEvents) -> list[Row]:
     users, items, ratings = (
         values.to_pylist() for values in (found.users, found.items, found.ratings)
     )
@@ -75,13 +75,15 @@ def test_parts_and_their_order_do_not_show(
     order = data.draw(st.permutations(range(len(rows))))
 
     def in_parts(table: ir.Table) -> Iterator[pa.RecordBatch]:
-        (whole,) = streamed(table)
+        (whole,) = stream_batches(table)
         yield from (whole.slice(a, part) for a in range(0, len(whole), part))
 
-    with mock.patch.multiple(module, MOST_REPEATED=waiting, LEAST_ROOM=2, streamed=in_parts):
+    with mock.patch.multiple(
+        module, MAX_UNMERGED=waiting, INITIAL_CAPACITY=2, stream_batches=in_parts
+    ):
         found, shuffled = (
-            coded(table_of(connection, rows)),
-            coded(table_of(connection, rows, order)),
+            encode_events(table_of(connection, rows)),
+            encode_events(table_of(connection, rows, order)),
         )
     assert found
     assert shuffled
@@ -90,7 +92,7 @@ def test_parts_and_their_order_do_not_show(
 
 
 def test_the_first_bad_row_ends_it(connection: Backend) -> None:
-    assert coded(table_of(connection, [("a", "x", "5", 1)] * 3, bad=1)) is None
+    assert encode_events(table_of(connection, [("a", "x", "5", 1)] * 3, bad=1)) is None
 
 
 @settings(deadline=None, max_examples=40)
@@ -98,7 +100,7 @@ def test_the_first_bad_row_ends_it(connection: Backend) -> None:
 def test_core_and_events_are_those_of_plain_python(
     connection: Backend, rows: list[Row], k: int, data: st.DataObject
 ) -> None:
-    found = coded(table_of(connection, rows))
+    found = encode_events(table_of(connection, rows))
     assert found
     kept = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     core = found.core(np.array(kept), k)
@@ -122,13 +124,13 @@ def test_core_and_events_are_those_of_plain_python(
 
 @given(codes=st.lists(st.integers(0, 6), max_size=30))
 def test_first_seen(codes: list[int]) -> None:
-    numbers, seen = first_seen(np.array(codes, np.int32), 7)
+    numbers, seen = by_first_appearance(np.array(codes, np.int32), 7)
     assert seen.tolist() == list(dict.fromkeys(codes))
     assert [seen[n] for n in numbers] == codes
 
 
 def test_streamed_parts_are_whole_and_in_order(connection: Backend) -> None:
     table = from_arrow(connection, pa.table({"n": np.arange(300_000)}))
-    parts = list(streamed(table, 50_000))
+    parts = list(stream_batches(table, 50_000))
     assert len(parts) > 1
     assert pa.Table.from_batches(parts)["n"].to_pylist() == list(range(300_000))

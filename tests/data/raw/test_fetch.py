@@ -15,7 +15,7 @@ from groundrec.core.errors import DataError, MissingDependency
 from groundrec.data.dataset import load
 from groundrec.data.raw import fetch
 from groundrec.data.raw.fetch import check_location, local_path
-from groundrec.data.raw.files import engine
+from groundrec.data.raw.files import open_duckdb
 from groundrec.data.sources.table import TableSource
 from tests.commands import command
 from tests.data.servers import COMMIT, Server, serving
@@ -157,7 +157,7 @@ def test_nobody_there_is_an_error(server: Server) -> None:
 
 def test_a_source_reads_from_a_url(server: Server, tmp_path: Path) -> None:
     data = Data(source="table", path=url_of(server), sha256=DIGEST)
-    with engine(tmp_path / "scratch") as connection:
+    with open_duckdb(tmp_path / "scratch") as connection:
         assert TableSource(data).read(connection).interactions.count().to_pyarrow().as_py() == 5000
 
 

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from groundrec.core.errors import DataError
-from groundrec.data.raw.files import BROKEN, ROW, engine
-from groundrec.data.raw.lines import fields_of, read_objects
+from groundrec.data.raw.files import BROKEN, ROW, open_duckdb
+from groundrec.data.raw.lines import first_fields, read_objects
 from groundrec.data.raw.tables import line_numbers
 
 FIELDS = ("user", "time")
 
 
 def rows_of(path: Path, scratch: Path) -> list[dict[str, Any]]:
-    with engine(scratch) as connection:
+    with open_duckdb(scratch) as connection:
         table = read_objects(connection, path, FIELDS, ids=("user",))
         return table.order_by(ROW).select(*FIELDS, ROW, BROKEN).to_pyarrow().to_pylist()
 
@@ -176,7 +176,7 @@ def test_python_literals_are_parsed_and_never_run(tmp_path: Path) -> None:
 def test_fields_are_those_of_the_first_lines(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     path.write_text('nonsense\n{"a": 1}\n{"a": 2, "b": 3}\n')
-    assert fields_of(path) == {"a": 1, "b": 3}
+    assert first_fields(path) == {"a": 1, "b": 3}
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundrec.data.raw.literals import literal, literal_fields
+from groundrec.data.raw.literals import parse_literal, parse_literal_fields
 
 SCALARS = (
     st.none()
@@ -29,7 +29,7 @@ WANTED = ("id", "title")
 
 @given(value=DICTS)
 def test_the_fields_are_those_of_the_whole_parse(value: dict[str, Any]) -> None:
-    found = literal_fields(repr(value), WANTED)
+    found = parse_literal_fields(repr(value), WANTED)
     if found is not None:
         assert found == {key: value[key] for key in WANTED if key in value}
 
@@ -41,7 +41,7 @@ def test_what_is_no_literal_gives_no_field_that_a_whole_parse_would_not(
 ) -> None:
     """A value that is not wanted may be nonsense, as `nan` is; a wanted one may not."""
     line = f"{{'id': {text}, 'x': 1}}" if tail else f"{{'x': 1, 'id': {text}}}"
-    found = literal_fields(line, ("id",))
+    found = parse_literal_fields(line, ("id",))
     if found is not None:
         assert found == {"id": ast.literal_eval(line)["id"]}
 
@@ -62,16 +62,16 @@ def test_what_is_no_literal_gives_no_field_that_a_whole_parse_would_not(
     ],
 )
 def test_fields_of(text: str, found: dict[str, Any] | None) -> None:
-    assert literal_fields(text, WANTED) == found
+    assert parse_literal_fields(text, WANTED) == found
 
 
 def test_a_text_that_never_ends_is_given_up_at_once() -> None:
     """Quadratic or worse behaviour would not end in this century."""
-    assert literal_fields("{'x': '" + "\\'" * 200_000, WANTED) is None
-    assert literal_fields("{'x': [" + "'a', " * 200_000, WANTED) is None
-    assert literal_fields("{'x': " + "[" * 200_000, WANTED) is None
+    assert parse_literal_fields("{'x': '" + "\\'" * 200_000, WANTED) is None
+    assert parse_literal_fields("{'x': [" + "'a', " * 200_000, WANTED) is None
+    assert parse_literal_fields("{'x': " + "[" * 200_000, WANTED) is None
 
 
 def test_nothing_is_run() -> None:
-    assert literal("__import__('os').getcwd()") is None
-    assert literal("[" * 5000 + "]" * 5000) is None
+    assert parse_literal("__import__('os').getcwd()") is None
+    assert parse_literal("[" * 5000 + "]" * 5000) is None

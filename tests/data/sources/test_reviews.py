@@ -282,7 +282,7 @@ def test_a_bad_review_is_named_counted_and_set_aside(what: str, tmp_path: Path) 
     section = Prepare(k_core=0, protocol="leave-one-out")
     place = r"Toys\.json, line 4" + (f", column {column}" if column else "")
     with pytest.raises(
-        DataError, match=rf"{place}: [\s\S]*{re.escape(str(shown))}[\s\S]*\(1 bad row in all\)"
+        DataError, match=rf"{place}: [\s\S]*{re.escape(str(shown))}[\s\S]*\(1 bad row in total\)"
     ):
         prepare(data, section, 0, tmp_path / "out")
     assert not (tmp_path / "out" / "dataset.json").exists()
@@ -304,7 +304,7 @@ def test_a_bad_line_of_the_metadata_is_set_aside_too(tmp_path: Path) -> None:
     data = Data(source="amazon", path=folder, category="Toys")
     with pytest.raises(
         DataError,
-        match=r"meta_Toys\.json, line 1: no row can be read from this line: 'not an object: oops'",
+        match=r"meta_Toys\.json, line 1: this line cannot be parsed: 'not an object: oops'",
     ):
         prepare(data, Prepare(k_core=0), 0, tmp_path / "out")
     section = Prepare(k_core=0, protocol="leave-one-out", bad_rows="quarantine")

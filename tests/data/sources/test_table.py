@@ -17,7 +17,7 @@ from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.registry import names, resolve
 from groundrec.data.dataset import load
 from groundrec.data.prepare import prepare
-from groundrec.data.raw.files import engine
+from groundrec.data.raw.files import open_duckdb
 from tests.data.conftest import Event, WriteShop
 
 EVENTS = [("1", "10", 881250949, 3.0), ("2", "9", 891717742, 4.5), ("1", "9", 881250950, 5.0)]
@@ -75,7 +75,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def read(data: Data, scratch: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    with engine(scratch) as connection:
+    with open_duckdb(scratch) as connection:
         raw = resolve("sources", data.source)(data).read(connection)
         return (
             raw.interactions.order_by("row").to_pyarrow().to_pylist(),

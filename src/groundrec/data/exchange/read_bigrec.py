@@ -1,8 +1,8 @@
-"""Data sets written as instructions: BIGRec's `train.json`, `valid.json` and `test.json`.
+"""Import data sets written as instructions: BIGRec's `train.json`, `valid.json` and `test.json`.
 
-Each is a list of `{"instruction", "input", "output"}`: the input names the titles of a history in
-quotation marks, the output names the next title. Neither users nor times are told, and an item is
-known by its title alone. Knows nothing about how the texts were made.
+Each is a list of `{"instruction", "input", "output"}`: the input contains the titles of a history
+in quotation marks, the output the next title. The files have neither users nor times, and identify
+items by title. Knows nothing about how the texts were made.
 """
 
 from __future__ import annotations
@@ -15,101 +15,105 @@ from typing import Any
 from groundrec.core.errors import DataError
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
-from groundrec.data.exchange.read_d3 import UNTIMED, finish, unusable
-from groundrec.data.exchange.rejoin import Rows
+from groundrec.data.exchange.importing import NO_TIMES_NOTE, save_import, unusable_row
+from groundrec.data.exchange.rejoin import ImportedRows
 from groundrec.data.protocols.windows import SPLITS
-from groundrec.data.raw.files import Backend, engine
+from groundrec.data.raw.files import Backend, open_duckdb
 
 __all__ = ["bigrec", "quoted_titles"]
 
-SAMPLES = "_5000"
-"""Ends the names of the random samples that are published beside the splits; read where the split
-is not there.
-"""
+SAMPLE_SUFFIX = "_5000"
+"""Suffix of the published random samples; read where the full split is missing."""
 
-BETWEEN = '", "'
+SEPARATOR = '", "'
 BLOCK = 1 << 14
-UNKNOWN = "The files name no users: every query is one of a user of its own."
+NO_USERS_NOTE = "The files contain no users: every query has a user of its own."
 
 
 def bigrec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
-    """Import BIGRec's JSON files; `movies.dat` or `id2name.txt` beside them gives the catalogue and
-    the items' ids.
+    """Import BIGRec's JSON files, with the catalogue of `movies.dat` or `id2name.txt` if present.
 
-    Without such a list, an item's id is its title. Of several items with one title, the first
-    listed is meant.
+    Without such a list, an item's id is its title. If several items share a title, the title refers
+    to the first one listed.
     """
     if category:
         raise DataError(
-            "this format has no categories", value=category, next_step="leave --category out"
+            "this format has no categories",
+            value=category,
+            accepted="a folder with the files of one data set",
+            next_step="leave --category out",
         )
     files = {split: _file(folder, split) for split in SPLITS}
     items = _listed(folder)
     listed = len(items.titles)
-    parts = {split: Rows() for split in SPLITS}
-    with engine(out) as connection:
-        around, unclear = _first_look(connection, files.values(), items.titles)
+    parts = {split: ImportedRows() for split in SPLITS}
+    with open_duckdb(out) as connection:
+        around_titles, ambiguous = _first_pass(connection, files.values(), items.titles)
         for split, part in parts.items():
             for row, (text, target) in enumerate(_texts(connection, files[split]), 1):
-                history = quoted_titles(text, unclear)
-                if not history and text != around:
-                    raise unusable(
+                history = quoted_titles(text, ambiguous)
+                if not history and text != around_titles:
+                    raise unusable_row(
                         files[split],
                         f"row {row}",
                         text[:200],
-                        "an input that names titles in quotation marks",
+                        "an input with titles in quotation marks",
                     )
                 part.history.extend(map(items.number, history))
                 part.lengths.append(len(history))
                 part.targets.append(items.number(target))
-    place = 0
+    next_time = 0
     for part in parts.values():
-        part.times.extend(range(place, place := place + len(part.lengths)))
+        part.times.extend(range(next_time, next_time + len(part.lengths)))
         part.users.extend(map(str, part.times))
-    return finish(
-        items.catalogue(), parts, _told(files, items, listed), out, untold=("times", "users")
+        next_time += len(part.lengths)
+    return save_import(
+        items.catalogue(),
+        parts,
+        _card_entries(files, items, listed),
+        out,
+        unknown=("times", "users"),
     )
 
 
-def _first_look(
+def _first_pass(
     connection: Backend, files: Iterable[Path], listed: Iterable[str]
 ) -> tuple[str, set[str]]:
-    """Return the words around the titles of the first input that has some, and the titles with
-    `BETWEEN` in them.
+    """Return the text around the titles of an input, and the titles that contain `SEPARATOR`.
+
+    An input without titles, of an empty history, consists of that text alone.
     """
     around = ""
-    unclear = {title for title in listed if BETWEEN in title}
+    ambiguous = {title for title in listed if SEPARATOR in title}
     for text, target in chain.from_iterable(_texts(connection, file) for file in files):
-        around = around or (
-            text[: text.find('"')] + text[text.rfind('"') + 1 :] if '"' in text else ""
-        )
-        if BETWEEN in target:
-            unclear.add(target)
-    return around, unclear
+        if not around and '"' in text:
+            around = text[: text.find('"')] + text[text.rfind('"') + 1 :]
+        if SEPARATOR in target:
+            ambiguous.add(target)
+    return around, ambiguous
 
 
-def quoted_titles(text: str, unclear: Collection[str] = ()) -> list[str]:
-    """Return the titles that a text names as `"one", "two"`; `unclear` are titles with the mark
-    between two in them.
+def quoted_titles(text: str, ambiguous: Collection[str] = ()) -> list[str]:
+    """Return the titles in a text such as `"one", "two"`.
+
+    `ambiguous` are the titles that contain the separator themselves; the longest match wins.
     """
     begin = text.find('"')
     end = text.rfind('"')
     if end <= begin:
         return []
-    pieces = text[begin + 1 : end].split(BETWEEN)
+    pieces = text[begin + 1 : end].split(SEPARATOR)
     titles = []
     while pieces:
-        longest = (
-            n for n in range(len(pieces), 1, -1) if unclear and BETWEEN.join(pieces[:n]) in unclear
-        )
-        taken = next(longest, 1)
-        titles.append(BETWEEN.join(pieces[:taken]))
+        lengths = range(len(pieces), 1, -1) if ambiguous else ()
+        taken = next((n for n in lengths if SEPARATOR.join(pieces[:n]) in ambiguous), 1)
+        titles.append(SEPARATOR.join(pieces[:taken]))
         del pieces[:taken]
     return titles
 
 
-class _Items:
-    """Items by title: those of a list first, then each title as it is met."""
+class _ItemsByTitle:
+    """Items by title: those of the list first, then new titles in order of appearance."""
 
     def __init__(self, ids: Sequence[str], titles: Sequence[str]) -> None:
         self.ids = list(ids)
@@ -117,28 +121,28 @@ class _Items:
         self._numbers = {title: number for number, title in reversed(list(enumerate(titles)))}
 
     def number(self, title: str) -> int:
-        """Return the number of the first item with this title."""
-        found = self._numbers.setdefault(title, len(self.titles))
-        if found == len(self.titles):
+        """Return the number of the first item with this title, added if it is new."""
+        number = self._numbers.setdefault(title, len(self.titles))
+        if number == len(self.titles):
             self.ids.append(title)
             self.titles.append(title)
-        return found
+        return number
 
     def catalogue(self) -> Catalogue:
-        """Return all of them."""
+        """Return all items."""
         return Catalogue(tuple(self.ids), tuple(self.titles))
 
 
 def _texts(connection: Backend, file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the input and the output's title of each row."""
+    """Yield the input and the target title of each row."""
     table = connection.read_json(
         str(file), format="array", columns={"input": "VARCHAR", "output": "VARCHAR"}
     )
-    found = connection.raw_sql(connection.compile(table))
-    rows = chain.from_iterable(iter(lambda: found.fetchmany(BLOCK), []))
+    cursor = connection.raw_sql(connection.compile(table))
+    rows = chain.from_iterable(iter(lambda: cursor.fetchmany(BLOCK), []))
     for row, (text, target) in enumerate(rows, 1):
         if not text or not target:
-            raise unusable(
+            raise unusable_row(
                 file, f"row {row}", {"input": text, "output": target}, "an input and an output"
             )
         is_quoted = len(target) > 1 and target[0] == target[-1] == '"'
@@ -147,64 +151,67 @@ def _texts(connection: Backend, file: Path) -> Iterator[tuple[str, str]]:
 
 def _file(folder: Path, split: str) -> Path:
     whole = folder / f"{split}.json"
-    sample = folder / f"{split}{SAMPLES}.json"
+    sample = folder / f"{split}{SAMPLE_SUFFIX}.json"
     if whole.exists():
         return whole
     if sample.exists() and split != "train":
-        log.info(f"{whole.name} is not there: {sample.name} is taken for the {split} split")
+        log.info(f"{whole.name} is missing: {sample.name} is used as the {split} split")
         return sample
     raise DataError(
         f"no {split}.json in {folder}",
-        value="there is: "
+        value="it contains: "
         + (", ".join(sorted(p.name for p in folder.glob("*"))[:20]) or "nothing"),
         accepted=(
-            "a folder with train.json, valid.json and test.json, the last two also as"
-            f" valid{SAMPLES}.json"
+            "a folder with train.json, valid.json and test.json, or samples such as"
+            f" valid{SAMPLE_SUFFIX}.json for the last two"
         ),
         next_step="groundrec import FOLDER --format bigrec --out OUT",
     )
 
 
-def _listed(folder: Path) -> _Items:
-    """Return the items of a list beside the splits: `id::title::genres` or title, tab, number."""
+def _listed(folder: Path) -> _ItemsByTitle:
+    """Return the items of a list in the same folder: `id::title::genres` or title, tab, number."""
     movies = folder / "movies.dat"
     names = folder / "id2name.txt"
     if movies.exists():
         rows = [line.split("::") for line in _lines(movies, "iso-8859-1") if "::" in line]
-        return _Items([row[0] for row in rows], [row[1] for row in rows])
-    return _named(names) if names.exists() else _Items((), ())
+        return _ItemsByTitle([row[0] for row in rows], [row[1] for row in rows])
+    return _named(names) if names.exists() else _ItemsByTitle((), ())
 
 
-def _named(file: Path) -> _Items:
+def _named(file: Path) -> _ItemsByTitle:
     """Return the items of `id2name.txt`; a title may hold tabs and line breaks."""
     ids = []
     titles = []
-    held = ""
+    pending = ""  # the start of a title that has line breaks
     for line in _lines(file, "utf-8"):
-        title, tab, item_id = f"{held}{line}".rpartition("\t")
+        title, tab, item_id = f"{pending}{line}".rpartition("\t")
         if tab and item_id.strip().isdigit():
             ids.append(item_id.strip())
             titles.append(title)
-            held = ""
+            pending = ""  # the start of a title that has line breaks
         else:
-            held = f"{held}{line}\n"
-    if held.strip():
-        raise unusable(file, f"row {len(ids) + 1}", held[:200], "a title, a tab and a number")
-    return _Items(ids, titles)
+            pending = f"{pending}{line}\n"
+    if pending.strip():
+        raise unusable_row(
+            file, f"row {len(ids) + 1}", pending[:200], "a title, a tab and a number"
+        )
+    return _ItemsByTitle(ids, titles)
 
 
 def _lines(file: Path, encoding: str) -> list[str]:
     return file.read_bytes().decode(encoding, errors="replace").split("\n")
 
 
-def _told(files: Mapping[str, Path], items: _Items, listed: int) -> dict[str, Any]:
-    notes = [UNTIMED, UNKNOWN]
+def _card_entries(files: Mapping[str, Path], items: _ItemsByTitle, listed: int) -> dict[str, Any]:
+    """Return the card's settings and notes; `listed` is the number of items in the list."""
+    notes = [NO_TIMES_NOTE, NO_USERS_NOTE]
     if listed and (added := len(items.titles) - listed):
-        notes.append(f"{added:,} titles are not in the list of items; they were added behind it.")
+        notes.append(f"{added:,} titles are not in the list of items and were added after it.")
     if repeated := listed - len(set(items.titles[:listed])):
         notes.append(
-            f"{repeated:,} items of the list have the title of an earlier one, which is the one"
-            " that is meant."
+            f"{repeated:,} items of the list share the title of an earlier one: the title refers to"
+            " the earlier."
         )
     settings = {"source": "bigrec", "files": {split: file.name for split, file in files.items()}}
     return {"settings": settings, "notes": notes}

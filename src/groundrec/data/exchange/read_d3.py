@@ -1,11 +1,9 @@
-"""Data sets that others have prepared, split and numbered already: `d3` and `minionerec`.
+"""Import data sets that are already prepared, split and numbered: `d3` and `minionerec`.
 
     train|valid|test/<name>.csv    one row per target, lists as Python prints them
-    info/<name>.txt                title, tab, item number; `minionerec` has a semantic id and a tab before
+    info/<name>.txt                title, tab, item number; in `minionerec` after a semantic id and tab
 
-An importer reads a folder, checks every row, and saves a data set with exactly those splits: a row
-that cannot be used is an error with its file and line, never left out, for a part of a published
-split is another split. Knows nothing about raw interactions.
+Knows nothing about raw interactions.
 """
 
 from __future__ import annotations
@@ -15,145 +13,92 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from groundrec.core.errors import DataError, did_you_mean
 from groundrec.core.types import Catalogue
-from groundrec.data.dataset import describe, report_full_disk, save
-from groundrec.data.events import Events
-from groundrec.data.exchange.rejoin import Rows, queries_of, rejoin
-from groundrec.data.protocols.windows import SPLITS, Windows
-from groundrec.data.raw.files import lines_of
-from groundrec.data.summary import leakage, summarize
+from groundrec.data.exchange.importing import NO_TIMES_NOTE, save_import, unusable_row
+from groundrec.data.exchange.rejoin import ImportedRows, rejoin
+from groundrec.data.protocols.windows import SPLITS
+from groundrec.data.raw.files import read_lines
 
-__all__ = ["UNTIMED", "Importer", "d3", "finish", "minionerec", "unusable"]
+__all__ = ["d3", "minionerec"]
 
-NEEDED = ("user_id", "history_item_id", "item_id", "history_item_title", "item_title")
-TIMED = ("item_asins", "item_asin", "history_rating", "rating", "history_timestamp", "timestamp")
+REQUIRED = ("user_id", "history_item_id", "item_id", "history_item_title", "item_title")
+TIME_COLUMNS = (
+    "item_asins",
+    "item_asin",
+    "history_rating",
+    "rating",
+    "history_timestamp",
+    "timestamp",
+)
 NAME = re.compile(r"(.+)_(\d+)_(\d+)-(\d+)-(\d+)-(\d+)")
 WINDOW = ("st_year", "st_month", "ed_year", "ed_month")
-SAYS = {"times": ("moment", "time_span", "first", "last"), "users": ("user", "density", "events")}
-"""Words in the keys of a card that say something of times or users."""
-
-UNTIMED = (
-    "The files say no times: a query's time is its place among all rows, train before valid before"
-    " test."
-)
 
 
-class Importer(Protocol):
-    """What the registry's seam `imports` holds."""
-
-    def __call__(self, folder: Path, out: Path, category: str = "") -> dict[str, Any]:
-        """Save the data set of `folder`, of `category` where there are several, into `out`; return
-        its card.
-        """
-        ...
-
-
-class _Items:
-    """The titles of the items, by number, and their ids as rows tell them."""
+class _NumberedItems:
+    """The titles of the items by number, and their ids, filled in while reading rows."""
 
     def __init__(self, titles: Sequence[str]) -> None:
         self.titles = titles
         self.ids: list[str | None] = [None] * len(titles)
 
-    def name(self, number: int, item_id: str) -> bool:
-        """Note an item's id and return whether it is the one it had before."""
+    def set_id(self, number: int, item_id: str) -> bool:
+        """Set an item's id; return whether it had none or the same one before."""
         before = self.ids[number]
         self.ids[number] = item_id
         return before in (None, item_id)
 
     def catalogue(self) -> Catalogue:
-        """Return the items; one that no row names has its number for an id."""
+        """Return the catalogue; an item that no row names has its number as its id."""
         ids = [
             str(number) if item_id is None else item_id for number, item_id in enumerate(self.ids)
         ]
-        if twice := [item_id for item_id, times in Counter(ids).items() if times > 1]:
+        if repeated := [item_id for item_id, times in Counter(ids).items() if times > 1]:
             raise DataError(
                 "two item numbers have the same id",
-                value=twice[0],
-                accepted="an id for each number",
+                value=repeated[0],
+                accepted="a different id for each item number",
+                next_step="fix the item ids in the CSV files",
             )
         return Catalogue(tuple(ids), tuple(self.titles))
 
 
 def d3(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
-    """Import the files of D3's `process.py`; an item's id is its `asin`, its number that of the
-    `info` file.
-    """
+    """Import the files of D3's `process.py`; an item's id is its `asin`, its number that in `info`."""
     files = _files(folder, category)
-    items = _Items(_titles(files["info"], semantic_ids=False))
+    items = _NumberedItems(_titles(files["info"], semantic_ids=False))
     ratings = {}
-    parts = {split: Rows() for split in SPLITS}
+    parts = {split: ImportedRows() for split in SPLITS}
     for split, part in parts.items():
-        for row in _Row.of(files[split], items.titles, TIMED):
-            row.add_to(part)
-            row.add_times_to(part, ratings)
-            row.name_items(items)
-    told = _told("d3", files["info"].stem)
-    return finish(items.catalogue(), parts, told, out, rejoin(parts, list(ratings)))
+        for row in _Row.of(files[split], items.titles, TIME_COLUMNS):
+            row.append_to(part)
+            row.append_times_to(part, ratings)
+            row.set_item_ids(items)
+    entries = _card_entries("d3", files["info"].stem)
+    return save_import(items.catalogue(), parts, entries, out, rejoin(parts, list(ratings)))
 
 
 def minionerec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
-    """Import MiniOneRec's files; an item's id is its number, and semantic ids are left out."""
+    """Import MiniOneRec's files; an item's id is its number, semantic ids are ignored."""
     files = _files(folder, category)
-    items = _Items(_titles(files["info"], semantic_ids=True))
-    place = count()
-    parts = {split: Rows() for split in SPLITS}
+    items = _NumberedItems(_titles(files["info"], semantic_ids=True))
+    times = count()
+    parts = {split: ImportedRows() for split in SPLITS}
     for split, part in parts.items():
         for row in _Row.of(files[split], items.titles, ()):
-            row.add_to(part)
-            part.times.append(next(place))
-    told = {**_told("minionerec", files["info"].stem), "notes": [UNTIMED]}
-    return finish(items.catalogue(), parts, told, out, untold=("times",))
-
-
-def finish(
-    catalogue: Catalogue,
-    parts: Mapping[str, Rows],
-    told: Mapping[str, Any],
-    out: Path,
-    joined: tuple[Events, Mapping[str, Windows]] | None = None,
-    untold: Collection[str] = (),
-) -> dict[str, Any]:
-    """Save what was imported and return its card: what is `told` of it, and what can be measured.
-
-    `untold` are `times` or `users` where numbers stand for them, of which nothing is said.
-    """
-    if empty := [split for split, part in parts.items() if not part.users]:
-        raise DataError(
-            f"the {empty[0]} split has no rows", accepted="a row in each of train, valid and test"
-        )
-    queries = queries_of(parts)
-    rows = sum(map(len, queries.values()))
-    counts = {split: _known(found, untold) for split, found in describe(queries).items()}
-    card = {
-        "rows": {"read": rows, "kept": rows},
-        **_known(summarize(catalogue, queries), untold),
-        "splits": counts,
-        "leakage": _known(leakage(queries), untold),
-        **told,
-    }
-    events, splits = joined or (None, queries)
-    with report_full_disk(out):
-        save(catalogue, splits, card, out, events)
-    return card
-
-
-def _known(found: Mapping[str, Any], untold: Collection[str]) -> dict[str, Any]:
-    """Return the entries that tell nothing of what is `untold`."""
-    words = [word for name in untold for word in SAYS[name]]
-    return {key: value for key, value in found.items() if not any(word in key for word in words)}
+            row.append_to(part)
+            part.times.append(next(times))
+    entries = {**_card_entries("minionerec", files["info"].stem), "notes": [NO_TIMES_NOTE]}
+    return save_import(items.catalogue(), parts, entries, out, unknown=("times",))
 
 
 class _Row:
-    """One row of a CSV file, its cells read when asked for; what is wrong raises `DataError` with
-    file and line.
-    """
+    """One row of a CSV file; a wrong cell raises `DataError` with its file and line."""
 
     def __init__(
         self, file: Path, line: int, cells: Mapping[str, str], titles: Sequence[str]
@@ -177,14 +122,14 @@ class _Row:
 
     @classmethod
     def of(cls, file: Path, titles: Sequence[str], more: Sequence[str]) -> Iterator[_Row]:
-        """Yield the rows of a file that has the columns every format has, and `more`."""
-        reader = csv.reader(line.decode() for line in lines_of(file))
+        """Yield the rows of a file that has the columns of every format, and `more`."""
+        reader = csv.reader(line.decode() for line in read_lines(file))
         try:
             header = next(reader, [])
-            _require((*NEEDED, *more), header, file)
+            _require((*REQUIRED, *more), header, file)
             for line, cells in _numbered(reader):
                 if len(cells) != len(header):
-                    raise unusable(
+                    raise unusable_row(
                         file,
                         f"line {line}",
                         f"{len(cells)} cells",
@@ -192,32 +137,33 @@ class _Row:
                     )
                 yield cls(file, line, dict(zip(header, cells, strict=True)), titles)
         except (UnicodeDecodeError, csv.Error) as error:
-            raise unusable(
+            raise unusable_row(
                 file, f"line {reader.line_num + 1}", error, "UTF-8 text in CSV"
             ) from None
 
-    def add_to(self, part: Rows) -> None:
+    def append_to(self, part: ImportedRows) -> None:
         """Append user, history and target."""
         part.users.append(self._cells["user_id"])
         part.targets.append(self.item)
         part.lengths.append(len(self.history))
         part.history.extend(self.history)
 
-    def add_times_to(self, part: Rows, ratings: dict[str, int]) -> None:
-        """Append times, and ratings as the numbers that `ratings` gives them."""
+    def append_times_to(self, part: ImportedRows, ratings: dict[str, int]) -> None:
+        """Append times, and ratings by their codes in `ratings`, which grows."""
         part.times.append(self._time("timestamp", self._value("timestamp")))
         part.past_times.extend(
             self._time("history_timestamp", t) for t in self._as_long("history_timestamp")
         )
-        for to, values in (
+        for column, values in (
             (part.ratings, [self._value("rating")]),
             (part.past_ratings, self._as_long("history_rating")),
         ):
             texts = ("" if value is None else str(value) for value in values)
-            to.extend(ratings.setdefault(text, len(ratings)) for text in texts)
+            column.extend(ratings.setdefault(text, len(ratings)) for text in texts)
 
-    def name_items(self, items: _Items) -> None:
-        """Note the ids of the row's items."""
+    def set_item_ids(self, items: _NumberedItems) -> None:
+        """Set the ids of the row's items."""
+        # comparing the printed list first saves parsing it where all ids are known already
         named = [("item_asin", self.item, self._cells["item_asin"])]
         if self._cells["item_asins"] != repr([items.ids[number] for number in self.history]):
             named += [
@@ -225,8 +171,8 @@ class _Row:
                 for pair in zip(self.history, self._as_long("item_asins"), strict=True)
             ]
         for column, number, item_id in named:
-            if not items.name(number, str(item_id)):
-                raise self._wrong(column, f"the one id that item {number} has in other rows")
+            if not items.set_id(number, str(item_id)):
+                raise self._wrong(column, f"the id that item {number} has in other rows")
 
     def _as_long(self, column: str) -> list[Any]:
         values = self._list(column)
@@ -241,7 +187,7 @@ class _Row:
         return values
 
     def _value(self, column: str) -> Any:
-        """Return a number, text or list as Python prints it; text that is none of these is itself."""
+        """Return a cell's value, read as JSON or a Python literal; any other text as it is."""
         cell = self._cells[column]
         try:
             return json.loads(cell)
@@ -255,7 +201,7 @@ class _Row:
     def _item(self, column: str, number: Any) -> int:
         if type(number) is not int or not 0 <= number < len(self._titles):
             raise self._wrong(
-                column, f"item numbers from 0 to {len(self._titles) - 1}, those of info/"
+                column, f"item numbers from 0 to {len(self._titles) - 1}, as in info/"
             )
         return number
 
@@ -265,104 +211,90 @@ class _Row:
         return time
 
     def _wrong(self, column: str, accepted: str) -> DataError:
-        return unusable(
+        return unusable_row(
             self._file, f"line {self._line}, column {column}", self._cells[column][:200], accepted
         )
 
 
-def unusable(file: Path, place: str, value: object, accepted: str) -> DataError:
-    """Return the error of a row that cannot be used."""
-    return DataError(
-        f"{file.name}, {place}: this row cannot be used",
-        value=value,
-        accepted=accepted,
-        next_step=f"mend {file}: an import leaves no row out",
-    )
-
-
 def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row with the line it begins at."""
+    """Yield each row with the line it starts on."""
     line = reader.line_num + 1
     for cells in reader:
         yield line, cells
         line = reader.line_num + 1
 
 
-def _require(columns: Sequence[str], there: Sequence[str], file: Path) -> None:
+def _require(columns: Sequence[str], header: Sequence[str], file: Path) -> None:
     for name in columns:
-        if name not in there:
+        if name not in header:
             raise DataError(
-                f"{file.name} has no such column{did_you_mean(name, there)}",
+                f"{file.name} has no such column{did_you_mean(name, header)}",
                 value=name,
-                accepted=", ".join(there),
-                next_step=(
-                    "groundrec import FOLDER --format … with the format that these files have"
-                ),
+                accepted=", ".join(header),
+                next_step=("groundrec import FOLDER --format … with the format of these files"),
             )
 
 
 def _titles(file: Path, *, semantic_ids: bool) -> list[str]:
     """Return the titles of an info file by number; a title may hold tabs and line breaks."""
     titles: list[str] = []
-    held: list[str] = []
-    for number, line in enumerate(lines_of(file), 1):
+    pending: list[str] = []  # lines of a title that has line breaks
+    for number, line in enumerate(read_lines(file), 1):
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            raise unusable(file, f"line {number}", error, "UTF-8 text") from None
+            raise unusable_row(file, f"line {number}", error, "UTF-8 text") from None
         rest, _, end = text.rstrip("\r\n").rpartition("\t")
         if end != str(len(titles)):
-            held.append(text)
+            pending.append(text)
             continue
-        title = "".join([*held, rest])
+        title = "".join([*pending, rest])
         titles.append(title.partition("\t")[2] if semantic_ids else title)
-        held = []
-    if held or not titles:
-        raise unusable(
+        pending = []
+    if pending or not titles:
+        raise unusable_row(
             file,
             f"line {len(titles) + 1}",
-            "".join(held)[:200],
+            "".join(pending)[:200],
             f"a title, a tab and the number {len(titles)}",
         )
     return titles
 
 
 def _files(folder: Path, category: str) -> dict[str, Path]:
-    """Return the one file of each split and of the titles, of `category` or whose whole name is
-    `category`.
-    """
-    named = {
+    """Return the file of each split and of the titles, for one category or full file name."""
+    all_files = {
         part: sorted((folder / part).glob("*.txt" if part == "info" else "*.csv"))
         for part in (*SPLITS, "info")
     }
-    found = {
+    matches = {
         part: [
-            f
-            for f in files
-            if not category or f.stem == category or f.stem.startswith(f"{category}_")
+            file
+            for file in files
+            if not category or file.stem == category or file.stem.startswith(f"{category}_")
         ]
-        for part, files in named.items()
+        for part, files in all_files.items()
     }
-    if all(len(files) == 1 for files in found.values()):
-        return {part: files[0] for part, files in found.items()}
-    there = sorted({file.stem for files in named.values() for file in files})
+    if all(len(files) == 1 for files in matches.values()):
+        return {part: files[0] for part, files in matches.items()}
+    available = sorted({file.stem for files in all_files.values() for file in files})
     raise DataError(
-        f"not one file for each of {', '.join(named)}{did_you_mean(category, there)}",
-        value=", ".join(f"{part}/: {len(files)}" for part, files in found.items())
+        f"need exactly one file in each of {', '.join(all_files)}{did_you_mean(category, available)}",
+        value=", ".join(f"{part}/: {len(files)}" for part, files in matches.items())
         + f" in {folder}",
-        accepted=", ".join(there)
-        or "a folder with train/, valid/ and test/ of .csv files and info/ of .txt files",
+        accepted=", ".join(available)
+        or "a folder with .csv files in train/, valid/ and test/, and .txt files in info/",
         next_step="groundrec import FOLDER --format … --category NAME",
     )
 
 
-def _told(source: str, name: str) -> dict[str, Any]:
-    """Return what a file's name tells of how the data set was made: category, k and window."""
-    told = NAME.fullmatch(name)
-    if not told:
+def _card_entries(source: str, name: str) -> dict[str, Any]:
+    """Return what a file's name says about the data set: category, k-core and window."""
+    match = NAME.fullmatch(name)
+    if not match:
         return {"settings": {"source": source, "category": name}}
-    settings = {"source": source, "category": told[1], "k_core": int(told[2])}
+    settings = {"source": source, "category": match[1], "k_core": int(match[2])}
     return {
         "settings": settings,
-        "window": dict(zip(WINDOW, map(int, told.groups()[2:]), strict=True)),
+        "window": dict(zip(WINDOW, map(int, match.groups()[2:]), strict=True)),
     }

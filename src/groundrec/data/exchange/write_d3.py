@@ -27,7 +27,7 @@ from groundrec.core.types import Catalogue
 from groundrec.data.arrays import as_arrow, as_numpy, as_texts, bytes_of
 from groundrec.data.dataset import DatasetReader
 from groundrec.data.events import Events
-from groundrec.data.protocols.windows import SPLITS, ranges
+from groundrec.data.protocols.windows import SPLITS, concatenated_ranges
 
 __all__ = ["Format", "d3", "name_of"]
 
@@ -81,7 +81,7 @@ def name_of(reader: DatasetReader) -> str:
     return f"{category}_{settings['k_core']}_{months}"
 
 
-class _Words:
+class _Vocabulary:
     """Every piece of text that a file is made of, by number."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class _Column:
 
     @classmethod
     def of(
-        cls, words: _Words, code: NDArray[np.integer], values: Sequence[object], end: str = ","
+        cls, words: _Vocabulary, code: NDArray[np.integer], values: Sequence[object], end: str = ","
     ) -> _Column:
         """Return the column of `values[code]`, its words added to `words`."""
         listed = [repr(value) for value in values]
@@ -138,7 +138,7 @@ class _Writer:
         self._reader = reader
         self._events, query_ids = reader.events()
         self._start = _first_targets(query_ids)
-        words = _Words()
+        words = _Vocabulary()
         self._users = words.add(f"{_cell(user)}," for user in self._events.users.tolist())
         self._open = words.add(("[", '"['))
         self._close = words.add(("],", ']",'))
@@ -158,7 +158,7 @@ class _Writer:
         first = self._start[ids]
         start = np.repeat(first, targets)
         length = np.repeat(lengths, targets)
-        target = ranges(first, first + targets)
+        target = concatenated_ranges(first, first + targets)
         self.left_out += int((lengths == 0).sum())
         rows = np.flatnonzero(length)
         for some in np.array_split(rows, max(1, len(rows) // ROWS)):
@@ -172,7 +172,7 @@ class _Writer:
         first = np.cumsum(size) - size
         numbers = np.empty(size.sum(), np.int32)
         numbers[first] = self._users + self._events.user[target]
-        history = ranges(start - length, start)
+        history = concatenated_ranges(start - length, start)
         place = np.arange(len(history)) - np.repeat(np.cumsum(length) - length, length)
         for c, column in enumerate(self._columns):
             at = first + 1 + c * (length + 3)
@@ -186,7 +186,7 @@ class _Writer:
         return numbers
 
 
-def _columns(words: _Words, catalogue: Catalogue, events: Events) -> list[_Column]:
+def _columns(words: _Vocabulary, catalogue: Catalogue, events: Events) -> list[_Column]:
     times, time = np.unique(events.time, return_inverse=True)
     return [
         _Column.of(words, events.items, catalogue.item_ids),

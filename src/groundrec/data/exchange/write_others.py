@@ -38,7 +38,7 @@ from groundrec.data.events import Events
 from groundrec.data.exchange.write_d3 import name_of
 from groundrec.data.protocols.windows import SPLITS
 
-__all__ = ["Words", "bigrec", "minionerec", "recbole"]
+__all__ = ["InstructionTemplate", "bigrec", "minionerec", "recbole"]
 
 SAMPLED = 5000
 SAMPLE_SEED = 42
@@ -48,7 +48,7 @@ ENDS = re.compile(r"[\t\r\n]")
 """What ends a cell or a line of an atomic file, in which nothing can be quoted."""
 
 
-class Words(Section):
+class InstructionTemplate(Section):
     """What the rows of `bigrec` say, to the letter; a TOML file gives other words."""
 
     instruction: str = Field(
@@ -165,11 +165,13 @@ def _write(file: Path, texts: Iterable[str]) -> None:
         out.writelines(texts)
 
 
-def _words(template: Path | None) -> Words:
+def _words(template: Path | None) -> InstructionTemplate:
     if template is None:
-        return Words()
+        return InstructionTemplate()
     try:
-        return Words.model_validate(tomllib.loads(template.read_text(encoding="utf-8")))
+        return InstructionTemplate.model_validate(
+            tomllib.loads(template.read_text(encoding="utf-8"))
+        )
     except OSError as error:
         what = "no such template"
         value = error.filename
@@ -214,7 +216,7 @@ def _as_json(rows: Iterable[str]) -> Iterator[str]:
     yield "[]" if mark == "[\n" else "\n]"
 
 
-def _instructions(reader: DatasetReader, split: str, words: Words) -> Iterator[str]:
+def _instructions(reader: DatasetReader, split: str, words: InstructionTemplate) -> Iterator[str]:
     titles = [_escaped(f'"{title}"') for title in reader.catalogue.titles]
     head, tail = map(_escaped, words.input.split(TITLES))
     before = (

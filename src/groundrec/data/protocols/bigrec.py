@@ -33,10 +33,10 @@ from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.types import Catalogue
 from groundrec.data.arrays import as_arrow, as_numpy, as_texts
 from groundrec.data.events import Events
-from groundrec.data.protocols.clean import usable
-from groundrec.data.protocols.coded import Coded, first_seen, places
-from groundrec.data.protocols.windows import Prepared, log_counts, one_target_each
-from groundrec.data.raw.files import Column, fetched
+from groundrec.data.protocols.clean import read_usable
+from groundrec.data.protocols.coded import CodedEvents, by_first_appearance, index_in
+from groundrec.data.protocols.windows import Prepared, log_split_sizes, one_query_per_event
+from groundrec.data.raw.files import Column, to_arrow
 from groundrec.data.sources.table import RawData
 
 __all__ = ["game", "movie"]
@@ -65,7 +65,7 @@ def movie(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
         notes.append(MISREAD.format(sum(told[item] != title for item, title in titles.items())))
         titles = told
     _refuse_unlisted(ratings, titles)
-    number = as_numpy(places(ratings.items, as_texts(titles)))
+    number = as_numpy(index_in(ratings.items, as_texts(titles)))
     rated = _rated(ratings)
     events = _liked(ratings, section.like_above).events(rated, number)
     rows = {**rows, "without_rating": len(ratings) - len(events)}
@@ -79,7 +79,7 @@ def game(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     titled = _titled(reviews, titles)
     kept = titled & _rated(reviews)
     events = reviews.events(kept, np.arange(len(reviews.items), dtype=np.int32))
-    items, seen = first_seen(events.items, len(reviews.items))
+    items, seen = by_first_appearance(events.items, len(reviews.items))
     ids = reviews.items.take(as_arrow(seen)).to_pylist()
     rows = {
         **rows,
@@ -92,7 +92,7 @@ def game(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
 
 def _usable(
     raw: RawData, section: Prepare, folder: Path
-) -> tuple[Coded, dict[str, str], dict[str, int]]:
+) -> tuple[CodedEvents, dict[str, str], dict[str, int]]:
     """Return the usable interactions, the title of each item in the order of the list, and the rows
     read.
     """
@@ -104,7 +104,7 @@ def _usable(
             + " and prepare.like_above" * (section.protocol == "bigrec-movie"),
             next_step="leave it out, or --set prepare.protocol=global-time",
         )
-    found, items, rows = usable(raw, section, folder)
+    found, items, rows = read_usable(raw, section, folder)
     return found, _titles(items, LEAST_TITLE[section.protocol]), rows
 
 
@@ -113,24 +113,24 @@ def _titles(items: ir.Table, least: int) -> dict[str, str]:
     their first.
     """
     title: Column = items.title
-    listed = fetched(
+    listed = to_arrow(
         items.filter(title.length() >= least).order_by("row").select("item_id", "title")
     )
     return dict(zip(listed["item_id"].to_pylist(), listed["title"].to_pylist(), strict=True))
 
 
-def _titled(found: Coded, titles: Mapping[str, str]) -> NDArray[np.bool_]:
+def _titled(found: CodedEvents, titles: Mapping[str, str]) -> NDArray[np.bool_]:
     """Return which interactions are with an item that has a title. Shape: [N]."""
-    has_title = places(found.items, as_texts(titles)).is_valid().cast(pa.uint8())
+    has_title = index_in(found.items, as_texts(titles)).is_valid().cast(pa.uint8())
     return as_numpy(has_title).astype(bool)[found.item]
 
 
-def _rated(found: Coded) -> NDArray[np.bool_]:
+def _rated(found: CodedEvents) -> NDArray[np.bool_]:
     """Return which interactions have a rating. Shape: [N]."""
     return np.array([text != "" for text in found.ratings.to_pylist()], bool)[found.rating]
 
 
-def _liked(found: Coded, above: float) -> Coded:
+def _liked(found: CodedEvents, above: float) -> CodedEvents:
     """Return the interactions with 1 for a rating above a number, and 0 for any other."""
     likes = np.array(
         [text != "" and float(text) > above for text in found.ratings.to_pylist()], np.int32
@@ -149,8 +149,8 @@ def _prepared(
     least = history
     if section.protocol == "bigrec-game":
         least = np.minimum(history, np.bincount(events.user) - 1)[events.user]
-    splits = one_target_each(events, least=least, most=history)
-    log_counts(splits)
+    splits = one_query_per_event(events, min_history=least, max_history=history)
+    log_split_sizes(splits)
     if not all(map(len, splits.values())):
         raise DataError(
             "too few interactions to split them",
@@ -166,7 +166,7 @@ def _prepared(
     )
 
 
-def _refuse_unlisted(ratings: Coded, titles: Mapping[str, str]) -> None:
+def _refuse_unlisted(ratings: CodedEvents, titles: Mapping[str, str]) -> None:
     titled = _titled(ratings, titles)
     if titled.all():
         return

@@ -1,4 +1,4 @@
-"""From raw rows to events that can be trusted: bad rows, titles, duplicates, ratings, k-core.
+"""Clean raw rows: find bad ones, normalise titles, drop duplicates, low ratings and rare items.
 
 Written as Ibis expressions. Knows nothing about time order, splits or item numbers.
 """
@@ -10,42 +10,45 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from groundrec.core.config import Prepare
 from groundrec.core.errors import DataError
-from groundrec.core.runs import atomic_write
-from groundrec.core.track import log
-from groundrec.data.protocols.coded import Coded, coded
-from groundrec.data.raw.files import Column, fetched, few_threads, forget, release, stored
-from groundrec.data.raw.tables import line_numbers
+from groundrec.data.protocols.coded import CodedEvents, encode_events
+from groundrec.data.protocols.quarantine import handle_bad_rows
+from groundrec.data.raw.files import (
+    Column,
+    drop_sources,
+    drop_tables,
+    limit_threads,
+    materialize,
+    to_arrow,
+)
 from groundrec.data.sources.table import MILLISECONDS, RawData
 
-__all__ = ["Clean", "clean", "clean_title", "count", "k_core", "usable", "usable_rows"]
+__all__ = [
+    "CleanEvents",
+    "clean",
+    "clean_title",
+    "count_rows",
+    "k_core",
+    "read_usable",
+    "read_usable_table",
+]
 
-REASONS = {
-    "line": "no row can be read from this line",
-    "user": "no user",
-    "item": "no item id",
-    "time": "not a time since 1970 (ISO 8601, or a number in the unit of this file's times)",
-    "rating": "not a number",
-    "title": "no title for this item",
-    "other title": "this item id already has another title",
-}
-MOST_UNESCAPES = 8
-LEAST_USERS = 3
+MAX_UNESCAPES = 8
+"""Maximum number of times a title is unescaped: some are escaped several times over."""
+
+MIN_USERS = 3
 
 
 @dataclass(frozen=True)
-class Clean:
-    """What is left: `events` (user, item_id, time, rating), `titles` (item_id, title), and rows
-    dropped by reason.
+class CleanEvents:
+    """The remaining `events` (user, item_id, time, rating) and `titles` (item_id, title).
+
+    `rows` counts the rows read, dropped for each reason, and kept.
     """
 
     events: ir.Table
@@ -54,96 +57,100 @@ class Clean:
 
 
 def clean_title(title: str) -> str:
-    """Return the title with HTML entities unescaped until none is left, no control characters,
-    single spaces.
-    """
-    for _ in range(MOST_UNESCAPES):
-        if (plain := html.unescape(title)) == title:
+    """Return the title without HTML entities, control characters and repeated whitespace."""
+    for _ in range(MAX_UNESCAPES):
+        unescaped = html.unescape(title)
+        if unescaped == title:
             break
-        title = plain
+        title = unescaped
     visible = (c for c in title if c.isspace() or unicodedata.category(c) != "Cc")
     return re.sub(r"\s+", " ", "".join(visible)).strip()
 
 
 @ibis.udf.scalar.python
-def _cleaned(title: str) -> str:  # not of Arrow's arrays: Spark 4.0 hands over one value at a time
+def _cleaned(title: str) -> str:  # takes one title: Spark 4.0 passes no Arrow arrays
     return clean_title(title) if title is not None else title
 
 
-def clean(raw: RawData, section: Prepare, folder: Path) -> Clean:
-    """Return the usable events and titles; bad rows raise `DataError` or go to
-    `folder/quarantine.parquet`.
+def clean(raw: RawData, section: Prepare, folder: Path) -> CleanEvents:
+    """Return the cleaned events and titles.
+
+    Bad rows raise `DataError` or are moved to `folder/quarantine.parquet`.
     """
-    items = stored(_checked_items(raw.items))
-    titles = stored(items.filter(items.problem.isnull()).select("item_id", "title").distinct())
+    items = materialize(_checked_items(raw.items))
+    titles = materialize(items.filter(items.problem.isnull()).select("item_id", "title").distinct())
     checked = _checked_events(raw.interactions, titles)
-    good = stored(
+    good = materialize(
         checked.filter(checked.problem.isnull()).select("user", "item_id", "time", "rating")
     )
-    read = count(raw.interactions)
+    read = count_rows(raw.interactions)
     if not read:
         raise DataError(
             "no interactions",
-            value=f"0 rows with {count(raw.items):,} items",
+            value=f"0 rows, {count_rows(raw.items):,} items",
             accepted="at least one row",
         )
     rows = {
         "read": read,
-        "bad": read - count(good),
-        "bad_items": count(items.filter(items.problem.notnull())),
+        "bad": read - count_rows(good),
+        "bad_items": count_rows(items.filter(items.problem.notnull())),
     }
-    _set_aside(checked, items, rows, section, folder)
-    return Clean(_filtered(good, rows, section), titles, rows)
+    handle_bad_rows(checked, items, rows, section, folder)
+    return CleanEvents(_filtered(good, rows, section), titles, rows)
 
 
-def usable(raw: RawData, section: Prepare, folder: Path) -> tuple[Coded, ir.Table, dict[str, int]]:
-    """Return the usable interactions, and items with `row`, for protocols that judge titles
-    themselves; and counts.
+def read_usable(
+    raw: RawData, section: Prepare, folder: Path
+) -> tuple[CodedEvents, ir.Table, dict[str, int]]:
+    """Return the good interactions, the items with `row`, and counts of rows.
 
-    An item may have several titles, or null; a missing rating is empty. Bad rows raise `DataError`
-    or go to `folder/quarantine.parquet`.
+    This is for protocols that judge titles themselves: an item may have several titles, or null. A
+    missing rating is an empty text. Bad rows raise `DataError` or are moved to
+    `folder/quarantine.parquet`.
     """
     items = _items_flagged(raw.items)
-    bad_items = count(items.filter(items.problem.notnull()))
+    bad_items = count_rows(items.filter(items.problem.notnull()))
     good = _good_items(items)
-    if raw.glance and not bad_items:
-        with few_threads(raw.glance.table.get_backend(), raw.glance.size):
-            found = coded(_flagged(raw.glance.table).drop("row"))
-        if found:
-            _set_aside(items, items, {"bad": 0, "bad_items": 0}, section, folder)
-            return found, good, {"read": len(found), "bad": 0, "bad_items": 0}
+    if raw.fast_scan and not bad_items:
+        # one pass, nothing stored; gives up at the first row that may be bad
+        with limit_threads(raw.fast_scan.table.get_backend(), raw.fast_scan.size):
+            encoded = encode_events(_flagged(raw.fast_scan.table).drop("row"))
+        if encoded:
+            handle_bad_rows(items, items, {"bad": 0, "bad_items": 0}, section, folder)
+            return encoded, good, {"read": len(encoded), "bad": 0, "bad_items": 0}
     events, rows = _good_events(raw, items, bad_items, section, folder)
-    found = coded(events)
-    good = stored(good)  # titles may stand among the interactions
-    release(raw.interactions)
-    assert found is not None
-    return found, good, rows
+    encoded = encode_events(events)
+    good = materialize(good)  # it may be derived from the interactions, which are dropped next
+    drop_sources(raw.interactions)
+    assert encoded is not None
+    return encoded, good, rows
 
 
-def usable_rows(
+def read_usable_table(
     raw: RawData, section: Prepare, folder: Path
 ) -> tuple[ir.Table, ir.Table, dict[str, int]]:
-    """Return the same with the interactions as a table of the engine that `coded` takes."""
+    """Return the same, with the interactions as a table of the engine, for `encode_events`."""
     items = _items_flagged(raw.items)
-    events, rows = _good_events(
-        raw, items, count(items.filter(items.problem.notnull())), section, folder
-    )
-    return stored(events), stored(_good_items(items)), rows
+    bad_items = count_rows(items.filter(items.problem.notnull()))
+    events, rows = _good_events(raw, items, bad_items, section, folder)
+    return materialize(events), materialize(_good_items(items)), rows
 
 
 def _good_events(
     raw: RawData, items: ir.Table, bad_items: int, section: Prepare, folder: Path
 ) -> tuple[ir.Table, dict[str, int]]:
-    """Return the interactions without a problem, and counts, after the bad rows were set aside."""
+    """Return the good interactions and counts of rows, after handling the bad ones."""
     events = _flagged(raw.interactions)
-    rows = fetched(events.aggregate(read=events.count(), bad=events.problem.count())).to_pylist()[0]
+    rows = to_arrow(events.aggregate(read=events.count(), bad=events.problem.count())).to_pylist()[
+        0
+    ]
     rows["bad_items"] = bad_items
-    _set_aside(events, items, rows, section, folder)
+    handle_bad_rows(events, items, rows, section, folder)
     return events.filter(events.problem.isnull()), rows
 
 
 def _items_flagged(items: ir.Table) -> ir.Table:
-    """Return the items with `problem`, null for a good row; any title is good."""
+    """Return the items with `problem`, null for a good row; any title is accepted."""
     problem = ibis.cases((items.broken.notnull(), "line"), (_empty(items.item_id), "item"))
     return items.mutate(problem=problem, title_text=items.title)
 
@@ -153,7 +160,7 @@ def _good_items(items: ir.Table) -> ir.Table:
 
 
 def _flagged(events: ir.Table) -> ir.Table:
-    """Return the interactions with `problem`, null for a good row, and `bad`, 1 for any other."""
+    """Return the interactions with `problem`, null for a good row, and `bad`, 1 for a bad one."""
     problem = ibis.cases(*_problems(events))
     rating: Column = events.rating_text
     return events.mutate(
@@ -162,50 +169,45 @@ def _flagged(events: ir.Table) -> ir.Table:
 
 
 def _filtered(good: ir.Table, rows: dict[str, int], section: Prepare) -> ir.Table:
-    """Return the events left by each filter in turn, and count into `rows` what each took."""
-    single = stored(good.group_by("user", "item_id", "time").agg(rating=good.rating.max()))
-    forget(good)
-    rated = _rated(single, section.min_rating)
+    """Return the events that pass all filters, and add to `rows` how many each removed."""
+    distinct = materialize(good.group_by("user", "item_id", "time").agg(rating=good.rating.max()))
+    drop_tables(good)
+    rated = _rated(distinct, section.min_rating)
     core = k_core(rated, section.k_core)
-    counts = [rows["read"] - rows["bad"], *map(count, (single, rated, core))]
-    for name, before, after in zip(
-        ("duplicate_events", "below_min_rating", "outside_k_core"), counts, counts[1:], strict=False
-    ):
-        rows[name] = before - after
-    rows["kept"] = counts[-1]
+    good_rows = rows["read"] - rows["bad"]
+    n_distinct, n_rated, n_core = map(count_rows, (distinct, rated, core))
+    rows["duplicate_events"] = good_rows - n_distinct
+    rows["below_min_rating"] = n_distinct - n_rated
+    rows["outside_k_core"] = n_rated - n_core
+    rows["kept"] = n_core
     _refuse_too_little(core, rated, rows, section)
     return core
 
 
 def k_core(events: ir.Table, k: int) -> ir.Table:
-    """Return the largest part of `events` in which every user and every item has at least `k`
-    events.
-    """
+    """Return the largest subset of `events` in which every user and item has at least `k` events."""
     core = events
     while k > 1:
         sizes = {
             column: core.group_by(column).agg(events=core.count()) for column in ("user", "item_id")
         }
         rare = [table.filter(_column(table, "events") < k) for table in sizes.values()]
-        if not any(
-            fetched(ibis.union(*(r.aggregate(values=r.count()) for r in rare)))[
-                "values"
-            ].to_pylist()
-        ):
+        counts = ibis.union(*(table.aggregate(values=table.count()) for table in rare))
+        if not any(to_arrow(counts)["values"].to_pylist()):
             break
         smaller = core
         for column, table in sizes.items():
             smaller = smaller.semi_join(table.filter(_column(table, "events") >= k), column)
-        smaller = stored(smaller)
+        smaller = materialize(smaller)
         if core is not events:
-            forget(core)
+            drop_tables(core)
         core = smaller
     return core
 
 
-def count(table: ir.Table) -> int:
+def count_rows(table: ir.Table) -> int:
     """Return the number of rows."""
-    return fetched(table.aggregate(rows=table.count()))["rows"][0].as_py()
+    return to_arrow(table.aggregate(rows=table.count()))["rows"][0].as_py()
 
 
 def _column(table: ir.Table, name: str) -> Column:
@@ -213,9 +215,8 @@ def _column(table: ir.Table, name: str) -> Column:
 
 
 def _empty(column: Column) -> Column:
-    seems_empty = (
-        column < "!"
-    )  # all of whitespace comes before it, and this is a hundred times faster
+    # all whitespace sorts before "!", and this test is a hundred times faster than the regex
+    seems_empty = column < "!"
     return column.isnull() | (seems_empty & ~column.re_search(r"[^ \t\n\r\x0B\f]"))
 
 
@@ -233,9 +234,7 @@ def _checked_items(items: ir.Table) -> ir.Table:
 
 
 def _checked_events(events: ir.Table, titles: ir.Table) -> ir.Table:
-    """Return the interactions with `problem`, null for a good row; a row whose item has no title is
-    none.
-    """
+    """Return the interactions with `problem`, null for a good row: its item needs a title."""
     known = titles.select("item_id", has_title=ibis.literal(True))
     events = events.left_join(known, "item_id", rname="{name}_right")
     return events.mutate(
@@ -244,9 +243,7 @@ def _checked_events(events: ir.Table, titles: ir.Table) -> ir.Table:
 
 
 def _problems(events: ir.Table) -> list[tuple[Column, str]]:
-    """Return what may be wrong with an interaction, whatever its item: a condition and the name of
-    the problem.
-    """
+    """Return the possible problems of an interaction, apart from its title: condition and name."""
     in_range = _column(events, "time").between(0, int(MILLISECONDS))
     return [
         (events.broken.notnull(), "line"),
@@ -257,87 +254,10 @@ def _problems(events: ir.Table) -> list[tuple[Column, str]]:
     ]
 
 
-def _set_aside(
-    events: ir.Table, items: ir.Table, rows: dict[str, int], section: Prepare, folder: Path
-) -> None:
-    """Raise at the first bad row, or write them all to `quarantine.parquet`."""
-    file = folder / "quarantine.parquet"
-    total = rows["bad"] + rows["bad_items"]
-    if not total:
-        file.unlink(missing_ok=True)
-        return
-    bad = _bad_rows(events, items)
-    if section.bad_rows == "fail":
-        raise _bad_row(_placed(fetched(bad.limit(1))).to_pylist()[0], total)
-    with atomic_write(file) as part:
-        pq.write_table(_placed(fetched(bad)), part)
-    log.warning(f"{total:,} bad rows were set aside in {file}")
-
-
-def _bad_rows(events: ir.Table, items: ir.Table) -> ir.Table:
-    """Return file, line, column, reason and the values as text of every bad row: items first, they
-    spoil events.
-
-    `column` is null where the whole line is bad; what stands there is in `broken`.
-    """
-    none = ibis.null("string")
-    parts = [
-        items.filter(items.problem.notnull()).mutate(
-            user=none, time_text=none, rating_text=none, part=ibis.literal(0)
-        ),
-        events.filter(events.problem.notnull()).mutate(title_text=none, part=ibis.literal(1)),
-    ]
-    texts = {
-        "user": "user",
-        "item": "item_id",
-        "time": "time_text",
-        "rating": "rating_text",
-        "title": "title_text",
-    }
-    bad = ibis.union(
-        *(p.select("part", "problem", "file", "broken", line="row", **texts) for p in parts)
-    )
-    problem = _column(bad, "problem")
-    reason = ibis.cases(*((problem == name, why) for name, why in REASONS.items()))
-    bad = bad.mutate(column=problem.replace("other title", "title").nullif("line"), reason=reason)
-    return bad.order_by("part", "file", "line").select(
-        "file", "line", "column", "reason", *texts, "broken"
-    )
-
-
-def _placed(bad: pa.Table) -> pa.Table:
-    """Return bad rows with the line of each, empty lines counted, and the file's name."""
-    files = bad["file"].to_pylist()
-    lines = bad["line"].to_numpy().copy()
-    for file in set(files):
-        there = np.array([f == file for f in files])
-        lines[there] = line_numbers(Path(file), lines[there])
-    names = pa.array([Path(file).name for file in files], pa.string())
-    return bad.set_column(0, "file", names).set_column(1, "line", pa.array(lines))
-
-
-def _bad_row(row: dict[str, Any], total: int) -> DataError:
-    place = f"{row['file']}, line {row['line']}" + (
-        f", column {row['column']}" if row["column"] else ""
-    )
-    names = ("user", "item", "time", "rating", "title")
-    shown = ", ".join(f"{name}={row[name]}" for name in names if row[name] is not None)
-    value = f"{row[row['column']]!r} in {shown}" if row["column"] else repr(row["broken"])
-    return DataError(
-        f"{place}: {row['reason']}",
-        value=f"{value} ({total:,} bad {'row' if total == 1 else 'rows'} in all)",
-        accepted=(
-            "rows with a user, an item that has one title, a time, and a rating that is a number or"
-            " empty"
-        ),
-        next_step="mend the file, or --set prepare.bad_rows=quarantine",
-    )
-
-
 def _rated(events: ir.Table, least: float | None) -> ir.Table:
     if least is None:
         return events
-    if not count(events.filter(events.rating.notnull())):
+    if not count_rows(events.filter(events.rating.notnull())):
         raise DataError(
             "prepare.min_rating is set, but no interaction has a rating",
             value=least,
@@ -350,11 +270,11 @@ def _rated(events: ir.Table, least: float | None) -> ir.Table:
 def _refuse_too_little(
     core: ir.Table, before: ir.Table, rows: dict[str, int], section: Prepare
 ) -> None:
-    if (users := _distinct(core, "user")) >= LEAST_USERS:
+    if (users := _distinct(core, "user")) >= MIN_USERS:
         return
-    there = (
+    left_before = (
         f"{_distinct(before, 'user'):,} users, {_distinct(before, 'item_id'):,} items,"
-        f" {count(before):,} events"
+        f" {count_rows(before):,} events"
     )
     if rows["outside_k_core"]:
         what = f"the {section.k_core}-core"
@@ -364,14 +284,14 @@ def _refuse_too_little(
         next_step = "--set prepare.min_rating=… to a lower value"
     else:
         what = "reading"
-        next_step = "add data, or look at quarantine.parquet if there is one"
+        next_step = "add data, or check quarantine.parquet if it exists"
     raise DataError(
         f"too few users are left after {what}",
-        value=f"{users} with {rows['kept']:,} events (before it: {there})",
-        accepted=f"at least {LEAST_USERS} users",
+        value=f"{users} with {rows['kept']:,} events (before it: {left_before})",
+        accepted=f"at least {MIN_USERS} users",
         next_step=next_step,
     )
 
 
 def _distinct(table: ir.Table, column: str) -> int:
-    return fetched(table.aggregate(values=table[column].nunique()))["values"][0].as_py()
+    return to_arrow(table.aggregate(values=table[column].nunique()))["values"][0].as_py()

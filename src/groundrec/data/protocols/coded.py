@@ -1,9 +1,8 @@
-"""Raw interactions as numbers: users, items and ratings by code, in the order of the file, twenty
-bytes each.
+"""Raw interactions as integer codes, in the order of the file, twenty bytes each.
 
-What an engine has read, checked and filtered comes in batches and leaves its texts behind, so that
-tens of millions of interactions fit in memory and can be counted in milliseconds. Knows nothing
-about time windows, titles or queries.
+Interactions that an engine has read, checked and filtered arrive in batches. Users, items and
+ratings are replaced by integer codes, so that tens of millions of interactions fit in memory and
+are counted in milliseconds. Knows nothing about time windows, titles or queries.
 """
 
 from __future__ import annotations
@@ -17,30 +16,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from groundrec.data.arrays import as_arrow, as_numpy, as_texts, order_of
+from groundrec.data.arrays import as_arrow, as_numpy, as_texts, stable_argsort
 from groundrec.data.events import Events
-from groundrec.data.raw.files import streamed
+from groundrec.data.raw.files import stream_batches
 
-__all__ = ["EMPTY", "Coded", "coded", "first_seen", "places"]
+__all__ = ["NO_EVENTS", "CodedEvents", "by_first_appearance", "encode_events", "index_in"]
 
-LEAST_ROOM = 1 << 20
-MOST_WAITING = 1 << 17
-"""Texts of a column that may wait for a number."""
+INITIAL_CAPACITY = 1 << 20
+MAX_PENDING = 1 << 17
+"""Maximum number of texts of a column that wait to be encoded."""
 
-MOST_REPEATED = 1 << 18
-"""Texts of a column that may have several numbers."""
+MAX_UNMERGED = 1 << 18
+"""Maximum number of dictionary entries, equal texts in several dictionaries included."""
 
 
 @dataclass(frozen=True)
-class Coded:
-    """N interactions in the order of the file."""
+class CodedEvents:
+    """N interactions in the order of the file; codes are indices into `users`, `items`, `ratings`."""
 
     user: NDArray[np.int32]
-    """Which of `users`. Shape: [N]."""
+    """User code. Shape: [N]."""
     item: NDArray[np.int32]
-    """Which of `items`. Shape: [N]."""
+    """Item code. Shape: [N]."""
     rating: NDArray[np.int32]
-    """Which of `ratings`. Shape: [N]."""
+    """Rating code. Shape: [N]."""
     time: NDArray[np.int64]
     """Seconds UTC. Shape: [N]."""
     users: pa.StringArray
@@ -51,53 +50,52 @@ class Coded:
         return len(self.time)
 
     def core(self, kept: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
-        """Return which of the interactions `kept` are in their k-core. Shape: [N]."""
+        """Return which of the interactions `kept` [N] are in their k-core. Shape: [N]."""
         while True:
-            users = np.bincount(self.user[kept], minlength=len(self.users)) >= k
-            items = np.bincount(self.item[kept], minlength=len(self.items)) >= k
-            smaller = kept & users[self.user] & items[self.item]
+            frequent_users = np.bincount(self.user[kept], minlength=len(self.users)) >= k
+            frequent_items = np.bincount(self.item[kept], minlength=len(self.items)) >= k
+            smaller = kept & frequent_users[self.user] & frequent_items[self.item]
             if smaller.sum() == kept.sum():
                 return kept
             kept = smaller
 
     def events(self, kept: NDArray[np.bool_], number: NDArray[np.int32]) -> Events:
-        """Return the interactions `kept` by user and time, users in the order of first appearance.
+        """Return the interactions `kept` [N] sorted by user and time.
 
-        `number` is the final number of each item code. Equal times stay in the order of the file.
+        Users are in the order of first appearance, equal times in the order of the file. `number`
+        is the final number of each item code.
         """
-        user, seen = first_seen(self.user[kept], len(self.users))
+        user, user_codes = by_first_appearance(self.user[kept], len(self.users))
         time = self.time[kept]
-        order = order_of(time)
-        order = order[order_of(user[order])]
-        names = self.users.take(as_arrow(seen)).to_pylist()
+        # stable sorts, the minor key first: by user, then time, then position in the file
+        order = stable_argsort(time)
+        order = order[stable_argsort(user[order])]
         item = number[self.item[kept]]
-        rating = self.rating[kept]
         return Events(
-            np.array(names),
-            user[order],
-            time[order],
-            item[order],
-            rating[order],
-            tuple(self.ratings.to_pylist()),
+            users=np.array(self.users.take(as_arrow(user_codes)).to_pylist()),
+            user=user[order],
+            time=time[order],
+            items=item[order],
+            rating=self.rating[kept][order],
+            ratings=tuple(self.ratings.to_pylist()),
         )
 
 
 _NO_CODES = np.empty(0, np.int32)
 _NO_TEXTS = as_texts([])
-EMPTY = Coded(
+NO_EVENTS = CodedEvents(
     _NO_CODES, _NO_CODES, _NO_CODES, np.empty(0, np.int64), _NO_TEXTS, _NO_TEXTS, _NO_TEXTS
 )
 
 
-def coded(events: ir.Table) -> Coded | None:
-    """Return the interactions of a table with user, item_id, rating, time and bad; None as soon as
-    one is bad.
+def encode_events(events: ir.Table) -> CodedEvents | None:
+    """Return the rows of a table with user, item_id, rating, time and bad; None if any row is bad.
 
-    They are in the order of `row`; a table without it is in order.
+    The result is in the order of the column `row`; a table without it is already in order.
     """
-    texts = {name: _Texts() for name in ("user", "item", "rating")}
-    numbers = {name: _Growing(np.int64) for name in ("time", "row") if name in events.columns}
-    for batch in streamed(events.select("user", "rating", *numbers, "bad", item="item_id")):
+    texts = {name: _TextColumn() for name in ("user", "item", "rating")}
+    numbers = {name: _GrowingArray(np.int64) for name in ("time", "row") if name in events.columns}
+    for batch in stream_batches(events.select("user", "rating", *numbers, "bad", item="item_id")):
         if as_numpy(batch["bad"]).any():
             return None
         for name, column in texts.items():
@@ -105,104 +103,108 @@ def coded(events: ir.Table) -> Coded | None:
         for name, column in numbers.items():
             column.append(as_numpy(batch[name]))
     values = {f"{name}s": column.values() for name, column in texts.items()}
-    found = {name: column.array for name, column in {**texts, **numbers}.items()}
-    row = found.pop("row", np.empty(0))
+    columns = {name: column.array for name, column in {**texts, **numbers}.items()}
+    row = columns.pop("row", np.empty(0))
     if (row[1:] < row[:-1]).any():
-        order = order_of(row)
-        found = {name: column[order] for name, column in found.items()}
-    return Coded(**found, **values)
+        order = stable_argsort(row)
+        columns = {name: column[order] for name, column in columns.items()}
+    return CodedEvents(**columns, **values)
 
 
-def first_seen(codes: NDArray[np.int32], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return codes below `size` renumbered in the order of first appearance, and the old code of
-    each new one.
+def by_first_appearance(
+    codes: NDArray[np.int32], size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return codes below `size` renumbered by first appearance, and the old code of each new one.
+
+    Shapes: [N] → [N], [number of distinct codes].
     """
-    place = np.full(size, len(codes))
-    place[codes[::-1]] = np.arange(len(codes))[
-        ::-1
-    ]  # of several places the last one written stays: the first
-    seen = np.flatnonzero(place < len(codes))
-    seen = seen[np.argsort(place[seen])]
-    number = np.empty(size, np.int32)
-    number[seen] = np.arange(len(seen))
-    return number[codes], seen
+    # written from the end, so that of several positions the first is the one that remains
+    first_position = np.full(size, len(codes))
+    first_position[codes[::-1]] = np.arange(len(codes))[::-1]
+    old_codes = np.flatnonzero(first_position < len(codes))
+    old_codes = old_codes[np.argsort(first_position[old_codes])]
+    new_code = np.empty(size, np.int32)
+    new_code[old_codes] = np.arange(len(old_codes))
+    return new_code[codes], old_codes
 
 
-def places(texts: pa.StringArray, known: pa.StringArray) -> pa.Int32Array:
-    """Return where each text is among `known`, null where it is not."""
+def index_in(texts: pa.StringArray, known: pa.StringArray) -> pa.Int32Array:
+    """Return the index of each text in `known`, null where it is missing."""
     return pc.call_function("index_in", [texts], pc.SetLookupOptions(known))
 
 
-class _Growing:
-    """An array that grows in place."""
+class _GrowingArray:
+    """An array that doubles its capacity in place when it is full."""
 
     def __init__(self, dtype: type[np.integer]) -> None:
-        self._room = np.empty(LEAST_ROOM, dtype)
+        self._buffer = np.empty(INITIAL_CAPACITY, dtype)
         self._used = 0
 
     @property
     def array(self) -> NDArray[Any]:
-        """What was appended so far."""
-        return self._room[: self._used]
+        """Return the values appended so far."""
+        return self._buffer[: self._used]
 
     def append(self, values: NDArray[np.integer]) -> None:
-        """Add values at the end."""
+        """Append values."""
         used = self._used + len(values)
-        if used > len(self._room):
-            self._room.resize(2 * used, refcheck=False)
-        self._room[self._used : used] = values
+        if used > len(self._buffer):
+            self._buffer.resize(2 * used, refcheck=False)
+        self._buffer[self._used : used] = values
         self._used = used
 
 
-class _Texts:
-    """A growing column of texts as numbers.
+class _TextColumn:
+    """A growing column of texts, encoded as indices into a dictionary.
 
-    To look the texts of a batch up among all that are known takes a table of those, each time. So
-    texts wait until a table of their own pays, bring their different ones along, and equal ones of
-    several tables are found when there are as many as pays.
+    Looking up each batch in one dictionary of all known texts would rebuild its hash table every
+    time. Instead batches collect until they are worth a dictionary of their own, whose indices
+    continue after those of the previous ones; dictionaries are merged once they have grown large.
     """
 
     def __init__(self) -> None:
-        self._numbers = _Growing(np.int32)
-        self._settled = 0
-        self._waiting: list[pa.StringArray] = []
-        self._parts = [as_texts([])]
+        self._codes = _GrowingArray(np.int32)
+        self._n_merged = 0
+        """Number of codes that already refer to the merged dictionary."""
+        self._pending: list[pa.StringArray] = []
+        self._dictionaries = [as_texts([])]
+        """The merged dictionary, then those not merged yet."""
         self._size = 0
+        """Entries of all dictionaries."""
 
     @property
     def array(self) -> NDArray[np.int32]:
-        """Which of `values` each text is, once that was called."""
-        return self._numbers.array
+        """Return the code of each text; call `values` first."""
+        return self._codes.array
 
     def append(self, column: pa.StringArray) -> None:
-        """Add texts, none of them null, at the end."""
-        self._waiting.append(column)
-        if sum(map(len, self._waiting)) >= MOST_WAITING:
-            self._number()
-        if self._size > max(MOST_REPEATED, 8 * len(self._parts[0])):
+        """Append texts, none of them null."""
+        self._pending.append(column)
+        if sum(map(len, self._pending)) >= MAX_PENDING:
+            self._encode_pending()
+        if self._size > max(MAX_UNMERGED, 8 * len(self._dictionaries[0])):
             self.values()
 
     def values(self) -> pa.StringArray:
-        """Return the different texts in the order of first appearance, and let the numbers be
-        theirs.
-        """
-        self._number()
-        together = pa.concat_arrays(self._parts).dictionary_encode()
-        new = self.array[self._settled :]
-        new[:] = as_numpy(together.indices)[new]
-        self._parts, self._size, self._settled = (
-            [together.dictionary],
-            len(together.dictionary),
-            len(self.array),
-        )
-        return together.dictionary
+        """Return the distinct texts by first appearance, after merging all dictionaries."""
+        self._encode_pending()
+        merged = pa.concat_arrays(self._dictionaries).dictionary_encode()
+        # indices[i] is the merged index of entry i of the concatenated dictionaries. The merged
+        # one comes first and keeps its indices, so that older codes remain valid.
+        new = self.array[self._n_merged :]
+        new[:] = as_numpy(merged.indices)[new]
+        self._dictionaries = [merged.dictionary]
+        self._size = len(merged.dictionary)
+        self._n_merged = len(self.array)
+        return merged.dictionary
 
-    def _number(self) -> None:
-        """Number the texts that wait."""
-        found = pa.chunked_array(self._waiting, pa.string()).dictionary_encode()
-        for chunk in found.chunks:
-            self._numbers.append(as_numpy(chunk.indices) + np.int32(self._size))
-        if self._waiting:
-            self._parts.append(found.chunk(0).dictionary)
-            self._size += len(self._parts[-1])
-        self._waiting = []
+    def _encode_pending(self) -> None:
+        """Encode the collected texts with a dictionary of their own."""
+        encoded = pa.chunked_array(self._pending, pa.string()).dictionary_encode()
+        for chunk in encoded.chunks:
+            self._codes.append(as_numpy(chunk.indices) + np.int32(self._size))
+        if self._pending:
+            # all chunks share one dictionary
+            self._dictionaries.append(encoded.chunk(0).dictionary)
+            self._size += len(self._dictionaries[-1])
+        self._pending = []

@@ -31,10 +31,16 @@ from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
 from groundrec.data.arrays import as_arrow, as_numpy, as_texts
-from groundrec.data.protocols.clean import k_core, usable, usable_rows
-from groundrec.data.protocols.coded import EMPTY, Coded, coded, first_seen, places
-from groundrec.data.protocols.windows import Prepared, log_counts, one_target_each
-from groundrec.data.raw.files import Column, embedded, fetched, forget, stored
+from groundrec.data.protocols.clean import k_core, read_usable, read_usable_table
+from groundrec.data.protocols.coded import (
+    NO_EVENTS,
+    CodedEvents,
+    by_first_appearance,
+    encode_events,
+    index_in,
+)
+from groundrec.data.protocols.windows import Prepared, log_split_sizes, one_query_per_event
+from groundrec.data.raw.files import Column, drop_tables, is_duckdb, materialize, to_arrow
 from groundrec.data.sources.table import RawData
 
 __all__ = ["d3"]
@@ -50,16 +56,18 @@ def d3(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
     """Protocol: Amazon reviews as the paper of D3 prepares them; the recipe's seed changes nothing."""
     del seed
     _refuse_unused(section)
-    if embedded(raw.items):
-        reviews, titles, read = usable(raw, section, folder)
+    if is_duckdb(raw.items):
+        reviews, titles, read = read_usable(raw, section, folder)
         window = _first_window_that_suffices(titles, section, partial(_window, reviews))
     else:
-        table, titles, read = usable_rows(raw, section, folder)
+        table, titles, read = read_usable_table(raw, section, folder)
         window = _first_window_that_suffices(titles, section, partial(_window_of_rows, table))
     catalogue, number = _catalogue(window)
     events = window.reviews.events(window.core, number)
-    splits = one_target_each(events, least=1, most=section.max_history or MAX_HISTORY)
-    log_counts(splits)
+    splits = one_query_per_event(
+        events, min_history=1, max_history=section.max_history or MAX_HISTORY
+    )
+    log_split_sizes(splits)
     if not all(map(len, splits.values())):
         raise _too_few(len(events), section)
     months = {**section.d3.model_dump(exclude={"min_items"}), "st_year": window.year}
@@ -79,7 +87,7 @@ class _Window:
     """Items of the core."""
     titles: pa.Table
     """Items with a good title: item_id, title."""
-    reviews: Coded
+    reviews: CodedEvents
     """N reviews, those of the core among them."""
     core: NDArray[np.bool_]
     """Which of `reviews` are in the core. Shape: [N]."""
@@ -91,7 +99,7 @@ def _first_window_that_suffices(
     """Return the latest window with enough items, else that of 1996."""
     year = section.d3.st_year
     while True:
-        titles = stored(_cleaned_again(titles))
+        titles = materialize(_cleaned_again(titles))
         window = window_of(_accepted(titles), section, year)
         if window.items >= (section.d3.min_items if year > FIRST_YEAR else 1):
             return window
@@ -113,9 +121,9 @@ def _first_window_that_suffices(
     )
 
 
-def _window(reviews: Coded, accepted: ir.Table, section: Prepare, year: int) -> _Window:
+def _window(reviews: CodedEvents, accepted: ir.Table, section: Prepare, year: int) -> _Window:
     """Return the window that begins in `year`, counted in this process."""
-    titles = fetched(accepted)
+    titles = to_arrow(accepted)
     begin, end = _ends(section.d3, year)
     inside = (begin <= reviews.time) & (reviews.time <= end)
     if not inside.any():
@@ -136,20 +144,20 @@ def _window_of_rows(reviews: ir.Table, accepted: ir.Table, section: Prepare, yea
     """
     time: Column = reviews["time"]
     inside = reviews.filter(time.between(*_ends(section.d3, year)))
-    titled = stored(inside.semi_join(accepted, "item_id"))
+    titled = materialize(inside.semi_join(accepted, "item_id"))
     core = k_core(titled, section.k_core)
     counts = _counts(inside, titled, core)
     if not counts["inside"]:
-        (span,) = fetched(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
+        (span,) = to_arrow(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
         raise _empty_window([t for t in span.values() if t is not None], section.d3, year)
     if counts["items"] >= section.d3.min_items or year == FIRST_YEAR:
-        found = coded(core)
-        titles = fetched(accepted.semi_join(core, "item_id"))
+        found = encode_events(core)
+        titles = to_arrow(accepted.semi_join(core, "item_id"))
         assert found is not None
     else:
-        found = EMPTY
+        found = NO_EVENTS
         titles = pa.table({"item_id": as_texts([]), "title": as_texts([])})
-    forget(titled, *[core] * (core is not titled))
+    drop_tables(titled, *[core] * (core is not titled))
     return _Window(year, **counts, titles=titles, reviews=found, core=np.ones(len(found), bool))
 
 
@@ -164,7 +172,7 @@ def _counts(inside: ir.Table, titled: ir.Table, core: ir.Table) -> dict[str, int
         value.name("value").as_table().mutate(name=ibis.literal(name))
         for name, value in counts.items()
     ]
-    return {row["name"]: row["value"] for row in fetched(ibis.union(*rows)).to_pylist()}
+    return {row["name"]: row["value"] for row in to_arrow(ibis.union(*rows)).to_pylist()}
 
 
 def _ends(window: D3, year: int) -> tuple[int, int]:
@@ -172,9 +180,9 @@ def _ends(window: D3, year: int) -> tuple[int, int]:
     return _month(year, window.st_month), _month(window.ed_year, window.ed_month)
 
 
-def _items(reviews: Coded, titles: pa.Table) -> pa.Int32Array:
+def _items(reviews: CodedEvents, titles: pa.Table) -> pa.Int32Array:
     """Return the code of each row's item, null for an item without reviews."""
-    return places(titles["item_id"].combine_chunks(), reviews.items)
+    return index_in(titles["item_id"].combine_chunks(), reviews.items)
 
 
 def _cleaned_again(titles: ir.Table) -> ir.Table:
@@ -203,7 +211,7 @@ def _accepted(titles: ir.Table) -> ir.Table:
 def _catalogue(window: _Window) -> tuple[Catalogue, NDArray[np.int32]]:
     """Return the items of the core in their final order, and the number of each item code."""
     reviews = window.reviews
-    _, seen = first_seen(reviews.item[window.core], len(reviews.items))
+    _, seen = by_first_appearance(reviews.item[window.core], len(reviews.items))
     shuffled = list(range(len(seen)))
     random.Random(SHUFFLE_SEED).shuffle(shuffled)
     codes = seen[shuffled]
@@ -213,7 +221,7 @@ def _catalogue(window: _Window) -> tuple[Catalogue, NDArray[np.int32]]:
     titles = (
         window.titles["title"]
         .combine_chunks()
-        .take(places(ids, window.titles["item_id"].combine_chunks()))
+        .take(index_in(ids, window.titles["item_id"].combine_chunks()))
     )
     return Catalogue(tuple(ids.to_pylist()), tuple(titles.to_pylist())), number
 

@@ -1,8 +1,8 @@
-"""Queries as windows over each user's events: what every protocol ends in.
+"""Queries as windows over each user's events: the result of every protocol.
 
-A window says where in the events of its user a history begins, where it ends and where the targets
-end, so that a million overlapping histories take a few numbers each; `blocks` writes them out, some
-at a time. Knows nothing about raw data, files or how a window was chosen.
+A window is three indices into the events: where its history starts, where its targets start and
+where they end. A million overlapping histories thus take a few numbers each; `blocks` expands them,
+a block at a time. Knows nothing about raw data, files or how a window was chosen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue, Queries, Query, Ragged
-from groundrec.data.arrays import order_of
+from groundrec.data.arrays import stable_argsort
 from groundrec.data.events import NO_QUERY, Events
 
 __all__ = [
@@ -23,21 +23,23 @@ __all__ = [
     "SPLITS",
     "Prepared",
     "Windows",
-    "log_counts",
-    "one_target_each",
-    "query_of_each",
-    "ranges",
+    "concatenated_ranges",
+    "log_split_sizes",
+    "one_query_per_event",
+    "target_query_ids",
 ]
 
 SPLITS = ("train", "valid", "test")
 BLOCK = 1 << 14
-"""Queries written out at a time."""
+"""Queries expanded at a time."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Q queries: history `items[since:start]`, targets `items[start:stop]`. Ids run on from
-    `first_id`.
+    """Q queries over E events of U users, as slices of `items`; ids are consecutive.
+
+    The history of query q is `items[history_start[q]:target_start[q]]`, its targets are
+    `items[target_start[q]:target_stop[q]]`.
     """
 
     names: NDArray[np.str_]
@@ -45,13 +47,17 @@ class Windows:
     items: NDArray[np.int32]
     """Item number of each event. Shape: [E]."""
     first_id: int
+    """Id of the first query."""
     users: NDArray[np.int32]
     """User number. Shape: [Q]."""
     times: NDArray[np.int64]
     """Seconds UTC. Shape: [Q]."""
-    since: NDArray[np.integer]
-    start: NDArray[np.integer]
-    stop: NDArray[np.integer]
+    history_start: NDArray[np.integer]
+    """Shape: [Q]."""
+    target_start: NDArray[np.integer]
+    """Shape: [Q]."""
+    target_stop: NDArray[np.integer]
+    """Shape: [Q]."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -61,114 +67,121 @@ class Windows:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """Query ids. Shape: [Q]."""
+        """Return the query ids. Shape: [Q]."""
         return np.arange(self.first_id, self.first_id + len(self), dtype=np.int64)
 
     @property
     def target_counts(self) -> NDArray[np.integer]:
-        """Number of targets. Shape: [Q]."""
-        return self.stop - self.start
+        """Return the number of targets of each query. Shape: [Q]."""
+        return self.target_stop - self.target_start
 
     @property
     def target_items(self) -> NDArray[np.int32]:
-        """The targets of all queries, one after the other."""
-        return self.items[ranges(self.start, self.stop)]
+        """Return the targets of all queries, concatenated. Shape: [number of targets]."""
+        return self.items[concatenated_ranges(self.target_start, self.target_stop)]
 
     def lists(self, size: int = BLOCK) -> Iterator[tuple[slice, Ragged, Ragged]]:
-        """Yield the histories and targets of at most `size` queries at a time, and which queries
-        they are of.
-        """
+        """Yield the rows, histories and targets of at most `size` queries at a time."""
         for first in range(0, len(self), size):
             rows = slice(first, first + size)
-            history = _slices(self.items, self.since[rows], self.start[rows])
-            yield rows, history, _slices(self.items, self.start[rows], self.stop[rows])
+            start = self.target_start[rows]
+            history = _slices(self.items, self.history_start[rows], start)
+            yield rows, history, _slices(self.items, start, self.target_stop[rows])
 
     def blocks(self, size: int = BLOCK) -> Iterator[Queries]:
         """Yield the queries in order, at most `size` at a time."""
         for rows, history, targets in self.lists(size):
-            yield Queries(
-                self.ids[rows], self.names[self.users[rows]], self.times[rows], history, targets
-            )
+            users = self.names[self.users[rows]]
+            yield Queries(self.ids[rows], users, self.times[rows], history, targets)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a protocol makes of raw tables."""
+    """The result of a protocol."""
 
     catalogue: Catalogue
     events: Events
     splits: Mapping[str, Windows]
     rows: Mapping[str, int]
-    """Rows read, taken by each filter, and kept."""
+    """Number of rows read, removed by each filter, and kept."""
     card: Mapping[str, object] = field(default_factory=dict)
-    """What else the card should say; `notes` is a list of sentences."""
+    """Further entries of the card; `notes` is a list of sentences."""
 
 
-def one_target_each(
-    events: Events, *, least: int | NDArray[np.integer], most: int
+def one_query_per_event(
+    events: Events, *, min_history: int | NDArray[np.integer], max_history: int
 ) -> dict[str, Windows]:
-    """Return one query for each event that has `least` earlier ones of its user; its history is the
-    `most` latest.
+    """Return one query, with one target, per event that has at least `min_history` earlier ones.
 
-    `least` may be another number for each event. Shape: [E].
-
-    Earlier means before it in `events`, be it in the same second. Queries are sorted by time, equal
-    times as in `events`; the first 80% are train, the next 10% valid, the rest test.
+    Its history is the latest `max_history` of them. Earlier means before it in its user's events,
+    possibly in the same second; `min_history` may differ per event, shape [E]. Queries are sorted
+    by time, equal times in the order of `events`; the first 80% are train, the next 10% valid.
     """
-    first = events.first[events.user]
-    start = np.flatnonzero(np.arange(len(events), dtype=first.dtype) - first >= least).astype(
-        first.dtype
-    )
-    start = start[order_of(events.time[start])]
-    cuts = [0, int(len(start) * 0.8), int(len(start) * 0.9), len(start)]
+    user_start = events.first[events.user]  # [E]
+    n_earlier = np.arange(len(events), dtype=user_start.dtype) - user_start
+    # kept in the type of `events.first`, int32 while it suffices: half the memory
+    target = np.flatnonzero(n_earlier >= min_history).astype(user_start.dtype)  # [Q]
+    target = target[stable_argsort(events.time[target])]
+    cuts = [0, int(len(target) * 0.8), int(len(target) * 0.9), len(target)]
     return {
-        name: _windows(events, start[a:b], first[start[a:b]], most, a)
+        name: _windows(events, target[a:b], user_start[target[a:b]], max_history, first_id=a)
         for name, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)
     }
 
 
-def query_of_each(events: Events, splits: Mapping[str, Windows]) -> NDArray[np.int64]:
-    """Return the id of the query that each event is a target of, or -1. Shape: [E]."""
+def target_query_ids(events: Events, splits: Mapping[str, Windows]) -> NDArray[np.int64]:
+    """Return the id of the query whose target each event is, or -1. Shape: [E]."""
     query_ids = np.full(len(events), NO_QUERY, np.int64)
     for split in splits.values():
-        query_ids[ranges(split.start, split.stop)] = np.repeat(split.ids, split.target_counts)
+        targets = concatenated_ranges(split.target_start, split.target_stop)
+        query_ids[targets] = np.repeat(split.ids, split.target_counts)
     return query_ids
 
 
-def log_counts(splits: Mapping[str, Windows]) -> None:
-    """Log how many queries there are, under the names of the published script."""
+def log_split_sizes(splits: Mapping[str, Windows]) -> None:
+    """Log the number of queries, with the labels of the published script."""
     log.info(f"  interaction_list: {sum(map(len, splits.values()))}")
     log.info("  " + ", ".join(f"{name}: {len(part)}" for name, part in splits.items()))
 
 
 def _windows(
-    events: Events, start: NDArray[np.integer], first: NDArray[np.integer], most: int, first_id: int
+    events: Events,
+    target: NDArray[np.integer],
+    user_start: NDArray[np.integer],
+    max_history: int,
+    first_id: int,
 ) -> Windows:
-    since = np.maximum(first, start - most)
+    """Return the windows whose only target is the event `target` [Q]."""
     return Windows(
-        events.users,
-        events.items,
-        first_id,
-        events.user[start],
-        events.time[start],
-        since,
-        start,
-        start + 1,
+        names=events.users,
+        items=events.items,
+        first_id=first_id,
+        users=events.user[target],
+        times=events.time[target],
+        history_start=np.maximum(user_start, target - max_history),
+        target_start=target,
+        target_stop=target + 1,
     )
 
 
 def _slices(
     values: NDArray[np.int32], start: NDArray[np.integer], stop: NDArray[np.integer]
 ) -> Ragged:
-    """Return `values[start[i]:stop[i]]` as row i."""
+    """Return the rows `values[start[i]:stop[i]]`."""
     offsets = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
-    return Ragged(values[ranges(start, stop)], offsets)
+    return Ragged(values[concatenated_ranges(start, stop)], offsets)
 
 
-def ranges(start: NDArray[np.integer], stop: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return `start[i], …, stop[i] - 1` for each i, one after the other."""
+def concatenated_ranges(
+    start: NDArray[np.integer], stop: NDArray[np.integer]
+) -> NDArray[np.integer]:
+    """Return `start[i], …, stop[i] - 1` for all i, concatenated: [3, 7], [5, 8] → [3, 4, 7].
+
+    Shapes: [N] → [Σ (stop - start)].
+    """
     lengths = stop - start
     if (lengths == 1).all():
         return start
+    # a running index over the result, shifted so that it is start[i] where range i begins
     offsets = (np.cumsum(lengths) - lengths).astype(start.dtype)
     return np.arange(lengths.sum(), dtype=start.dtype) + np.repeat(start - offsets, lengths)

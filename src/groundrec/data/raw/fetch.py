@@ -36,9 +36,9 @@ ATTEMPTS = 5
 WAIT = 1.0
 """Seconds before the second attempt; each later wait is twice as long."""
 
-PATIENCE = 60
+TIMEOUT = 60
 BLOCK = 1 << 20
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 """Answers after which it is worth trying again."""
 
 
@@ -88,7 +88,7 @@ def _from_web(url: str, sha256: str | None) -> Path:
             return file
         part = file.with_name(f"{file.name}.part")
         log.info(f"downloading {url} into {folder}")
-        _persist(url, part)
+        _download_with_retries(url, part)
         found = sha256_of(part)
         if sha256 not in (None, found):
             part.unlink()
@@ -104,21 +104,23 @@ def _from_web(url: str, sha256: str | None) -> Path:
     return file
 
 
-def _persist(url: str, part: Path) -> None:
+def _download_with_retries(url: str, part: Path) -> None:
     """Fetch the rest of a file, trying again after what may pass."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _go_on(url, part)
+            _resume_download(url, part)
             return
         except (OSError, http.client.HTTPException) as error:
-            final = isinstance(error, urllib.error.HTTPError) and error.code not in PASSING
+            final = (
+                isinstance(error, urllib.error.HTTPError) and error.code not in TRANSIENT_STATUSES
+            )
             if final or attempt == ATTEMPTS:
                 raise download_error(url, error, part) from None
             log.warning(f"{part.name}: {error}; trying again")
             time.sleep(WAIT * 2 ** (attempt - 1))
 
 
-def _go_on(url: str, part: Path) -> None:
+def _resume_download(url: str, part: Path) -> None:
     """Append what is missing to `part`, or begin anew where the server cannot or the file is
     another by now.
     """
@@ -128,14 +130,14 @@ def _go_on(url: str, part: Path) -> None:
     headers = {"Range": f"bytes={have}-", "If-Range": tag} if tag else {}
     try:
         answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=PATIENCE
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
         )
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
         part.unlink()
-        return _go_on(url, part)
+        return _resume_download(url, part)
     with answer:
         begin = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         if begin and not answer.headers["Content-Range"].startswith(f"bytes {begin}-"):
@@ -143,7 +145,7 @@ def _go_on(url: str, part: Path) -> None:
                 f"asked for the bytes from {begin}, the server sent"
                 f" {answer.headers['Content-Range']}"
             )
-        write_json(state, {"tag": _tag(answer.headers)})
+        write_json(state, {"tag": _version_tag(answer.headers)})
         length = answer.headers["Content-Length"]
         _copy(answer, part, begin, begin + int(length) if length else None)
     state.unlink()
@@ -161,7 +163,7 @@ def _copy(answer: http.client.HTTPResponse, part: Path, begin: int, total: int |
             raise OSError(f"the connection ended after {file.tell():,} of {total:,} bytes")
 
 
-def _tag(headers: http.client.HTTPMessage) -> str | None:
+def _version_tag(headers: http.client.HTTPMessage) -> str | None:
     """Return what tells one version of a file from another; a weak tag does not."""
     strong = headers["ETag"] and not headers["ETag"].startswith("W/")
     return headers["ETag"] if strong else headers["Last-Modified"]

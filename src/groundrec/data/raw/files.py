@@ -35,23 +35,23 @@ __all__ = [
     "ROW",
     "Backend",
     "Column",
+    "add_file_columns",
     "check_path",
-    "damaged",
-    "embedded",
-    "engine",
-    "fetched",
-    "few_threads",
+    "damaged_file",
+    "drop_sources",
+    "drop_tables",
+    "extension",
     "first_lines",
-    "forget",
     "from_arrow",
-    "give_back",
-    "kind_of",
-    "lines_of",
-    "place",
-    "release",
+    "is_duckdb",
+    "limit_threads",
+    "materialize",
+    "open_duckdb",
+    "read_lines",
+    "release_memory",
     "starts_with",
-    "stored",
-    "streamed",
+    "stream_batches",
+    "to_arrow",
 ]
 
 Column: TypeAlias = Any
@@ -80,7 +80,7 @@ CUT_SHORT = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @contextlib.contextmanager
-def engine(folder: Path, memory_limit: str | None = None) -> Iterator[Backend]:
+def open_duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Backend]:
     """Yield a DuckDB connection that spills into `folder`; what it cannot read or hold becomes a
     `DataError`.
     """
@@ -96,7 +96,7 @@ def engine(folder: Path, memory_limit: str | None = None) -> Iterator[Backend]:
         connection.raw_sql(f"SET VARIABLE memory_limit = {limit}")
         for setting, value in THRIFTY.items():
             connection.raw_sql(f"SET {setting} = {value}")
-        give_back(connection)
+        release_memory(connection)
         try:
             yield connection
         except duckdb.Error as error:
@@ -123,7 +123,7 @@ def _too_little_memory(error: duckdb.Error, limit: str | None) -> DataError:
 def _unreadable(error: duckdb.Error) -> DataError:
     text = "; ".join(str(error).splitlines()[:3])
     if "gzip" in text.lower():
-        return damaged(text)
+        return damaged_file(text)
     return DataError(
         "a raw file cannot be read",
         value=text,
@@ -134,7 +134,7 @@ def _unreadable(error: duckdb.Error) -> DataError:
     )
 
 
-def damaged(what: str) -> DataError:
+def damaged_file(what: str) -> DataError:
     """Return the error of a compressed file that is cut short or altered."""
     return DataError(
         "a raw file is damaged",
@@ -144,13 +144,13 @@ def damaged(what: str) -> DataError:
     )
 
 
-def embedded(table: ir.Table) -> bool:
+def is_duckdb(table: ir.Table) -> bool:
     """Return whether a table is of the engine in this process, DuckDB."""
     return isinstance(table.get_backend(), Backend)
 
 
 @contextlib.contextmanager
-def few_threads(connection: Any, size: int) -> Iterator[None]:
+def limit_threads(connection: Any, size: int) -> Iterator[None]:
     """Let DuckDB use no more threads in the block than a file of `size` bytes is worth: each needs
     memory.
     """
@@ -165,15 +165,15 @@ def few_threads(connection: Any, size: int) -> Iterator[None]:
         connection.raw_sql(f"SET threads = {threads}")
 
 
-def stored(table: ir.Table) -> ir.Table:
+def materialize(table: ir.Table) -> ir.Table:
     """Return `table` computed once and kept by its engine, on disk where memory is short, until
-    `forget`.
+    `drop_tables`.
     """
     backend: Any = table.get_backend()
     kept = backend.create_table(
         ibis.util.gen_name("stored"), table, temp=isinstance(backend, Backend)
     )
-    give_back(backend)
+    release_memory(backend)
     return kept
 
 
@@ -186,7 +186,7 @@ def from_arrow(connection: Backend, rows: pa.Table | pa.RecordBatchReader) -> ir
     return connection.table(name)
 
 
-def fetched(table: ir.Table) -> pa.Table:
+def to_arrow(table: ir.Table) -> pa.Table:
     """Return the rows of `table`; unlike Ibis' own way, without a detour over pandas."""
     backend: Any = table.get_backend()
     query = backend.compile(table)
@@ -195,25 +195,25 @@ def fetched(table: ir.Table) -> pa.Table:
     return backend.raw_sql(query).toArrow()
 
 
-def streamed(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
+def stream_batches(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
     """Yield the rows of `table`, about so many at a time, in the engine's order."""
     backend = table.get_backend()
     if isinstance(backend, Backend):
         yield from backend.con.sql(backend.compile(table)).to_arrow_reader(rows)
     else:
-        yield from fetched(table).to_batches(rows)
+        yield from to_arrow(table).to_batches(rows)
 
 
-def forget(*tables: ir.Table) -> None:
-    """Free `stored` tables."""
+def drop_tables(*tables: ir.Table) -> None:
+    """Free `materialize` tables."""
     for table in tables:
         backend: Any = table.get_backend()
         backend.raw_sql(f"DROP TABLE {table.get_name()}")
-        give_back(backend)
+        release_memory(backend)
 
 
-def release(table: ir.Table) -> None:
-    """Free every `stored` table that `table` is made of; it cannot be read any more.
+def drop_sources(table: ir.Table) -> None:
+    """Free every `materialize` table that `table` is made of; it cannot be read any more.
 
     Only DuckDB's: another engine has read `table` from a file, which ends with the engine.
     """
@@ -225,10 +225,10 @@ def release(table: ir.Table) -> None:
     for (name,) in backend.raw_sql("SELECT table_name FROM duckdb_tables()").fetchall():
         if name in under:
             backend.raw_sql(f'DROP TABLE "{name}"')
-    give_back(backend)
+    release_memory(backend)
 
 
-def give_back(backend: Any) -> None:
+def release_memory(backend: Any) -> None:
     """Have Arrow and the engine return to the system what they have freed but kept for later.
 
     DuckDB does so when its memory limit is set.
@@ -270,12 +270,12 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     )
 
 
-def kind_of(path: Path) -> str:
+def extension(path: Path) -> str:
     """Return the extension that says what a file holds: `.csv` for `events.csv.gz`."""
     return next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path) -> Iterator[bytes]:
     """Yield every line of a plain or gzip file, its end included, a byte order mark at the very
     beginning left out.
 
@@ -302,7 +302,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
         except CUT_SHORT as error:
-            raise damaged(f"{path}: {error}") from None
+            raise damaged_file(f"{path}: {error}") from None
 
 
 def first_lines(path: Path, count: int = 1) -> list[str]:
@@ -311,13 +311,13 @@ def first_lines(path: Path, count: int = 1) -> list[str]:
     """
     full = (
         line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
-        for line in lines_of(path)
+        for line in read_lines(path)
         if line.strip()
     )
     return list(islice(full, count))
 
 
-def place(table: ir.Table, path: Path) -> ir.Table:
+def add_file_columns(table: ir.Table, path: Path) -> ir.Table:
     """Return `table`, which has `ROW`, with `FILE`, and with `BROKEN` null unless it is there."""
     broken = table[BROKEN] if BROKEN in table.columns else ibis.null("string")
     return table.mutate(**{FILE: ibis.literal(str(path)), BROKEN: broken})

@@ -24,17 +24,17 @@ from groundrec.data.raw.files import (
     ROW,
     Backend,
     Column,
-    fetched,
-    few_threads,
+    add_file_columns,
     first_lines,
     from_arrow,
-    give_back,
-    lines_of,
-    place,
+    limit_threads,
+    read_lines,
+    release_memory,
+    to_arrow,
 )
-from groundrec.data.raw.literals import literal, literal_fields
+from groundrec.data.raw.literals import parse_literal, parse_literal_fields
 
-__all__ = ["SHOWN", "fields_of", "glance_at_objects", "read_objects"]
+__all__ = ["SHOWN", "first_fields", "read_objects", "scan_objects"]
 
 SHOWN = 200
 """Characters of a broken line that are kept."""
@@ -52,17 +52,19 @@ def read_objects(
     A field that is missing is null. `BROKEN` is also set where one of `ids` is a list or an object.
     """
     if _is_literal(path):
-        return place(_parsed(connection, path, fields, ids, None), path)
+        return add_file_columns(_parsed(connection, path, fields, ids, None), path)
     table = _scanned(connection, path, fields)
     doubtful = _doubtful(table, fields, ids)
-    rows = fetched(table.filter(doubtful).select(ROW))[ROW].to_pylist()
+    rows = to_arrow(table.filter(doubtful).select(ROW))[ROW].to_pylist()
     if not rows:
-        return place(table, path)
+        return add_file_columns(table, path)
     clear = table.filter(~doubtful).mutate(**{BROKEN: ibis.null("string")})
-    return place(clear.union(_parsed(connection, path, fields, ids, frozenset(rows))), path)
+    return add_file_columns(
+        clear.union(_parsed(connection, path, fields, ids, frozenset(rows))), path
+    )
 
 
-def glance_at_objects(
+def scan_objects(
     connection: Backend, path: Path, fields: Sequence[str], ids: Sequence[str] = ()
 ) -> ir.Table | None:
     """Return the same without storing it: every `ROW` is 0, and `BROKEN` is also set where a line
@@ -77,7 +79,7 @@ def glance_at_objects(
         str(path), columns=columns, format="newline_delimited", ignore_errors=True
     )
     doubt = _doubtful(table, fields, ids).ifelse("not read yet", ibis.null("string"))
-    return place(table.mutate(**{ROW: ibis.literal(0), BROKEN: doubt}), path)
+    return add_file_columns(table.mutate(**{ROW: ibis.literal(0), BROKEN: doubt}), path)
 
 
 def _doubtful(table: ir.Table, fields: Sequence[str], ids: Sequence[str]) -> Column:
@@ -89,7 +91,7 @@ def _doubtful(table: ir.Table, fields: Sequence[str], ids: Sequence[str]) -> Col
     return doubtful
 
 
-def fields_of(path: Path) -> dict[str, Any]:
+def first_fields(path: Path) -> dict[str, Any]:
     """Return every field of the first lines that hold an object, with its first value."""
     found: dict[str, Any] = {}
     for line in first_lines(path, LOOKED_AT):
@@ -101,12 +103,12 @@ def _scanned(connection: Backend, path: Path, fields: Sequence[str]) -> ir.Table
     """Return one row per line that is not empty, all of it null where the line holds no object."""
     name = ibis.util.gen_name("lines")
     columns = ", ".join(f"{_text_literal(f)}: 'VARCHAR'" for f in fields)
-    with few_threads(connection, path.stat().st_size):
+    with limit_threads(connection, path.stat().st_size):
         connection.raw_sql(
             f"CREATE TEMP TABLE {name} AS SELECT * FROM read_json({_text_literal(str(path))}, "
             f"format = 'newline_delimited', columns = {{{columns}}}, ignore_errors = true)"
         )
-    give_back(connection)
+    release_memory(connection)
     table: Any = connection.table(name)
     return table.mutate(**{ROW: table.rowid() + 1})
 
@@ -142,7 +144,7 @@ def _parsed(
 def _rows(
     path: Path, fields: Sequence[str], ids: Sequence[str], wanted: Collection[int] | None
 ) -> Iterator[tuple[str | int | None, ...]]:
-    full = (line for line in lines_of(path) if line.strip())
+    full = (line for line in read_lines(path) if line.strip())
     for row, line in enumerate(full, 1):
         if wanted is not None and row not in wanted:
             continue
@@ -164,9 +166,9 @@ def _object(
         text = line.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return None, "not UTF-8: " + line.decode("utf-8", errors="replace").strip()[:SHOWN]
-    if wanted and (found := literal_fields(text, wanted)) is not None:
+    if wanted and (found := parse_literal_fields(text, wanted)) is not None:
         return found, None
-    for parse in (_json, literal):
+    for parse in (_json, parse_literal):
         if isinstance(value := parse(text), dict):
             return value, None
     return None, f"not an object: {text[:SHOWN]}"
@@ -190,7 +192,7 @@ def _text(value: Any) -> str | None:
 def _is_literal(path: Path) -> bool:
     """Return whether the first line that holds an object is a Python literal, not JSON."""
     for text in first_lines(path, LOOKED_AT):
-        for parse in (_json, literal):
+        for parse in (_json, parse_literal):
             if isinstance(parse(text), dict):
-                return parse is literal
+                return parse is parse_literal
     return False

@@ -1,6 +1,6 @@
 """Python literals as data: parsed, never run.
 
-`literal_fields` walks over a dict literal and looks only at the values that are asked for, which is
+`parse_literal_fields` walks over a dict literal and looks only at the values that are asked for, which is
 several times faster than a whole parse. Knows nothing about files.
 """
 
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["literal", "literal_fields"]
+__all__ = ["parse_literal", "parse_literal_fields"]
 
 TEXT = r"""u?(?:'[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+")"""
 NAME = r"""u?(?:'([^'\\]*+)'|"([^"\\]*+)")"""
@@ -24,7 +24,7 @@ NUMBER = re.compile(r"-?(?:0|[1-9]\d*+)(\.\d++)?", re.ASCII)
 REFUSED = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
-def literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
     """Return the value of a Python literal, or None where it is none."""
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -33,7 +33,7 @@ def literal(text: str) -> Any:
         return None
 
 
-def literal_fields(text: str, wanted: Collection[str]) -> dict[str, Any] | None:
+def parse_literal_fields(text: str, wanted: Collection[str]) -> dict[str, Any] | None:
     """Return those of the wanted fields that a dict literal has; None for what only a whole parse
     can tell.
 
@@ -63,4 +63,4 @@ def _value(text: str) -> Any:
         return plain[2] if plain[1] is None else plain[1]
     if number := NUMBER.fullmatch(text):
         return float(text) if number[1] else int(text)
-    return literal(text)
+    return parse_literal(text)

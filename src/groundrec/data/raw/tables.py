@@ -21,17 +21,17 @@ from groundrec.data.raw.files import (
     BROKEN,
     ROW,
     Backend,
+    add_file_columns,
+    extension,
     first_lines,
     from_arrow,
-    kind_of,
-    lines_of,
-    place,
+    materialize,
+    read_lines,
     starts_with,
-    stored,
 )
-from groundrec.data.raw.lines import SHOWN, fields_of, read_objects
+from groundrec.data.raw.lines import SHOWN, first_fields, read_objects
 
-__all__ = ["columns_of", "header", "line_numbers", "read_delimited", "read_table"]
+__all__ = ["columns_of", "line_numbers", "read_delimited", "read_header", "read_table"]
 
 DELIMITERS = (",", "\t", ";", "|")
 FORMATS = ".csv, .tsv, .parquet, .json, .jsonl; the text formats also as .gz"
@@ -40,13 +40,15 @@ DELIMITED, OBJECTS = (".csv", ".tsv", ".txt"), (".json", ".jsonl", ".ndjson")
 
 def columns_of(connection: Backend, path: Path) -> list[str]:
     """Return the names of a table file's columns."""
-    kind = kind_of(path)
+    kind = extension(path)
     if kind in DELIMITED:
-        return header(path, _delimiter(path))
+        return read_header(path, _delimiter(path))
     if kind == ".parquet":
         return list(connection.read_parquet(str(path)).columns)
     if kind in OBJECTS:
-        return list(connection.read_json(str(path)).columns if _is_array(path) else fields_of(path))
+        return list(
+            connection.read_json(str(path)).columns if _is_array(path) else first_fields(path)
+        )
     raise DataError(
         "unknown kind of file", value=path, accepted=FORMATS, next_step="convert it, or rename it"
     )
@@ -58,7 +60,7 @@ def read_table(
     """Return `columns`, as text unless from Parquet, plus `ROW`, `FILE` and `BROKEN`; `ids` hold
     text or numbers.
     """
-    kind = kind_of(path)
+    kind = extension(path)
     if kind in DELIMITED:
         return read_delimited(connection, path, _delimiter(path), columns)
     if kind == ".parquet":
@@ -86,7 +88,7 @@ def read_delimited(
     and so is one with too few where values may be quoted; elsewhere it ends in nulls.
     """
     rejects = ibis.util.gen_name("rejects")
-    every = names or header(path, delimiter)
+    every = names or read_header(path, delimiter)
     table = connection.read_csv(
         str(path),
         columns=dict.fromkeys(every, "VARCHAR"),
@@ -103,16 +105,16 @@ def read_delimited(
         rejects_limit=0,
     )
     first = 1 if names else 2
-    read = stored(table.select(columns).mutate(**{ROW: ibis.row_number() + first}))
+    read = materialize(table.select(columns).mutate(**{ROW: ibis.row_number() + first}))
     rejected = _rejected(connection, path, rejects)
     if not rejected.num_rows:
-        return place(read, path)
+        return add_file_columns(read, path)
     broken = from_arrow(connection, rejected)
     nothing = {name: ibis.null("string") for name in columns}
-    read = _moved(connection, read, first, rejected[ROW].to_numpy()).mutate(
+    read = _renumbered(connection, read, first, rejected[ROW].to_numpy()).mutate(
         **{BROKEN: ibis.null("string")}
     )
-    return place(
+    return add_file_columns(
         read.union(broken.select(**nothing, **{name: broken[name] for name in (ROW, BROKEN)})), path
     )
 
@@ -121,7 +123,7 @@ def line_numbers(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the line of each row of a text file, empty lines counted too; the rows of any other
     file as they are.
     """
-    if kind_of(path) == ".parquet" or _is_array(path):
+    if extension(path) == ".parquet" or _is_array(path):
         return rows
     empty = _empty_lines(path, rows.max(initial=0))
     return rows + np.searchsorted(empty - np.arange(len(empty)), rows, side="right")
@@ -132,9 +134,9 @@ def _empty_lines(path: Path, rows: int) -> NDArray[np.int64]:
 
     Such are empty lines, and between JSON objects also blank ones.
     """
-    ends = None if kind_of(path) in OBJECTS else b"\r\n"
+    ends = None if extension(path) in OBJECTS else b"\r\n"
     empty: list[int] = []
-    for number, line in enumerate(lines_of(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip(ends):
             empty.append(number)
         elif number - len(empty) >= rows:
@@ -160,7 +162,9 @@ def _rejected(connection: Backend, path: Path, rejects: str) -> pa.Table:
     )
 
 
-def _moved(connection: Backend, read: ir.Table, first: int, taken: NDArray[np.int64]) -> ir.Table:
+def _renumbered(
+    connection: Backend, read: ir.Table, first: int, taken: NDArray[np.int64]
+) -> ir.Table:
     """Return the rows that were read, numbered around the ones that were not."""
     before = read.count().to_pyarrow().as_py()
     numbers = np.setdiff1d(np.arange(first, first + before + len(taken)), taken)
@@ -170,14 +174,14 @@ def _moved(connection: Backend, read: ir.Table, first: int, taken: NDArray[np.in
 
 
 def _numbered(table: ir.Table, path: Path) -> ir.Table:
-    return place(table.mutate(**{ROW: ibis.row_number() + 1}), path)
+    return add_file_columns(table.mutate(**{ROW: ibis.row_number() + 1}), path)
 
 
 def _is_array(path: Path) -> bool:
-    return kind_of(path) in OBJECTS and starts_with(path, b"[")
+    return extension(path) in OBJECTS and starts_with(path, b"[")
 
 
-def header(path: Path, delimiter: str) -> list[str]:
+def read_header(path: Path, delimiter: str) -> list[str]:
     """Return the names in a text file's first line; raise `DataError` where there is none, or two
     are the same.
     """

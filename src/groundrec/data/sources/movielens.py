@@ -16,7 +16,7 @@ from groundrec.core.errors import DataError
 from groundrec.data.raw.download import movielens_100k
 from groundrec.data.raw.fetch import check_location, local_path
 from groundrec.data.raw.files import Backend, Column, check_path
-from groundrec.data.raw.tables import header, read_delimited
+from groundrec.data.raw.tables import read_delimited, read_header
 from groundrec.data.sources.table import (
     NAMES,
     RawData,
@@ -138,7 +138,7 @@ def _read(
     """
     delimiter = layout.delimiters[part]
     names = layout.names[part]
-    there = names or header(file, delimiter)
+    there = names or read_header(file, delimiter)
     columns = [layout.columns[name] for name in wanted]
     require_columns(columns, there, file)
     if part and _YEAR in there:

@@ -14,7 +14,7 @@ from groundrec.core.errors import DataError
 from groundrec.core.track import log
 from groundrec.data.raw.fetch import check_location, local_path
 from groundrec.data.raw.files import Backend, check_path
-from groundrec.data.raw.tables import header, read_delimited
+from groundrec.data.raw.tables import read_delimited, read_header
 from groundrec.data.sources.table import (
     NAMES,
     RawData,
@@ -57,7 +57,7 @@ class RecBole:
     def read(self, connection: Backend) -> RawData:
         """Return the raw tables."""
         events_file, items_file = self._files()
-        there = header(events_file, TAB)
+        there = read_header(events_file, TAB)
         names = [
             n
             for n in ("user", "item", "time", "rating")
@@ -78,7 +78,7 @@ class RecBole:
         return RawData(raw, items_table(items, item, title))
 
     def _item_columns(self, file: Path) -> tuple[str, str]:
-        there = header(file, TAB)
+        there = read_header(file, TAB)
         item = _typed(self._columns["item"], there) or self._columns["item"]
         named = self._columns["title"]
         ends = [c for c in there if c.partition(":")[0].endswith(TITLES)]

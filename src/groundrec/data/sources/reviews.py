@@ -18,9 +18,9 @@ from groundrec.core.errors import DataError, did_you_mean
 from groundrec.core.track import log
 from groundrec.data.raw.fetch import check_location, local_path
 from groundrec.data.raw.files import Backend
-from groundrec.data.raw.lines import fields_of, glance_at_objects, read_objects
+from groundrec.data.raw.lines import first_fields, read_objects, scan_objects
 from groundrec.data.sources.table import (
-    Glance,
+    FastScan,
     RawData,
     interactions_table,
     items_table,
@@ -86,15 +86,15 @@ class Amazon:
             return interactions_table(table, layout.columns, milliseconds=layout.milliseconds)
 
         item = next(
-            (f for f in ("parent_asin", "asin") if f in fields_of(items_file)),
+            (f for f in ("parent_asin", "asin") if f in first_fields(items_file)),
             layout.columns["item"],
         )
         items = read_objects(connection, items_file, (item, "title"), ids=(item,))
-        seen = glance_at_objects(connection, events_file, fields, ids=fields[:2])
+        seen = scan_objects(connection, events_file, fields, ids=fields[:2])
         return RawData(
             lambda: named(read_objects(connection, events_file, fields, ids=fields[:2])),
             items_table(items, item, "title"),
-            None if seen is None else Glance(named(seen), events_file.stat().st_size),
+            None if seen is None else FastScan(named(seen), events_file.stat().st_size),
         )
 
 
@@ -133,7 +133,7 @@ def _both(data: Data) -> tuple[Path, Path]:
 
 
 def _layout(file: Path) -> _Layout:
-    there = fields_of(file)
+    there = first_fields(file)
     for layout in LAYOUTS:
         if there.keys() >= {layout.columns["user"], layout.columns["item"], layout.columns["time"]}:
             return layout

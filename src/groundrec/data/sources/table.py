@@ -28,7 +28,7 @@ __all__ = [
     "ITEMS",
     "MILLISECONDS",
     "NAMES",
-    "Glance",
+    "FastScan",
     "RawData",
     "Source",
     "TableSource",
@@ -78,7 +78,7 @@ NAMES = {"user": "user", "item": "item", "rating": "rating", "time": "time", "ti
 
 
 @dataclass(frozen=True)
-class Glance:
+class FastScan:
     """The interactions as a table that is read straight from its file, of so many bytes, each time
     it is computed.
 
@@ -101,12 +101,12 @@ class RawData:
         self,
         interactions: ir.Table | Callable[[], ir.Table],
         items: ir.Table,
-        glance: Glance | None = None,
+        fast_scan: FastScan | None = None,
         encoding: str = "",
     ) -> None:
         self._interactions = interactions
         self.items = items
-        self.glance = glance
+        self.fast_scan = fast_scan
         self.encoding = encoding
 
     @cached_property
