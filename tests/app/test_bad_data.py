@@ -96,7 +96,7 @@ def test_a_window_without_reviews_says_when_the_reviews_are(shop: Place) -> None
     message = refused(
         shop, *prepared(shop, "--st_year", "2019", "--st_month", "1", "--ed_year", "2020")
     )
-    assert "no review lies inside the window of time: 2019-1 to 2020-11" in message
+    assert "the time window contains no review: 2019-1 to 2020-11" in message
     assert "the reviews are from 2017-07-14 to 2017-07-29" in message
     assert "--st_year" in message
 
@@ -144,9 +144,9 @@ def test_words_for_a_format_that_has_none_are_refused(shop: Place) -> None:
     words = shop.folder / "words.toml"
     start = ("export", shop.recipe, "--out", shop.run, "--template", words)
     assert "the format d3 has no words to set" in refused(shop, *start, "--format", "d3")
-    assert "no such template" in refused(shop, *start, "--format", "bigrec")
+    assert "the template cannot be read" in refused(shop, *start, "--format", "bigrec")
     words.write_text('input = "Played: {title}"', encoding="utf-8")
-    assert "must hold {titles} exactly once" in refused(shop, *start, "--format", "bigrec")
+    assert "must contain {titles} exactly once" in refused(shop, *start, "--format", "bigrec")
     words.write_text('instruction = "Next?"\ninput = "Played: {titles}"', encoding="utf-8")
     assert command(*start, "--format", "bigrec").code == 0
     row = json.loads((shop.run / "train.json").read_text())[0]
@@ -255,7 +255,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_is_kept(
             result = command(*start, "--out", out)
             assert_clear(result)
             assert "the disk is full" in result.err, result.err
-            assert "nothing half-written was kept" in result.err
+            assert "now that partial files are removed" in result.err
             assert contents(small_disk) == before
     assert (
         command(

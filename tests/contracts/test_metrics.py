@@ -1,4 +1,4 @@
-"""What every registered metric promises, a stranger's included."""
+"""Every registered metric, including those of plugins, keeps the rules for metrics."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def found(hits: Any, k: int) -> Any:
 
 BAD = {
     "between 0 and 1": lambda hits, relevant, k: found(hits, k) * 2,
-    "could not be better is 1": lambda hits, relevant, k: found(hits, k) / 2,
-    "without hits is 0": lambda hits, relevant, k: np.ones(len(hits)),
-    "on its neighbours": lambda hits, relevant, k: found(hits, k) * found(hits, k).mean(),
-    "past the cut-off": lambda hits, relevant, k: found(hits, hits.shape[1]),
-    "nearer the top": lambda hits, relevant, k: (
+    "best possible slate": lambda hits, relevant, k: found(hits, k) / 2,
+    "without hits has the value 0": lambda hits, relevant, k: np.ones(len(hits)),
+    "on other queries": lambda hits, relevant, k: found(hits, k) * found(hits, k).mean(),
+    "after the cut-off": lambda hits, relevant, k: found(hits, hits.shape[1]),
+    "nearer to the top": lambda hits, relevant, k: (
         found(hits, k) * np.array([1, 0.2, *[0.5] * 4])[hits.argmax(axis=1)]
     ),
 }

@@ -124,17 +124,17 @@ def test_describe_counts_each_split() -> None:
 def test_a_missing_or_half_written_record_is_refused(folder: Path) -> None:
     text = (folder / "dataset.json").read_text()
     (folder / "dataset.json").write_text(text[: len(text) // 2])
-    with pytest.raises(ArtifactError, match="missing or cut short"):
+    with pytest.raises(ArtifactError, match="missing or incomplete"):
         load(folder)
     (folder / "dataset.json").unlink()
-    with pytest.raises(ArtifactError, match="missing or cut short"):
+    with pytest.raises(ArtifactError, match="missing or incomplete"):
         load(folder)
 
 
 def test_files_of_another_data_set_are_refused(folder: Path, tmp_path: Path) -> None:
     save(CATALOGUE, {**PLANTED, "test": queries([("bo", 12, [1], [0])], 4)}, {}, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "test.parquet", folder)
-    with pytest.raises(ArtifactError, match=r"not those of dataset\.json"):
+    with pytest.raises(ArtifactError, match=r"do not match dataset\.json"):
         load(folder)
 
 

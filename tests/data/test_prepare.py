@@ -132,7 +132,7 @@ def test_leave_one_out_takes_the_last_two_moments_and_warns(
     assert dataset.card["leakage"]["train_events_at_or_after_first_test_moment"] == pytest.approx(
         16 / 19
     )  # type: ignore[index]
-    assert "leave-one-out: for the average test moment, 16.8% of the training events" in caplog.text
+    assert "leave-one-out: for the average test query, 16.8% of the training events" in caplog.text
 
 
 def test_duplicates_and_low_ratings_are_dropped_and_counted(

@@ -1,9 +1,9 @@
-"""What every metric promises. Knows nothing about which metrics there are."""
+"""The rules for metrics. Knows nothing about particular metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,16 @@ from groundrec.contracts.rules import check_rules
 __all__ = ["RULES", "check_metric"]
 
 K = 6
-Metric: TypeAlias = Callable[[Any, Any, int], NDArray[np.float64]]
+Metric: TypeAlias = Callable[[NDArray[np.bool_], NDArray[np.integer], int], NDArray[np.float64]]
 
 
 def check_metric(metric: Metric) -> None:
-    """Raise `AssertionError` at the first rule that a metric breaks."""
+    """Raise `AssertionError` for the first rule that a metric breaks."""
     check_rules(metric, RULES)
 
 
-def gives_a_float_per_query(metric: Metric) -> None:
-    """A metric gives one float64 between 0 and 1 per query, at any cut-off."""
+def returns_a_float_per_query(metric: Metric) -> None:
+    """A metric returns one float64 between 0 and 1 per query, at any cut-off."""
     rng = np.random.default_rng(0)
     relevant = rng.integers(1, 5, size=50)
     hits = rng.random((50, K)).argsort(axis=1) < np.minimum(relevant, 3)[:, None]
@@ -34,7 +34,7 @@ def gives_a_float_per_query(metric: Metric) -> None:
 
 
 def is_one_when_perfect(metric: Metric) -> None:
-    """A slate that could not be better is 1."""
+    """The best possible slate has the value 1."""
     hits = _hits("x-----", "xxx---", "xxxxxx")
     relevant = np.array([1, 3, 9])
     for k in (1, 2, 3, K):
@@ -42,12 +42,12 @@ def is_one_when_perfect(metric: Metric) -> None:
 
 
 def is_zero_without_hits(metric: Metric) -> None:
-    """A slate without hits is 0, and so is one where nothing could be hit."""
+    """A slate without hits has the value 0, and so does a query without targets."""
     np.testing.assert_array_equal(metric(_hits("------", "------"), np.array([2, 0]), K), 0)
 
 
-def sees_one_query_at_a_time(metric: Metric) -> None:
-    """A query's value does not depend on its neighbours."""
+def ignores_other_queries(metric: Metric) -> None:
+    """A query's value does not depend on other queries."""
     hits = _hits("x-x---", "-x----", "-----x")
     relevant = np.array([2, 1, 3])
     alone = [metric(hits[[i]], relevant[[i]], 4)[0] for i in range(3)]
@@ -55,25 +55,25 @@ def sees_one_query_at_a_time(metric: Metric) -> None:
 
 
 def ends_at_the_cutoff(metric: Metric) -> None:
-    """Places past the cut-off do not count."""
+    """Positions after the cut-off do not count."""
     np.testing.assert_array_equal(metric(_hits("--xxxx"), np.array([4]), 2), 0)
 
 
-def likes_the_top(metric: Metric) -> None:
-    """A hit nearer the top is never worse."""
+def prefers_the_top(metric: Metric) -> None:
+    """A hit nearer to the top is never worse."""
     values = metric(np.eye(K, dtype=bool), np.ones(K, int), K)
     assert (np.diff(values) <= 0).all(), values
 
 
 RULES = (
-    gives_a_float_per_query,
+    returns_a_float_per_query,
     is_one_when_perfect,
     is_zero_without_hits,
-    sees_one_query_at_a_time,
+    ignores_other_queries,
     ends_at_the_cutoff,
-    likes_the_top,
+    prefers_the_top,
 )
 
 
 def _hits(*rows: str) -> NDArray[np.bool_]:
-    return np.array([[place == "x" for place in row] for row in rows])
+    return np.array([[character == "x" for character in row] for row in rows])

@@ -1,7 +1,6 @@
-"""Rules that every implementation of a seam is held to: functions that assert, whose docstring is
-the rule.
+"""Check an implementation against the rules of its seam: functions that assert.
 
-Knows nothing about any seam.
+The docstring of such a function states the rule. Knows nothing about any particular seam.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ T = TypeVar("T")
 
 
 def check_rules(case: T, rules: Sequence[Callable[[T], None]]) -> None:
-    """Raise `AssertionError` at the first rule that `case` breaks, with the rule's own words."""
+    """Raise `AssertionError` for the first rule that `case` breaks, with that rule's docstring."""
     for rule in rules:
         try:
             rule(case)

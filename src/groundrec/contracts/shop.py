@@ -1,7 +1,6 @@
-"""A small shop whose next item is planted: item i is always followed by item i + 1, and the last by
-the first.
+"""A small data set with a planted pattern: item i + 1 always follows item i, the first the last.
 
-Knows nothing about what is held to it.
+Knows nothing about what is tested with it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ __all__ = ["planted_shop", "queries_of"]
 
 
 def queries_of(rows: list[tuple[str, int, list[int], list[int]]], first_id: int = 0) -> Queries:
-    """Return queries of (user, time, history, targets)."""
+    """Return queries from rows of (user, time, history, targets)."""
     return Queries(
         np.arange(first_id, first_id + len(rows)),
         np.array([user for user, *_ in rows], dtype=np.str_),
@@ -27,9 +26,7 @@ def queries_of(rows: list[tuple[str, int, list[int], list[int]]], first_id: int 
 def planted_shop(
     items: int = 12, users: int = 24, length: int = 6, seed: int = 0
 ) -> PreparedDataset:
-    """Return a shop where each user walks `length` items for training, one for validation and one
-    for test.
-    """
+    """Return a data set with `length` training targets, one valid and one test target per user."""
     starts = np.random.default_rng(seed).permutation(np.arange(users) % items)
     walks = [((start + np.arange(length + 2)) % items).tolist() for start in starts]
     splits = {name: [] for name in ("train", "valid", "test")}

@@ -1,4 +1,4 @@
-"""What every source of raw data promises. Knows nothing about which sources there are."""
+"""The rules for sources of raw data. Knows nothing about particular sources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["RULES", "Readings", "check_source"]
 
 @dataclass(frozen=True)
 class Readings:
-    """What a source says of the same good data, twice."""
+    """The tables that a source returns for the same good data, read twice."""
 
     kind: Callable[[Data], Source]
     data: Data
@@ -29,7 +29,7 @@ class Readings:
 
     @classmethod
     def of(cls, kind: Callable[[Data], Source], data: Data) -> Readings:
-        """Return both readings, by the engine that reads raw data."""
+        """Read the data twice with the engine for raw data."""
         with tempfile.TemporaryDirectory() as folder, open_duckdb(Path(folder)) as connection:
             raws = [kind(data).read(connection) for _ in range(2)]
             first, second = [
@@ -39,32 +39,26 @@ class Readings:
 
 
 def check_source(kind: Callable[[Data], Source], data: Data) -> None:
-    """Raise `AssertionError` at the first rule that a source breaks on `data`, of which every row
-    is good.
-    """
+    """Raise `AssertionError` for the first rule that a source breaks; all rows of `data` are good."""
     check_rules(Readings.of(kind, data), RULES)
 
 
 def has_the_columns(case: Readings) -> None:
-    """The two tables have the columns of `INTERACTIONS` and `ITEMS`, of these types and in this
-    order.
-    """
+    """The two tables have the columns, types and order of `INTERACTIONS` and `ITEMS`."""
     for table, columns in ((case.interactions[0], INTERACTIONS), (case.items[0], ITEMS)):
         found = {name: _name(table.schema.field(name).type) for name in table.column_names}
         assert list(found.items()) == list(columns.items()), f"{found} instead of {columns}"
 
 
-def names_every_row(case: Readings) -> None:
-    """User, item, time, row and file of good data are never null, and no two interactions have the
-    same place.
-    """
+def identifies_every_row(case: Readings) -> None:
+    """User, item, time, row and file of good data are never null, and file and row are unique."""
     events = case.interactions[0]
     assert len(events), "no interactions"
     for name in ("user", "item_id", "time", "row", "file"):
         assert not events[name].null_count, f"{name} is null in {events[name].null_count} rows"
-    places = list(zip(events["file"].to_pylist(), events["row"].to_pylist(), strict=True))
-    assert len(set(places)) == len(places), "two interactions with the same file and row"
-    assert events["broken"].null_count == len(events), "good rows are called broken"
+    locations = list(zip(events["file"].to_pylist(), events["row"].to_pylist(), strict=True))
+    assert len(set(locations)) == len(locations), "two interactions with the same file and row"
+    assert events["broken"].null_count == len(events), "good rows are marked as broken"
 
 
 def keeps_time_in_seconds(case: Readings) -> None:
@@ -73,8 +67,8 @@ def keeps_time_in_seconds(case: Readings) -> None:
     assert all(0 < t < MILLISECONDS for t in times), f"from {min(times)} to {max(times)}"
 
 
-def knows_a_title_for_each_item(case: Readings) -> None:
-    """Every item that somebody took has a title."""
+def has_a_title_for_each_item(case: Readings) -> None:
+    """Every item with an interaction has a title."""
     items = case.items[0]
     events = case.interactions[0]
     titled = {
@@ -87,32 +81,30 @@ def knows_a_title_for_each_item(case: Readings) -> None:
 
 
 def reads_the_same_twice(case: Readings) -> None:
-    """The same data give the same rows."""
+    """The same data gives the same rows."""
     for first, second in (case.interactions, case.items):
         assert _rows(first) == _rows(second), "two readings differ"
 
 
-def refuses_what_is_not_there(case: Readings) -> None:
-    """A path that does not exist is a `DataError` when the source is built, before anything is
-    read.
-    """
+def refuses_a_missing_path(case: Readings) -> None:
+    """A missing path raises `DataError` when the source is constructed, before anything is read."""
     if not isinstance(case.data.path, Path):
         return
-    nowhere = case.data.model_copy(update={"path": case.data.path.with_name("nothing-is-here")})
+    missing = case.data.model_copy(update={"path": case.data.path.with_name("nothing-is-here")})
     try:
-        case.kind(nowhere)
+        case.kind(missing)
     except DataError:
         return
-    raise AssertionError(f"built for {nowhere.path}")
+    raise AssertionError(f"constructed for {missing.path}")
 
 
 RULES = (
     has_the_columns,
-    names_every_row,
+    identifies_every_row,
     keeps_time_in_seconds,
-    knows_a_title_for_each_item,
+    has_a_title_for_each_item,
     reads_the_same_twice,
-    refuses_what_is_not_there,
+    refuses_a_missing_path,
 )
 
 

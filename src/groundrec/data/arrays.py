@@ -1,6 +1,6 @@
-"""NumPy arrays and lists of text as Arrow arrays, and back, without a copy where there can be none.
+"""NumPy arrays and lists of texts as Arrow arrays and back, without a copy where possible.
 
-PyArrow's own ways import pandas, a third of a second and 50 MB that nothing here needs. Knows
+PyArrow's own conversions import pandas: a third of a second and 50 MB that nothing here needs. Knows
 nothing about what the values mean.
 """
 
@@ -27,7 +27,7 @@ def as_arrow(array: NDArray[np.number]) -> pa.Array:
 
 
 def as_texts(texts: Iterable[str]) -> pa.StringArray:
-    """Return texts, 2 GiB of them at most, as an Arrow array."""
+    """Return texts, at most 2 GiB in total, as an Arrow array."""
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.StringArray.from_buffers(
@@ -36,7 +36,7 @@ def as_texts(texts: Iterable[str]) -> pa.StringArray:
 
 
 def bytes_of(texts: pa.StringArray) -> memoryview:
-    """Return the texts, none of them null, one right after the other."""
+    """Return the bytes of the texts, none of them null, concatenated."""
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, np.int32)
     return memoryview(data or b"")[ends[texts.offset] : ends[texts.offset + len(texts)]]
@@ -50,18 +50,17 @@ def as_lists(ragged: Ragged) -> pa.ListArray:
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    """Return a column of numbers, none of them null; a view where the column is in one piece."""
+    """Return a column of non-null numbers; a view if the column has only one chunk."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     arrays = [np.from_dlpack(chunk) for chunk in chunks]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def stable_argsort(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return where the least of some whole numbers stands, then the next, …; equal ones in their
-    order.
+    """Return the stable argsort of integers, several times as fast as NumPy's.
 
-    NumPy sorts numbers of 16 bits without comparing them, and so several times as fast as larger
-    ones: digit by digit.
+    NumPy uses radix sort for 16-bit integers only. So larger ones are sorted by one 16-bit digit
+    after the other, the least significant first. Shapes: [N].
     """
     rest = (numbers.astype(np.int64) - numbers.min(initial=0)).astype(np.uint64)
     order = np.argsort(rest.astype(np.uint16), kind="stable")

@@ -1,14 +1,14 @@
-"""The prepared data set on disk: Parquet files, and `dataset.json` written last.
+"""The prepared data set on disk: Parquet files, and `dataset.json`, which is written last.
 
-    items.parquet                    item int32 · item_id · title
-    train|valid|test.parquet         query_id int64 · user · time int64 · history list<int32> · targets list<int32>
-    events.parquet                   see `data.events`
-    dataset.json                     fingerprint · events · counts · card
+    items.parquet               item int32 · item_id · title
+    train|valid|test.parquet    query_id int64 · user · time int64 · history, targets list<int32>
+    events.parquet              see `data.events`
+    dataset.json                fingerprint · events · counts · card
 
 The fingerprint is a digest of the contents of items and queries, not of the files: the same queries
-have the same fingerprint on any machine and with any version of the Parquet writer. Models never
-read `events.parquet`, exports do; it has a digest of its own, and a data set may come without it.
-Knows nothing about where the interactions came from.
+have the same fingerprint on any machine and with any version of the Parquet writer. Only exports
+read `events.parquet`, models never do; it has its own digest and may be missing. Knows nothing
+about where the interactions came from.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Split: TypeAlias = Queries | Windows
 
 
 class Saved(NamedTuple):
-    """What was written."""
+    """The fingerprint and the counts of a data set that was written."""
 
     fingerprint: str
     counts: dict[str, Any]
@@ -75,9 +75,9 @@ def save(
     folder: Path,
     events: Events | None = None,
 ) -> Saved:
-    """Write the data set; `events` are what `splits`, then all of them `Windows`, are windows over.
+    """Write the data set; with `events`, all `splits` must be `Windows` over them.
 
-    An older data set in `folder` stays whole until every new file is written beside it.
+    An existing data set in `folder` stays intact until all new files are complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pa.default_memory_pool().release_unused()
@@ -90,38 +90,36 @@ def save(
             name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in names
         }
         pq.write_table(_item_table(catalogue), files["items"])
-        with ThreadPoolExecutor(1) as beside:  # what compresses lets another thread count
-            kept = (
-                beside.submit(write_events, events, query_ids, files["events"]) if events else None
-            )
-            smaller = [
-                beside.submit(_write_queries, splits[name], files[name]) for name in SPLITS[1:]
-            ]
+        # compression releases the interpreter lock: a second thread writes events, valid and test
+        # while this one writes train
+        with ThreadPoolExecutor(1) as pool:
+            writing_events = None
+            if events:
+                writing_events = pool.submit(write_events, events, query_ids, files["events"])
+            writing = [pool.submit(_write_queries, splits[s], files[s]) for s in SPLITS[1:]]
             digests += _write_queries(splits[SPLITS[0]], files[SPLITS[0]])
-        digests += [column for split in smaller for column in split.result()]
-        digest_of_events = kept.result() if kept else None
+        digests += [column for split in writing for column in split.result()]
+        events_digest = writing_events.result() if writing_events else None
         (folder / "dataset.json").unlink(missing_ok=True)
     _texts.cache_clear()
     if not events:
         (folder / "events.parquet").unlink(missing_ok=True)
     saved = Saved(digest("data set", *digests), {"items": len(catalogue), **describe(splits)})
     write_json(
-        folder / "dataset.json", {**saved._asdict(), "events": digest_of_events, "card": dict(card)}
+        folder / "dataset.json", {**saved._asdict(), "events": events_digest, "card": dict(card)}
     )
     return saved
 
 
 class DatasetReader:
-    """A finished data set, read block by block; `check` says whether what was read is what was
-    written.
-    """
+    """Reads a finished data set block by block; `check` compares what was read with its digests."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._digests: dict[str, list[str]] = {}
         record = read_json(folder / "dataset.json")
         if not isinstance(record, dict) or "fingerprint" not in record:
-            raise self.refused("no finished data set: dataset.json is missing or cut short")
+            raise self.refused("no finished data set: dataset.json is missing or incomplete")
         self.fingerprint: str = record["fingerprint"]
         self.card: dict[str, Any] = record.get("card", {})
         self._events: str | None = record.get("events")
@@ -133,23 +131,20 @@ class DatasetReader:
             )
 
     def batches(self, split: str) -> Iterator[tuple[pa.RecordBatch, Ragged, Ragged]]:
-        """Yield some rows of the file of `train`, `valid` or `test` at a time, and their histories
-        and targets.
-        """
+        """Yield a block of rows of a split at a time, with its histories and targets."""
         hashes = QueryHashes()
         with self._readable(), pq.ParquetFile(self._folder / f"{split}.parquet") as file:
             for batch in file.iter_batches(ROW_GROUP):
-                history, targets = (
-                    Ragged(as_numpy(c.flatten()), _offsets(c))
-                    for c in (batch["history"], batch["targets"])
-                )
-                ids, times = (as_numpy(batch[name]) for name in ("query_id", "time"))
+                history = _ragged(batch["history"])
+                targets = _ragged(batch["targets"])
+                ids = as_numpy(batch["query_id"])
+                times = as_numpy(batch["time"])
                 hashes.add(ids, quoted(batch["user"]), times, history, targets)
                 yield batch, history, targets
         self._digests[split] = hashes.digests()
 
     def blocks(self, split: str) -> Iterator[Queries]:
-        """Yield the queries of `train`, `valid` or `test`, at most `ROW_GROUP` at a time."""
+        """Yield the queries of a split, at most `ROW_GROUP` at a time."""
         for batch, history, targets in self.batches(split):
             users = np.array(batch["user"].to_pylist())
             yield Queries(
@@ -157,32 +152,35 @@ class DatasetReader:
             )
 
     def events(self) -> tuple[Events, NDArray[np.int64]]:
-        """Return the interactions that were kept, and the id of the query that each is a target of,
-        or -1.
-        """
+        """Return the events, and for each the id of the query it is a target of, or -1."""
         if not self._events:
-            raise self.refused("this data set does not keep the ratings and times of its histories")
+            raise self.refused("this data set has no events: no ratings and times of its histories")
         with self._readable():
-            events, query_ids, found = read_events(self._folder / "events.parquet")
-        if found != self._events:
-            raise self.refused("events.parquet is not that of dataset.json")
+            events, query_ids, events_digest = read_events(self._folder / "events.parquet")
+        if events_digest != self._events:
+            raise self.refused("events.parquet does not match dataset.json")
         return events, query_ids
 
     def check(self) -> None:
-        """Raise `ArtifactError` unless the splits, all of them read to the end, have the recorded
-        fingerprint.
+        """Raise `ArtifactError` unless what was read has the recorded fingerprint.
+
+        All splits must have been read to the end.
         """
         texts = [hash_texts(self.catalogue.item_ids), hash_texts(self.catalogue.titles)]
-        found = digest("data set", *texts, *(d for name in SPLITS for d in self._digests[name]))
-        if found != self.fingerprint:
-            what = f"the files are not those of dataset.json ({found} is not {self.fingerprint})"
-            raise self.refused(what)
+        columns = [column for name in SPLITS for column in self._digests[name]]
+        actual = digest("data set", *texts, *columns)
+        if actual != self.fingerprint:
+            raise self.refused(
+                f"the files do not match dataset.json ({actual} is not {self.fingerprint})"
+            )
 
     def refused(self, what: str) -> ArtifactError:
-        """Return the error that says what is wrong with this data set."""
-        accepted = "a folder that `prepare` finished"
+        """Return the error for a problem of this data set."""
         return ArtifactError(
-            what, value=self._folder, accepted=accepted, next_step="prepare the data set again"
+            what,
+            value=self._folder,
+            accepted="a folder with a complete prepared data set",
+            next_step="prepare the data set again",
         )
 
     @contextlib.contextmanager
@@ -194,9 +192,7 @@ class DatasetReader:
 
 
 def load(folder: Path) -> PreparedDataset:
-    """Return the data set in `folder`; raise `ArtifactError` unless it is whole and has the
-    recorded fingerprint.
-    """
+    """Return the data set in `folder`; raise `ArtifactError` if it is incomplete or altered."""
     reader = DatasetReader(folder)
     splits = {name: _joined(list(reader.blocks(name))) for name in SPLITS}
     reader.check()
@@ -209,7 +205,7 @@ def load(folder: Path) -> PreparedDataset:
 
 
 def copy(source: Path, folder: Path) -> dict[str, Any]:
-    """Copy the data set in `source`, read and checked first, into `folder`; return its card."""
+    """Check the data set in `source`, copy it to `folder` and return its card."""
     reader = DatasetReader(source)
     for name in SPLITS:
         for _ in reader.batches(name):
@@ -228,27 +224,25 @@ def copy(source: Path, folder: Path) -> dict[str, Any]:
 
 
 def describe(splits: Mapping[str, Split]) -> dict[str, dict[str, Any]]:
-    """Return, for each split, its queries, targets, users, time span and history lengths."""
+    """Return each split's numbers of queries, targets and users, time span and history lengths."""
     return {name: _counts(split) for name, split in splits.items()}
 
 
 @contextlib.contextmanager
 def report_full_disk(folder: Path) -> Iterator[None]:
-    """Turn a full disk into a `DataError` that says so."""
+    """Turn the `OSError` of a full disk into a `DataError`."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
         raise DataError(
             "the disk is full",
-            value=(
-                f"{folder}; without what was begun, {shutil.disk_usage(there).free:,} bytes are"
-                " free"
-            ),
-            accepted="room for the data set and for what the engine sets aside meanwhile",
-            next_step="free some space, or write to another disk; nothing half-written was kept",
+            value=f"{folder}; {free:,} bytes are free now that partial files are removed",
+            accepted="enough space for the data set and for the engine's temporary files",
+            next_step="free some space, or write to another disk",
         ) from None
 
 
@@ -305,20 +299,21 @@ def _write_queries(split: Split, file: Path) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _texts(names: tuple[str, ...]) -> tuple[pa.StringArray, pa.StringArray]:
-    """Return the names of users as they are and as JSON has them; splits share their users."""
+    """Return the names of users, plain and as JSON; cached, since splits share their users."""
     texts = as_texts(names)
     return texts, quoted(texts)
 
 
 def _users(split: Split) -> tuple[list[str], NDArray[np.int32]]:
-    """Return the names of users, and which of them each query has."""
+    """Return the names of users, and the index of each query's user. Shapes: [U], [Q]."""
     if isinstance(split, Windows):
         return split.names.tolist(), split.users
-    found = as_texts(split.users.tolist()).dictionary_encode()
-    return found.dictionary.to_pylist(), as_numpy(found.indices)
+    encoded = as_texts(split.users.tolist()).dictionary_encode()
+    return encoded.dictionary.to_pylist(), as_numpy(encoded.indices)
 
 
 def _lists(split: Split) -> Iterator[tuple[slice, Ragged, Ragged]]:
+    """Yield the rows, histories and targets of a block of queries at a time."""
     if isinstance(split, Windows):
         yield from split.lists(ROW_GROUP)
         return
@@ -332,23 +327,20 @@ def _part(ragged: Ragged, rows: slice) -> Ragged:
     return Ragged(ragged.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
-def _offsets(column: pa.ListArray) -> NDArray[np.int64]:
+def _ragged(column: pa.ListArray) -> Ragged:
+    # `flatten` starts at the first row of a sliced column, its offsets do not
     offsets = as_numpy(column.offsets)
-    return (offsets - offsets[0]).astype(np.int64)
+    return Ragged(as_numpy(column.flatten()), (offsets - offsets[0]).astype(np.int64))
 
 
 def _joined(blocks: list[Queries]) -> Queries:
-    """Return the blocks as one."""
-    empty = np.empty(0, np.int64)
-    ids, times = (
-        np.concatenate([empty, *(getattr(b, c) for b in blocks)]) for c in ("ids", "times")
-    )
-    users = np.concatenate([np.empty(0, np.str_), *(b.users for b in blocks)])
+    """Return the blocks as one; the empty arrays give the types where there is no block."""
     return Queries(
-        ids,
-        users,
-        times,
-        *(_stacked([getattr(b, c) for b in blocks]) for c in ("history", "targets")),
+        ids=np.concatenate([np.empty(0, np.int64), *(b.ids for b in blocks)]),
+        users=np.concatenate([np.empty(0, np.str_), *(b.users for b in blocks)]),
+        times=np.concatenate([np.empty(0, np.int64), *(b.times for b in blocks)]),
+        history=_stacked([b.history for b in blocks]),
+        targets=_stacked([b.targets for b in blocks]),
     )
 
 

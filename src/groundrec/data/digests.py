@@ -1,4 +1,4 @@
-"""Digests of columns: of what they hold, so that neither files nor machines nor blocks show.
+"""Digests of the contents of columns, independent of files, machines and block sizes.
 
 Knows nothing about what the columns mean.
 """
@@ -22,38 +22,39 @@ __all__ = ["QueryHashes", "hash_array", "hash_texts", "quoted"]
 
 
 def hash_array(array: NDArray[np.integer]) -> str:
-    """Return the digest of the numbers, little-endian, in the width they have."""
+    """Return the digest of the numbers as little-endian bytes of their own width."""
     return hashlib.sha256(_little(array)).hexdigest()
 
 
 def hash_texts(texts: Iterable[str]) -> str:
-    """Return the digest of the texts in their order."""
+    """Return the digest of the texts in order."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def quoted(texts: pa.StringArray) -> pa.StringArray:
-    """Return what stands for each text in a list of them as JSON, a comma before it."""
+    """Return each text as an element of a JSON list, preceded by a comma."""
     if not _is_plain(texts):
         return as_texts(f", {encode_basestring_ascii(text)}" for text in texts.to_pylist())
     first = as_arrow(np.zeros(len(texts), np.int32))
-    before, behind, between = (as_texts([mark]).take(first) for mark in (', "', '"', ""))
+    before, after, between = (as_texts([mark]).take(first) for mark in (', "', '"', ""))
     return pc.call_function(
-        "binary_join_element_wise", [before, texts, behind, between], pc.JoinOptions()
+        "binary_join_element_wise", [before, texts, after, between], pc.JoinOptions()
     )
 
 
 def _is_plain(texts: pa.StringArray) -> bool:
-    """Return whether JSON has every character of the texts as it is."""
-    found = np.frombuffer(bytes_of(texts), np.uint8)
+    """Return whether JSON needs no escapes for any character of the texts."""
+    characters = np.frombuffer(bytes_of(texts), np.uint8)
     return not (
-        (found < ord(" ")) | (found > ord("~")) | (found == ord('"')) | (found == ord("\\"))
+        (characters < ord(" "))
+        | (characters > ord("~"))
+        | (characters == ord('"'))
+        | (characters == ord("\\"))
     ).any()
 
 
 class QueryHashes:
-    """Digests of the columns of queries that come block by block, the same as if they had come at
-    once.
-    """
+    """Digests of the columns of queries, fed block by block; block sizes do not matter."""
 
     def __init__(self) -> None:
         self._ids, self._users, self._times, *self._lists = (hashlib.sha256() for _ in range(7))
@@ -67,7 +68,7 @@ class QueryHashes:
         history: Ragged,
         targets: Ragged,
     ) -> None:
-        """Take in the next queries, their users `quoted`."""
+        """Add the next queries; `users` are `quoted`."""
         self._ids.update(_little(ids))
         self._times.update(_little(times))
         if len(ids):
@@ -81,7 +82,7 @@ class QueryHashes:
             column.update(_little(array))
 
     def digests(self) -> list[str]:
-        """Return the digests of ids, users, times, and values and lengths of histories and targets."""
+        """Return the digests of ids, users, times, and of values and lengths of both lists."""
         users = self._users.copy()
         users.update(b"[]" if self._first else b"]")
         return [column.hexdigest() for column in (self._ids, users, self._times, *self._lists)]

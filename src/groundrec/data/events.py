@@ -1,10 +1,11 @@
-"""The interactions that a protocol kept, in memory and as `events.parquet`.
+"""The events that a protocol kept, in memory and as `events.parquet`.
 
-    events.parquet    user · items list<int32> · times list<int64> · ratings list · query_ids list<int64>
+    events.parquet    user · items list<int32> · times list<int64> · ratings list<string>
+                      · query_ids list<int64>
 
-One row for each user, oldest event first. A rating is text as it stands in the raw data, empty
-where there is none; a query id names the query that the event is a target of, -1 for none. Knows
-nothing about histories or splits.
+There is one row per user, with the oldest event first. A rating is the text of the raw data, empty
+if missing; a query id names the query whose target the event is, -1 for none. Knows nothing about
+histories or splits.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["NO_QUERY", "Events", "read_events", "write_events"]
 
 NO_QUERY = -1
 USERS = 1 << 13
-"""Users in a row group."""
+"""Users per row group."""
 
 SCHEMA = pa.schema(
     [
@@ -39,12 +40,12 @@ SCHEMA = pa.schema(
     ]
 )
 REPEATED = ["times.list.element", "ratings.list.element"]
-"""Columns with few different values."""
+"""Columns with few distinct values, for which Parquet writes dictionaries."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """E interactions, by user, oldest first."""
+    """E events of U users, sorted by user and time."""
 
     users: NDArray[np.str_]
     """Name of each user number. Shape: [U]."""
@@ -55,22 +56,22 @@ class Events:
     items: NDArray[np.int32]
     """Item number of each event. Shape: [E]."""
     rating: NDArray[np.int32]
-    """Which of `ratings` each event has. Shape: [E]."""
+    """Index of each event's rating in `ratings`. Shape: [E]."""
     ratings: tuple[str, ...]
-    """The different ratings, as they stand in the raw data; an empty one where an event has none."""
+    """The distinct ratings as texts of the raw data; the empty text means no rating."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     @cached_property
     def first(self) -> NDArray[np.integer]:
-        """First event of each user, in the smaller type while it suffices. Shape: [U]."""
+        """Return the index of each user's first event, int32 while that suffices. Shape: [U]."""
         first = np.flatnonzero(np.diff(self.user, prepend=np.int32(-1)))
         return first.astype(np.int32) if len(self) < np.iinfo(np.int32).max else first
 
 
 def write_events(events: Events, query_ids: NDArray[np.int64], file: Path) -> str:
-    """Write the events, each with the query that it is a target of, and return their digest."""
+    """Write the events with the id of the query each is a target of [E]; return their digest."""
     with pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=REPEATED) as writer:  # type: ignore[arg-type]
         for rows in _row_groups(events, query_ids):
             writer.write_table(rows)
@@ -82,9 +83,10 @@ def _row_groups(events: Events, query_ids: NDArray[np.int64]) -> Iterator[pa.Tab
     texts = as_texts(events.ratings)
     for start in range(0, len(events.users), USERS):
         bounds = ends[start : start + USERS + 1]
-        some = slice(bounds[0], bounds[-1])
+        chunk = slice(bounds[0], bounds[-1])  # the events of these users
         items, times, ratings, ids = (
-            as_arrow(c[some]) for c in (events.items, events.time, events.rating, query_ids)
+            as_arrow(column[chunk])
+            for column in (events.items, events.time, events.rating, query_ids)
         )
         values = (items, times, texts.take(ratings), ids)
         offsets = as_arrow((bounds - bounds[0]).astype(np.int32))
@@ -94,7 +96,7 @@ def _row_groups(events: Events, query_ids: NDArray[np.int64]) -> Iterator[pa.Tab
 
 
 def read_events(file: Path) -> tuple[Events, NDArray[np.int64], str]:
-    """Return what was written, and its digest."""
+    """Return the events, the query ids and their digest."""
     with pq.ParquetFile(file) as opened:
         table = opened.read().combine_chunks()
     users, *lists = (column.chunk(0) for column in table.columns)
@@ -113,11 +115,12 @@ def read_events(file: Path) -> tuple[Events, NDArray[np.int64], str]:
 
 
 def _digest(events: Events, query_ids: NDArray[np.int64]) -> str:
-    """Return a digest in which neither the numbers of ratings show, nor ratings that no event has."""
+    """Return a digest that depends neither on rating codes nor on unused ratings."""
     texts = [hash_texts(events.users.tolist())]
     for text in sorted(events.ratings):
-        has = events.rating == events.ratings.index(text)
-        texts += [text, hash_array(np.packbits(has))] if has.any() else []
+        has_rating = events.rating == events.ratings.index(text)
+        if has_rating.any():
+            texts += [text, hash_array(np.packbits(has_rating))]
     return digest(
         "events", *map(hash_array, (events.user, events.items, events.time, query_ids)), *texts
     )

@@ -1,7 +1,7 @@
-"""From raw interactions to a finished data set: source, protocol, card, files.
+"""Prepare a data set: source, protocol, card, files.
 
-A *protocol* turns raw tables into a catalogue, three splits and counts; it brings its own cleaning,
-numbering and queries, and is found by name. Knows nothing about models or metrics.
+A *protocol* turns raw tables into a catalogue, three splits and counts, with its own cleaning and
+numbering; it is registered by name. Knows nothing about models or metrics.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ from groundrec.data.sources.table import RawData
 __all__ = ["Protocol", "prepare"]
 
 Protocol: TypeAlias = Callable[[RawData, Prepare, int, Path], Prepared]
-"""Maps raw tables, the recipe's `prepare` section, its seed and the folder for bad rows to what is
-saved.
-"""
+"""Maps raw tables, the section `prepare`, the seed and the folder for bad rows to the result."""
 
 
 def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, Any]:
     """Write the prepared data set into `folder` and return its card."""
     if data.dataset:
-        return _adopted(data, section, folder)
+        return _copy_existing(data, section, folder)
     protocol: Protocol = resolve("protocols", section.protocol)
     with report_full_disk(folder):
         with resolve("engines", section.engine)(folder, section.memory_limit) as read:
-            found = protocol(read(resolve("sources", data.source)(data)), section, seed, folder)
+            prepared = protocol(read(resolve("sources", data.source)(data)), section, seed, folder)
         pa.default_memory_pool().release_unused()
         card = {
             "settings": {
@@ -47,19 +45,19 @@ def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, 
                 **section.model_dump(mode="json"),
                 "seed": seed,
             },
-            "rows": dict(found.rows),
-            **_statistics(found.catalogue, found.events),
-            "splits": describe(found.splits),
-            "leakage": _leakage(found.splits),
-            **found.card,
+            "rows": dict(prepared.rows),
+            **_statistics(prepared.catalogue, prepared.events),
+            "splits": describe(prepared.splits),
+            "leakage": _leakage(prepared.splits),
+            **prepared.card,
         }
-        _warn(section.protocol, card["leakage"])
-        save(found.catalogue, found.splits, card, folder, found.events)
+        _warn_about_leakage(section.protocol, card["leakage"])
+        save(prepared.catalogue, prepared.splits, card, folder, prepared.events)
     return card
 
 
-def _adopted(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
-    """Copy the finished data set that a recipe names, and return its card."""
+def _copy_existing(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
+    """Copy the finished data set that a recipe names and return its card."""
     assert data.dataset
     given = [
         *(f"data.{name}" for name in data.model_fields_set - {"dataset"}),
@@ -67,20 +65,20 @@ def _adopted(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
     ]
     if given:
         raise ConfigError(
-            "data.dataset names a finished data set, for which other settings come too late",
+            "data.dataset names a finished data set, to which no other setting applies",
             value=min(given),
             accepted="no other setting of [data] and [prepare]",
-            next_step="leave it out, or prepare the data set again with it",
+            next_step="remove it, or prepare the data set again with it",
         )
     with report_full_disk(folder):
         return copy(data.dataset, folder)
 
 
-def _warn(protocol: str, leakage: Mapping[str, float]) -> None:
+def _warn_about_leakage(protocol: str, leakage: Mapping[str, float]) -> None:
     if share := leakage["train_events_at_or_after_a_test_moment_on_average"]:
         log.warning(
-            f"{protocol}: for the average test moment, {share:.1%} of the training events happen at"
-            " the same time or later, so the model is tested on a past whose future it has seen"
+            f"{protocol}: for the average test query, {share:.1%} of the training events happen at"
+            " the same time or later: the model has been trained on events from after the test"
         )
 
 
@@ -103,20 +101,19 @@ def _statistics(catalogue: Catalogue, events: Events) -> dict[str, Any]:
 
 
 def _leakage(splits: Mapping[str, Windows]) -> dict[str, float]:
-    """Return what the test queries share with, or lack in, the training events; all are shares from
-    0 to 1.
-    """
+    """Return how far training overlaps with test in time, and what of test it lacks, as shares."""
     train = splits["train"]
     test = splits["test"]
     targets = train.target_counts
     late = targets[train.times >= test.times.min()].sum()
-    known = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
+    # for each test query, the number of training events before it: [Q]
+    earlier = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
     tested = test.target_items
     total = int(targets.sum())
     return {
         "train_events_at_or_after_first_test_moment": _share(late, total),
         "train_events_at_or_after_a_test_moment_on_average": round(
-            1 - float(known.mean()) / total, 6
+            1 - float(earlier.mean()) / total, 6
         ),
         "test_queries_of_users_unseen_in_train": _share(
             _unseen(test.users, train.users), len(test)
@@ -126,7 +123,7 @@ def _leakage(splits: Mapping[str, Windows]) -> dict[str, float]:
 
 
 def _unseen(numbers: NDArray[np.int32], seen: NDArray[np.int32]) -> np.integer:
-    """Return how many of the numbers, all of them small, are not among `seen`."""
+    """Return how many of the numbers are not in `seen`; a table of flags, as numbers are small."""
     known = np.zeros(max(numbers.max(), seen.max()) + 1, bool)
     known[seen] = True
     return (~known[numbers]).sum()

@@ -1,6 +1,6 @@
-"""What a finished data set holds, measured from its queries alone, however it was made.
+"""Summary statistics of a finished data set, computed from its queries alone.
 
-Shares are from 0 to 1. Knows nothing about files, filters or pictures.
+Shares are between 0 and 1. Knows nothing about files, filters or pictures.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ __all__ = [
 
 
 def summarize(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, Any]:
-    """Return how many users, items and events there are, how dense they are, when they were, and
-    titles that repeat.
-    """
+    """Return the numbers of users, items and events, density, duplicate titles and time span."""
     users = len(np.unique(np.concatenate([part.users for part in splits.values()])))
     events = count_events(splits)
     times = np.concatenate([part.times for part in splits.values()])
@@ -41,35 +39,30 @@ def summarize(catalogue: Catalogue, splits: Mapping[str, Queries]) -> dict[str, 
 
 
 def count_events(splits: Mapping[str, Queries]) -> int:
-    """Return how many events the queries tell of: every target, and the history of each user's
-    first query.
-    """
+    """Return the number of events: all targets, and the history of each user's first query."""
     users = np.concatenate([part.users for part in splits.values()])
     times = np.concatenate([part.times for part in splits.values()])
     history = np.concatenate([part.history.lengths for part in splits.values()])
-    by_user = np.lexsort((history, times, users))
+    by_user = np.lexsort((history, times, users))  # the last key is the major one
     first = by_user[np.unique(users[by_user], return_index=True)[1]]
     return int(history[first].sum()) + sum(len(part.targets.values) for part in splits.values())
 
 
 def leakage(splits: Mapping[str, Queries]) -> dict[str, float]:
-    """Return what the test queries share with, or lack in, the training events."""
+    """Return how far training overlaps with test in time, and what of test it lacks."""
     train = splits["train"]
     test = splits["test"]
     targets = train.targets.lengths
     late = targets[train.times >= test.times.min()].sum()
-    known = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
+    # for each test query, the number of training events before it: [Q]
+    earlier = np.searchsorted(np.sort(np.repeat(train.times, targets)), test.times)
     total = int(targets.sum())
-    seen = (
-        train_popularity(
-            splits, int(max(test.targets.values.max(), train.targets.values.max())) + 1
-        )
-        > 0
-    )
+    n_items = int(max(test.targets.values.max(), train.targets.values.max())) + 1
+    seen = train_popularity(splits, n_items) > 0
     return {
         "train_events_at_or_after_first_test_moment": _share(late, total),
         "train_events_at_or_after_a_test_moment_on_average": round(
-            1 - float(known.mean()) / total, 6
+            1 - float(earlier.mean()) / total, 6
         ),
         "test_queries_of_users_unseen_in_train": _share(
             (~np.isin(test.users, train.users)).sum(), len(test)
@@ -81,23 +74,23 @@ def leakage(splits: Mapping[str, Queries]) -> dict[str, float]:
 
 
 def train_popularity(splits: Mapping[str, Queries], items: int) -> NDArray[np.int64]:
-    """Return how often each item is a target in train. Shape: [items]."""
+    """Return how often each item is a training target. Shape: [items]."""
     return np.bincount(splits["train"].targets.values, minlength=items)
 
 
 def filter_counts(rows: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """Return each filter that took rows or could have: its name, what it took, and what was left."""
+    """Return name, rows removed and rows left of each filter, also of those that removed none."""
     left = rows.get("read", 0)
-    found = []
-    for name, taken in rows.items():
+    counts = []
+    for name, removed in rows.items():
         if name not in ("read", "bad_items", "kept"):
-            left -= taken
-            found.append((name, taken, left))
-    return found
+            left -= removed
+            counts.append((name, removed, left))
+    return counts
 
 
 def title_word_counts(titles: Iterable[str]) -> NDArray[np.int64]:
-    """Return how many words each title has, between blanks."""
+    """Return the number of whitespace-separated words of each title."""
     return np.array([len(title.split()) for title in titles], np.int64)
 
 

@@ -141,8 +141,12 @@ def _row(file: Path, number: int, row: object) -> tuple[tuple[str, ...], str]:
         output = output[0]
     if isinstance(predict, str):
         predict = [predict]
-    titles = predict if isinstance(predict, list) else [None]
-    if not isinstance(output, str) or not all(isinstance(title, str) for title in titles):
+    titles: list[str] = predict if isinstance(predict, list) else []
+    if (
+        not isinstance(output, str)
+        or not isinstance(predict, list)
+        or not all(isinstance(title, str) for title in titles)
+    ):
         raise _unusable(file, f", row {number}", json.dumps(row, ensure_ascii=False)[:200])
     if not titles:
         raise _unusable(file, f", row {number}", "predict = []")

@@ -101,11 +101,11 @@ def test_a_data_set_is_replaced_only_when_asked(raw: Path, tmp_path: Path) -> No
         (("--memory-limit", "much"), "bad value for prepare.memory_limit"),
         (("--st_year", 1990), "bad value for prepare.d3.st_year"),
         (("--st_year", 2019), "the window of time ends before it begins"),
-        (("--st_year", 2019, "--ed_year", 2020), "no review lies inside the window of time"),
+        (("--st_year", 2019, "--ed_year", 2020), "the time window contains no review"),
         (("--protocol", "d3", "--K", 900), "no item is left after the 900-core"),
         (
             ("--protocol", "d3", "--set", "prepare.min_rating=3"),
-            "the protocol `d3` has no use for a setting",
+            "the protocol `d3` does not use this setting",
         ),
         (("--category", "Games"), "no reviews and metadata of a category"),
     ],
@@ -183,7 +183,7 @@ def test_a_recipe_uses_a_finished_data_set(raw: Path, tmp_path: Path) -> None:
     )
     late = command(*call, "--if-exists", "new", "--set", "prepare.k_core=3")
     assert late.code == 2
-    assert "for which other settings come too late: prepare.k_core" in late.err
+    assert "to which no other setting applies: prepare.k_core" in late.err
     (out / "dataset.json").unlink()
     gone = command(*call, "--if-exists", "new")
     assert gone.code == 2

@@ -197,7 +197,7 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
             shutil.rmtree(games)
         case "cut short":
             (games / "dataset.json").write_text('{"fingerprint": "ab')
-            says = "dataset.json is missing or cut short"
+            says = "dataset.json is missing or incomplete"
         case "itself":
             shutil.rmtree(games)
             shutil.copytree(shops.films, games)
@@ -238,7 +238,7 @@ def test_queries_of_other_files_are_refused_before_training(shops: Shops, tmp_pa
         f"train.extra_datasets.games={games}",
         more=("--until", "train"),
     )
-    assert (found.code, "the files are not those of dataset.json" in found.err) == (2, True)
+    assert (found.code, "the files do not match dataset.json" in found.err) == (2, True)
     assert not (tmp_path / "run" / "train" / "checkpoints").exists()
 
 

@@ -137,7 +137,7 @@ def test_d3_rows_that_are_no_windows_are_queries_all_the_same(tmp_path: Path) ->
     assert [row[0] for part in told(load(tmp_path / "out")).values() for row in part] == [
         r[0] for r in rows
     ]
-    with pytest.raises(Exception, match="does not keep the ratings and times"):
+    with pytest.raises(Exception, match="has no events: no ratings and times"):
         DatasetReader(tmp_path / "out").events()
 
 

@@ -192,7 +192,7 @@ def test_a_list_in_utf_8_is_read_as_published_and_the_card_says_so(tmp_path: Pat
     write_movies(tmp_path, ratings_of(), FILMS)
     card = movies_of(tmp_path)
     assert load(tmp_path / "out").catalogue.titles[:2] == ("AmÃ©lie (2001)", "MisÃ©rables, Les")
-    assert "3 titles are spoilt: the list is UTF-8" in card["notes"][-1]
+    assert "3 titles are garbled: the list is UTF-8" in card["notes"][-1]
     write_movies(tmp_path, ratings_of(), FILMS[:6], "latin-1")
     (tmp_path / "ratings.dat").write_text(
         ratings_of().replace("::42::", "::0::").replace("::49::", "::0::")
@@ -203,7 +203,7 @@ def test_a_list_in_utf_8_is_read_as_published_and_the_card_says_so(tmp_path: Pat
     (tmp_path / "ratings.dat").write_text(lines)
     card = movies_of(tmp_path)
     assert load(tmp_path / "out").catalogue.titles[0] == "Amélie (2001)"
-    assert "spoilt" not in card["notes"][-1]
+    assert "garbled" not in card["notes"][-1]
 
 
 def test_the_catalogue_of_films_is_the_list_also_what_nobody_rated(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_history_of_another_length_is_exactly_so_long(tmp_path: Path) -> None:
 def test_a_film_that_is_rated_but_not_listed_is_named(tmp_path: Path) -> None:
     write_movies(tmp_path, ratings_of(), FILMS[:-1])
     with pytest.raises(
-        DataError, match=r"3 ratings are of items without a title: item 63, the first of them"
+        DataError, match=r"3 ratings are for items without a title: item 63 is the first of them"
     ):
         movies_of(tmp_path)
 
@@ -258,7 +258,7 @@ def test_a_setting_without_use_is_refused(
     write_games(tmp_path, [], [])
     given = Prepare(protocol=section.protocol, **{name: value})
     with pytest.raises(
-        ConfigError, match=rf"`{section.protocol}` has no use for a setting: prepare\.{name}"
+        ConfigError, match=rf"`{section.protocol}` does not use this setting: prepare\.{name}"
     ):
         movies_of(tmp_path, given)
 

@@ -72,7 +72,7 @@ def test_a_broken_connection_goes_on_where_it_stopped(server: Server) -> None:
 def test_a_download_that_gave_up_goes_on_the_next_time(server: Server, tmp_path: Path) -> None:
     server.breaks_after = [1_000] * fetch.ATTEMPTS
     with pytest.raises(
-        DataError, match=r"the connection ended after[\s\S]*goes on after the 5,000 bytes"
+        DataError, match=r"the connection ended after[\s\S]*resumes after 5,000 bytes"
     ):
         local_path(url_of(server), "data.path")
     assert kept(tmp_path) == ["events.csv.part"]
@@ -202,7 +202,8 @@ def test_looking_whether_a_url_is_known_asks_nobody(server: Server) -> None:
 )
 def test_an_unknown_kind_of_place_is_refused(url: str) -> None:
     with pytest.raises(
-        DataError, match=r"no such place for raw data[\s\S]*hf://datasets/OWNER/NAME/FILE"
+        DataError,
+        match=r"unknown kind of location for raw data[\s\S]*hf://datasets/OWNER/NAME/FILE",
     ):
         check_location(url, "data.path")
 

@@ -134,14 +134,14 @@ def test_a_category_that_is_not_there_names_those_that_are(tmp_path: Path) -> No
         read(Data(source="amazon", path=folder, category="Book"), tmp_path / "scratch")
     with pytest.raises(DataError, match=r"data\.category is not set[\s\S]*Books, Toys"):
         read(Data(source="amazon", path=folder), tmp_path / "scratch")
-    with pytest.raises(DataError, match=r"no raw data named[\s\S]*--set data\.items"):
+    with pytest.raises(DataError, match=r"no raw data given[\s\S]*--set data\.items"):
         read(Data(source="amazon", path=folder / "Toys.json"), tmp_path / "scratch")
 
 
 def test_reviews_of_something_else_are_refused_with_the_fields_there_are(tmp_path: Path) -> None:
     files = {"Toys.json": objects({"user": 1, "asin": 2}), "meta_Toys.json": OLDER_META}
     with pytest.raises(
-        DataError, match=r"Toys\.json holds no Amazon reviews: user, asin[\s\S]*reviewerID.*2023"
+        DataError, match=r"Toys\.json contains no Amazon reviews: user, asin[\s\S]*reviewerID.*2023"
     ):
         read(
             Data(source="amazon", path=write(tmp_path / "raw", files), category="Toys"),
@@ -152,14 +152,14 @@ def test_reviews_of_something_else_are_refused_with_the_fields_there_are(tmp_pat
 def test_a_source_refuses_settings_it_would_ignore(tmp_path: Path) -> None:
     folder = write(tmp_path / "raw", LAYOUTS["2018"])
     with pytest.raises(
-        ConfigError, match=r"`amazon` source has no use for a setting: data\.columns"
+        ConfigError, match=r"`amazon` source does not use this setting: data\.columns"
     ):
         read(
             Data(source="amazon", path=folder, category="Toys", columns={"item": "x"}),
             tmp_path / "scratch",
         )
     with pytest.raises(
-        ConfigError, match=r"`table` source has no use for a setting: data\.category"
+        ConfigError, match=r"`table` source does not use this setting: data\.category"
     ):
         read(Data(source="table", path=folder / "Toys.json", category="Toys"), tmp_path / "scratch")
 
@@ -189,7 +189,7 @@ def test_steam_reads_the_same_from_json_and_from_literals(written: Any, tmp_path
 
 def test_steam_names_what_it_looked_for(tmp_path: Path) -> None:
     folder = write(tmp_path / "raw", {"steam_reviews.json": objects(*STEAM)})
-    with pytest.raises(DataError, match=r"not one file \*games\*\.json"):
+    with pytest.raises(DataError, match=r"need exactly one file \*games\*\.json"):
         read(Data(source="steam", path=folder), tmp_path / "scratch")
 
 

@@ -112,7 +112,7 @@ def test_a_folder_of_something_else_lists_what_was_looked_for_and_what_is_there(
     folder = write(tmp_path / "ml", {"notes.txt": b"x"})
     with pytest.raises(
         DataError,
-        match=r"there is: notes.txt[\s\S]*u\.data and u\.item[\s\S]*\*\.inter and \*\.item",
+        match=r"it contains: notes.txt[\s\S]*u\.data and u\.item[\s\S]*\*\.inter and \*\.item",
     ):
         read(Data(source="movielens", path=folder), tmp_path / "scratch")
 
@@ -308,7 +308,7 @@ def test_a_path_that_is_missing_says_what_is_there(source: str, tmp_path: Path) 
         DataError, match=r"no such file or folder[\s\S]*here\.csv[\s\S]*--set data.path"
     ):
         read(Data(source=source, path=tmp_path / "gone.csv"), tmp_path / "scratch")
-    with pytest.raises(DataError, match=r"no raw data named[\s\S]*--set data.path"):
+    with pytest.raises(DataError, match=r"no raw data given[\s\S]*--set data.path"):
         read(Data(source=source), tmp_path / "scratch")
 
 
@@ -316,7 +316,7 @@ def test_a_path_that_is_missing_says_what_is_there(source: str, tmp_path: Path) 
     ("name", "content", "message"),
     [
         ("t.csv", b"", "the file is empty"),
-        ("t.xlsx", b"x", "unknown kind of file"),
+        ("t.xlsx", b"x", "unknown file format"),
         ("t.csv", b"user,user,time\n1,1,1\n", "two columns have the same name"),
         ("t.csv", b"\n\n", "the file has no header line"),
         (
@@ -344,6 +344,6 @@ def test_an_unknown_source_names_the_known() -> None:
 
 def test_movielens_refuses_settings_it_would_ignore(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"`movielens` source has no use for a setting: data\.columns"
+        ConfigError, match=r"`movielens` source does not use this setting: data\.columns"
     ):
         read(Data(source="movielens", path=tmp_path, columns={"user": "u"}), tmp_path / "scratch")

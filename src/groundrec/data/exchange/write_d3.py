@@ -1,12 +1,11 @@
-"""A finished data set in the file formats of published code: `d3`.
+"""Export a finished data set in the file format `d3`.
 
-    train|valid|test/<name>.csv    one row per target, lists as Python prints them; `name` as below
+    train|valid|test/<name>.csv    one row per target, lists as Python prints them
     info/<name>.txt                title, tab, item number
 
-The published script names its files after the category, k and the window:
-`Books_5_2017-10-2018-11`. To write them as fast as a disk takes them, a file is put together from
-the words of one dictionary, chosen by number, many rows at a time. Knows nothing about how the data
-set was made.
+The published script names its files after category, k and window: `Books_5_2017-10-2018-11`. To
+write at the speed of the disk, all pieces of text are put into one vocabulary, and rows are built
+as arrays of indices into it, many rows at a time. Knows nothing about how the data set was made.
 """
 
 from __future__ import annotations
@@ -32,9 +31,7 @@ from groundrec.data.protocols.windows import SPLITS, concatenated_ranges
 __all__ = ["Format", "d3", "name_of"]
 
 Format: TypeAlias = Callable[[DatasetReader, Path], list[Path]]
-"""Writes a finished data set into a folder and returns the files; none of them before all are
-whole.
-"""
+"""Writes a finished data set to a folder and returns the files, which appear once all are complete."""
 
 ROWS = 1 << 11
 SPECIAL = frozenset(',"\r\n')
@@ -45,9 +42,7 @@ HEADER = (
 
 
 def d3(reader: DatasetReader, folder: Path) -> list[Path]:
-    """Write the files of D3's `process.py`; queries without a history have no row there, and are
-    left out.
-    """
+    """Write the files of D3's `process.py`, which has no rows for queries without a history."""
     name = name_of(reader)
     files = [folder / part / f"{name}.csv" for part in SPLITS] + [folder / "info" / f"{name}.txt"]
     writer = _Writer(reader)
@@ -63,15 +58,13 @@ def d3(reader: DatasetReader, folder: Path) -> list[Path]:
         lines = (f"{title}\t{item}\n" for item, title in enumerate(reader.catalogue.titles))
         parts[-1].write_bytes("".join(lines).encode())
         reader.check()
-    if writer.left_out:
-        log.warning(f"{writer.left_out:,} queries without a history were left out")
+    if writer.skipped:
+        log.warning(f"{writer.skipped:,} queries without a history were skipped")
     return files
 
 
 def name_of(reader: DatasetReader) -> str:
-    """Return what the published script would call the files: category, k and window, as far as they
-    are known.
-    """
+    """Return the published script's name for the files: category, k and window, as far as known."""
     settings = reader.card.get("settings", {})
     window = reader.card.get("window")
     category = settings.get("category") or settings.get("source") or "dataset"
@@ -82,41 +75,46 @@ def name_of(reader: DatasetReader) -> str:
 
 
 class _Vocabulary:
-    """Every piece of text that a file is made of, by number."""
+    """All pieces of text that a file consists of, by index."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
 
     def add(self, texts: Iterable[str]) -> int:
-        """Return the number of the first text; the others follow."""
+        """Add texts; return the index of the first, the others follow."""
         first = len(self._texts)
         self._texts.extend(texts)
         return first
 
-    def spell(self) -> Callable[[NDArray[np.int32]], memoryview]:
-        """Return what turns numbers into bytes."""
-        words = as_texts(self._texts)
-
-        return lambda numbers: bytes_of(words.take(as_arrow(numbers)))
+    def decoder(self) -> Callable[[NDArray[np.int32]], memoryview]:
+        """Return the function from indices to the bytes of their texts, concatenated."""
+        texts = as_texts(self._texts)
+        return lambda indices: bytes_of(texts.take(as_arrow(indices)))
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A value of events: which of its words each event has, as a cell and in the list of a history."""
+    """A column of V distinct values, with the index of each value's text in its three forms.
+
+    Value v has the texts `cell + v`, `first + v` and `later + v`.
+    """
 
     code: NDArray[np.integer]
-    """Which value each event has. Shape: [E]."""
+    """The value of each event. Shape: [E]."""
     cell: int
+    """As a cell of its own."""
     first: int
+    """As the first element of a list."""
     later: int
+    """As a later element of a list, with a comma before it."""
     special: NDArray[np.bool_]
-    """Values that, alone in a list, make its cell quoted."""
+    """Whether a list of only that value must be quoted in CSV. Shape: [V]."""
 
     @classmethod
     def of(
         cls, words: _Vocabulary, code: NDArray[np.integer], values: Sequence[object], end: str = ","
     ) -> _Column:
-        """Return the column of `values[code]`, its words added to `words`."""
+        """Return the column of `values[code]`, its texts added to `words`."""
         listed = [repr(value) for value in values]
         escaped = [text.replace('"', '""') for text in listed]
         return cls(
@@ -134,7 +132,7 @@ class _Writer:
     """
 
     def __init__(self, reader: DatasetReader) -> None:
-        self.left_out = 0
+        self.skipped = 0
         self._reader = reader
         self._events, query_ids = reader.events()
         self._start = _first_targets(query_ids)
@@ -143,7 +141,7 @@ class _Writer:
         self._open = words.add(("[", '"['))
         self._close = words.add(("],", ']",'))
         self._columns = _columns(words, reader.catalogue, self._events)
-        self._spell = words.spell()
+        self._decode = words.decoder()
 
     def write(
         self,
@@ -152,38 +150,46 @@ class _Writer:
         targets: NDArray[np.int64],
         out: IO[bytes],
     ) -> None:
-        """Write the rows of queries with histories of such lengths, one for each target."""
+        """Write one row per target of the queries `ids` [Q].
+
+        `lengths` [Q] are those of their histories, `targets` [Q] their numbers of targets.
+        """
         if ids.max(initial=-1) >= len(self._start):
-            raise self._reader.refused("the queries are not those of events.parquet")
+            raise self._reader.refused("the queries do not match events.parquet")
         first = self._start[ids]
         start = np.repeat(first, targets)
         length = np.repeat(lengths, targets)
         target = concatenated_ranges(first, first + targets)
-        self.left_out += int((lengths == 0).sum())
+        self.skipped += int((lengths == 0).sum())
         rows = np.flatnonzero(length)
-        for some in np.array_split(rows, max(1, len(rows) // ROWS)):
-            out.write(self._spell(self._numbers(start[some], length[some], target[some])))
+        for chunk in np.array_split(rows, max(1, len(rows) // ROWS)):
+            out.write(self._decode(self._indices(start[chunk], length[chunk], target[chunk])))
 
-    def _numbers(
+    def _indices(
         self, start: NDArray[np.integer], length: NDArray[np.integer], target: NDArray[np.integer]
     ) -> NDArray[np.int32]:
-        """Return the words of rows whose histories are the `length` events before `start`."""
-        size = 1 + len(self._columns) * (length + 3)
-        first = np.cumsum(size) - size
-        numbers = np.empty(size.sum(), np.int32)
-        numbers[first] = self._users + self._events.user[target]
-        history = concatenated_ranges(start - length, start)
-        place = np.arange(len(history)) - np.repeat(np.cumsum(length) - length, length)
+        """Return the texts of R rows whose histories are the `length` events before `start`.
+
+        A row is its user and then, for each column, an opening bracket, `length` list elements, a
+        closing bracket and the target's cell. Shapes: [R]; the result is flat, row after row.
+        """
+        size = 1 + len(self._columns) * (length + 3)  # texts per row
+        first = np.cumsum(size) - size  # where each row starts
+        indices = np.empty(size.sum(), np.int32)
+        indices[first] = self._users + self._events.user[target]
+        history = concatenated_ranges(start - length, start)  # events of all histories: [H]
+        # position of each history event in its own history: [H]
+        position = np.arange(len(history)) - np.repeat(np.cumsum(length) - length, length)
         for c, column in enumerate(self._columns):
-            at = first + 1 + c * (length + 3)
+            at = first + 1 + c * (length + 3)  # where the column starts in each row
+            # a list of several elements contains commas; a single one may be special by itself
             quoted = (length > 1) | column.special[column.code[start - length]]
-            numbers[at] = self._open + quoted
-            numbers[at + length + 1] = self._close + quoted
-            numbers[np.repeat(at + 1, length) + place] = (
-                np.where(place, column.later, column.first) + column.code[history]
-            )
-            numbers[at + length + 2] = column.cell + column.code[target]
-        return numbers
+            indices[at] = self._open + quoted
+            indices[at + length + 1] = self._close + quoted
+            form = np.where(position, column.later, column.first)
+            indices[np.repeat(at + 1, length) + position] = form + column.code[history]
+            indices[at + length + 2] = column.cell + column.code[target]
+        return indices
 
 
 def _columns(words: _Vocabulary, catalogue: Catalogue, events: Events) -> list[_Column]:
@@ -198,7 +204,8 @@ def _columns(words: _Vocabulary, catalogue: Catalogue, events: Events) -> list[_
 
 
 def _first_targets(query_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first event that is a target of each query. Shape: [Q]."""
+    """Return the first target event of each query, -1 if it has none. Shape: [Q]."""
+    # in reverse, so that of several targets the first is the last one written
     events = np.flatnonzero(query_ids >= 0)[::-1]
     first = np.full(query_ids.max(initial=-1) + 1, -1)
     first[query_ids[events]] = events
@@ -206,7 +213,7 @@ def _first_targets(query_ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _value(text: str) -> object:
-    """Return a rating as JSON reads it, None where there is none."""
+    """Return a rating as a number if JSON reads one, else as text; None if it is missing."""
     if not text:
         return None
     try:

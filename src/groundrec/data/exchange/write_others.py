@@ -1,15 +1,17 @@
-"""A finished data set in further file formats of published code: `bigrec`, `minionerec`, `recbole`.
+"""Export a finished data set in the file formats `bigrec`, `minionerec` and `recbole`.
 
-    bigrec        train|valid|test.json, valid_5000|test_5000.json    lists of instruction, input, output
-                  id2name.txt                                         title, tab, item number
-    minionerec    train|valid|test/<name>.csv, info/<name>.txt        as `d3`, fewer columns, semantic ids
-    recbole       <name>.inter, <name>.item                           atomic files: every interaction, no splits
+    bigrec        train|valid|test.json         lists of instruction, input, output
+                  valid_5000|test_5000.json     random samples of them
+                  id2name.txt                   title, tab, item number
+    minionerec    train|valid|test/<name>.csv   like `d3`, with fewer columns and semantic ids
+                  info/<name>.txt
+    recbole       <name>.inter, <name>.item     atomic files: every interaction, no splits
 
-`bigrec` and `minionerec` have one row per target, also of queries without a history. A sample is
-drawn as pandas' `sample(5000, random_state=42)` draws it. Semantic ids are not learned here: each
-item has one of a single token, its number. A target that pandas takes for a missing value, `NA` or
-`None`, is written as it is, where the public notebook for games writes `nan`. Knows nothing about
-how the data set was made.
+`bigrec` and `minionerec` have one row per target, also for queries without a history. A sample is
+the one pandas draws with `sample(5000, random_state=42)`. Semantic ids are not learned here: that
+of an item is a single token, its number. A target that pandas reads as a missing value, `NA` or
+`None`, is kept, where the public notebook for games writes `nan`. Knows nothing about how the data
+set was made.
 """
 
 from __future__ import annotations
@@ -44,12 +46,12 @@ SAMPLED = 5000
 SAMPLE_SEED = 42
 TITLES = "{titles}"
 LINES = 1 << 16
-ENDS = re.compile(r"[\t\r\n]")
-"""What ends a cell or a line of an atomic file, in which nothing can be quoted."""
+BREAKS = re.compile(r"[\t\r\n]")
+"""Characters that end a cell or a line of an atomic file, which has no quoting."""
 
 
 class InstructionTemplate(Section):
-    """What the rows of `bigrec` say, to the letter; a TOML file gives other words."""
+    """The wording of the rows of `bigrec`; a TOML file can replace it."""
 
     instruction: str = Field(
         default=(
@@ -60,7 +62,7 @@ class InstructionTemplate(Section):
     )
     input: str = Field(
         default="So far, this person chose: {titles}\n ",
-        description="The input; `{titles}` stands for the history, each title in quotation marks.",
+        description="The input; `{titles}` becomes the history, each title in quotation marks.",
     )
 
     @field_validator("input")
@@ -68,16 +70,13 @@ class InstructionTemplate(Section):
     def _has_titles(cls, text: str) -> str:
         if text.count(TITLES) != 1 or '"' in text:
             raise ValueError(
-                f"must hold {TITLES} exactly once, and no quotation mark: titles are found by"
-                " theirs"
+                f"must contain {TITLES} exactly once and no quotation mark, which only titles have"
             )
         return text
 
 
 def bigrec(reader: DatasetReader, folder: Path, template: Path | None = None) -> list[Path]:
-    """Write BIGRec's files, in our words or those of a template; a small split's sample is all of
-    it, shuffled.
-    """
+    """Write BIGRec's files, worded by a template; a small split is sampled whole, shuffled."""
     words = _words(template)
     names = [
         *(f"{split}.json" for split in SPLITS),
@@ -87,15 +86,12 @@ def bigrec(reader: DatasetReader, folder: Path, template: Path | None = None) ->
     with _together(files) as parts:
         for split, part in zip(SPLITS, parts, strict=False):
             sample = _sample(reader, split) if split != "train" else []
-            found: dict[int, str] = {}
-            _write(
-                part, _as_json(_keeping(_instructions(reader, split, words), set(sample), found))
-            )
+            sampled_rows: dict[int, str] = {}
+            rows = _collect(_instructions(reader, split, words), set(sample), sampled_rows)
+            _write(part, _as_json(rows))
             if split != "train":
-                _write(
-                    parts[names.index(f"{split}_{SAMPLED}.json")],
-                    _as_json(found[n] for n in sample),
-                )
+                sample_part = parts[names.index(f"{split}_{SAMPLED}.json")]
+                _write(sample_part, _as_json(sampled_rows[number] for number in sample))
         _write(
             parts[-1], (f"{title}\t{item}\n" for item, title in enumerate(reader.catalogue.titles))
         )
@@ -121,9 +117,7 @@ def minionerec(reader: DatasetReader, folder: Path) -> list[Path]:
 
 
 def recbole(reader: DatasetReader, folder: Path) -> list[Path]:
-    """Write RecBole's atomic files, by user, oldest first; tabs and line breaks in titles become
-    blanks.
-    """
+    """Write RecBole's atomic files, by user and time; tabs and line breaks in titles become blanks."""
     events, _ = reader.events()
     for _ in chain.from_iterable(map(reader.blocks, SPLITS)):
         pass
@@ -137,23 +131,21 @@ def recbole(reader: DatasetReader, folder: Path) -> list[Path]:
         with inter.open("wb") as out:
             out.writelines(_interactions(events, ids))
         rows = (
-            f"{item_id}\t{ENDS.sub(' ', title)}\n"
+            f"{item_id}\t{BREAKS.sub(' ', title)}\n"
             for item_id, title in zip(ids, titles, strict=True)
         )
         _write(item, chain(["item_id:token\ttitle:token_seq\n"], rows))
-    if changed := sum(bool(ENDS.search(title)) for title in titles):
+    if changed := sum(bool(BREAKS.search(title)) for title in titles):
         log.warning(
-            f"{changed:,} titles had tabs or line breaks, which an atomic file cannot hold: they"
-            " are blanks now"
+            f"{changed:,} titles had tabs or line breaks, which an atomic file cannot contain: they"
+            " are now blanks"
         )
     return files
 
 
 @contextlib.contextmanager
 def _together(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield a path to write each file to; all are moved into place if the block ends well, else
-    none.
-    """
+    """Yield a temporary path for each file; they are moved into place if the block succeeds."""
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -173,7 +165,7 @@ def _words(template: Path | None) -> InstructionTemplate:
             tomllib.loads(template.read_text(encoding="utf-8"))
         )
     except OSError as error:
-        what = "no such template"
+        what = "the template cannot be read"
         value = error.filename
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         what = f"template {template} is not valid TOML"
@@ -186,43 +178,41 @@ def _words(template: Path | None) -> InstructionTemplate:
         what,
         value=value,
         accepted='a TOML file with instruction = "…" and input = "… {titles} …"',
-        next_step="leave --template out for words of ours",
+        next_step="leave --template out to use the default wording",
     ) from None
 
 
 def _sample(reader: DatasetReader, split: str) -> list[int]:
-    """Return the rows of a split that are in its sample, in the sample's order."""
+    """Return the row numbers of a split's sample, in the order of the sample."""
     rows = sum(len(block.targets.values) for block in reader.blocks(split))
     return (
         np.random.RandomState(SAMPLE_SEED).choice(rows, min(SAMPLED, rows), replace=False).tolist()
     )
 
 
-def _keeping(rows: Iterable[str], wanted: set[int], found: dict[int, str]) -> Iterator[str]:
-    """Yield all rows, and keep the wanted ones."""
+def _collect(rows: Iterable[str], numbers: set[int], into: dict[int, str]) -> Iterator[str]:
+    """Yield all rows; put those with the given numbers into a dictionary."""
     for number, row in enumerate(rows):
-        if number in wanted:
-            found[number] = row
+        if number in numbers:
+            into[number] = row
         yield row
 
 
 def _as_json(rows: Iterable[str]) -> Iterator[str]:
-    """Yield a JSON list of the rows, laid out as by `json.dump` with an indent of 4."""
-    mark = "[\n"
+    """Yield a JSON list of the rows, formatted like `json.dump` with an indent of 4."""
+    separator = "[\n"
     for row in rows:
-        yield mark
+        yield separator
         yield row
-        mark = ",\n"
-    yield "[]" if mark == "[\n" else "\n]"
+        separator = ",\n"
+    yield "[]" if separator == "[\n" else "\n]"
 
 
 def _instructions(reader: DatasetReader, split: str, words: InstructionTemplate) -> Iterator[str]:
     titles = [_escaped(f'"{title}"') for title in reader.catalogue.titles]
-    head, tail = map(_escaped, words.input.split(TITLES))
-    before = (
-        f'    {{\n        "instruction": {json.dumps(words.instruction)},\n        "input": "{head}'
-    )
-    between = f'{tail}",\n        "output": "'
+    prefix, suffix = map(_escaped, words.input.split(TITLES))
+    before = f'    {{\n        "instruction": {json.dumps(words.instruction)},\n        "input": "{prefix}'
+    between = f'{suffix}",\n        "output": "'
     for _, history, target in _rows(reader, split):
         yield (
             f'{before}{", ".join([titles[item] for item in history])}{between}{titles[target]}"\n '
@@ -235,9 +225,7 @@ def _escaped(text: str) -> str:
 
 
 def _titled_rows(reader: DatasetReader, split: str) -> Iterator[Sequence[object]]:
-    """Yield the header of MiniOneRec's files, then a row for each target; lists are as Python
-    prints them.
-    """
+    """Yield the header of MiniOneRec's files, then one row per target, lists as Python prints them."""
     values = ("item_title", "item_id", "item_sid")
     yield ("user_id", *chain.from_iterable((f"history_{value}", value) for value in values))
     titles = reader.catalogue.titles
@@ -256,7 +244,7 @@ def _semantic_id(item: int) -> str:
 
 
 def _rows(reader: DatasetReader, split: str) -> Iterator[tuple[str, list[int], int]]:
-    """Yield user, history and target, a row for each target."""
+    """Yield user, history and target, one row per target."""
     for block in reader.blocks(split):
         users = block.users.tolist()
         for user, history, targets in zip(users, block.history, block.targets, strict=True):
@@ -266,9 +254,7 @@ def _rows(reader: DatasetReader, split: str) -> Iterator[tuple[str, list[int], i
 
 
 def _interactions(events: Events, item_ids: Sequence[str]) -> Iterator[memoryview | bytes]:
-    """Yield the lines of an `.inter` file, some at a time; without ratings where no interaction has
-    one.
-    """
+    """Yield the lines of an `.inter` file in chunks; without a rating column if there are none."""
     rated = any(events.ratings)
     names = ["user_id:token", "item_id:token", *["rating:float"] * rated, "timestamp:float"]
     yield "\t".join(names).encode() + b"\n"
@@ -276,13 +262,13 @@ def _interactions(events: Events, item_ids: Sequence[str]) -> Iterator[memoryvie
     items = as_texts(item_ids)
     ratings = as_texts(events.ratings)
     for first in range(0, len(events), LINES):
-        some = slice(first, first + LINES)
+        chunk = slice(first, first + LINES)
         columns = [
-            users.take(as_arrow(events.user[some])),
-            items.take(as_arrow(events.items[some])),
+            users.take(as_arrow(events.user[chunk])),
+            items.take(as_arrow(events.items[chunk])),
         ]
-        columns += [ratings.take(as_arrow(events.rating[some]))] * rated
-        columns.append(as_arrow(events.time[some]).cast(pa.string()))
+        columns += [ratings.take(as_arrow(events.rating[chunk]))] * rated
+        columns.append(as_arrow(events.time[chunk]).cast(pa.string()))
         lines = _joined([_joined(columns, "\t"), ""], "\n")
         yield bytes_of(lines)
 
@@ -292,10 +278,10 @@ def _joined(texts: Sequence[pa.StringArray | str], between: str) -> pa.StringArr
 
 
 def _refuse_breaks(what: str, texts: Iterable[str]) -> None:
-    if bad := next((text for text in texts if ENDS.search(text)), None):
+    if bad := next((text for text in texts if BREAKS.search(text)), None):
         raise DataError(
-            f"a {what} with a tab or a line break",
+            f"a {what} contains a tab or a line break",
             value=repr(bad),
-            accepted="names that an atomic file can hold: nothing can be quoted there",
-            next_step="export to another format, or mend the raw data",
+            accepted="names without them: an atomic file has no quoting",
+            next_step="export to another format, or fix the raw data",
         )

@@ -1,20 +1,21 @@
-"""The protocols `bigrec-movie` and `bigrec-game`: how the notebooks of BIGRec (arXiv 2308.08434)
-prepare their data.
+"""The protocols `bigrec-movie` and `bigrec-game`: data prepared as in the notebooks of BIGRec.
 
-Every interaction counts, repeated ones too, and there is no k-core. A user's interactions are put
-in order of time, equal times as in the file; a history is the 10 before its target; queries are put
-in order of time, equal times user by user, users in the order of the file; 80% are for training,
-10% for validation, the rest for testing.
+(arXiv 2308.08434.) Every interaction counts, including repeated ones, and there is no k-core. A
+user's interactions are sorted by time, equal times as in the file; a history is the 10 before its
+target. Queries are sorted by time, equal times by user, users in the order of the file: 80%
+training, 10% validation, the rest test.
 
-- `bigrec-movie` (MovieLens-10M) has a query for each rating behind the 10th of its user. A rating above `like_above`
-  becomes 1, any other 0; both are in histories and are targets. Items are all films of the list, in its order.
-  `movies.dat` is read as ISO-8859-1, although that of MovieLens-10M is UTF-8: `é` becomes `Ã©`.
-- `bigrec-game` (Amazon Video Games, the published 5-core) has the same queries, and for each user with 10 reviews or
-  fewer one more: the last review behind all others, perhaps none. Titles are as they stand in the metadata, of several
-  the last; a review without a rating, or of an item without a title of two characters, is left out.
+- `bigrec-movie` (MovieLens-10M) has a query for each rating after its user's 10th. A rating above
+  `like_above` becomes 1, any other 0; both occur in histories and as targets. The catalogue is the
+  whole list of films, in its order. `movies.dat` is read as ISO-8859-1 although that of
+  MovieLens-10M is UTF-8: `é` becomes `Ã©`.
+- `bigrec-game` (Amazon Video Games, the published 5-core) has the same queries, and one more for
+  each user with at most 10 reviews: the last one, with all others (if any) as its history. A title
+  is the last one in the metadata, unchanged. A review without a rating is dropped, and so is one
+  of an item whose title has fewer than two characters.
 
-The notebook for games numbers items differently each time it is run; here they come in the order in
-which the users' lists name them. Knows nothing about models, nor about the published files.
+The notebook for games numbers items differently in every run; here the order is that of the users'
+lists. Knows nothing about models or published files.
 """
 
 from __future__ import annotations
@@ -42,28 +43,28 @@ from groundrec.data.sources.table import RawData
 __all__ = ["game", "movie"]
 
 MAX_HISTORY = 10
-LEAST_TITLE = {"bigrec-movie": 1, "bigrec-game": 2}
+MIN_TITLE_LENGTH = {"bigrec-movie": 1, "bigrec-game": 2}
 UNUSED = ("k_core", "min_rating", "valid_share", "test_share")
 NOTES = (
     (
-        "A history holds what comes before the target in its user's list, that of the same second"
-        " and of earlier validation and test queries included."
+        "A history contains what precedes the target in its user's list, including the same second"
+        " and earlier validation and test queries."
     ),
-    "There is no k-core, and a pair of user and item may occur more than once.",
+    "There is no k-core, and a user may have several events with the same item.",
 )
-LIKES = "A rating above {} is 1, any other 0; nothing is left out for its rating."
-MISREAD = "{:,} titles are spoilt: the list is UTF-8 and is read as ISO-8859-1, as published."
+LIKES = "A rating above {} becomes 1, any other 0; no event is dropped because of its rating."
+MISREAD = "{:,} titles are garbled: the list is UTF-8 but read as ISO-8859-1, as published."
 
 
 def movie(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
-    """Protocol: MovieLens as BIGRec prepares it; the recipe's seed changes nothing."""
+    """Protocol: prepare MovieLens like BIGRec; the recipe's seed has no effect."""
     del seed
     ratings, titles, rows = _usable(raw, section, folder)
     notes = [*NOTES, LIKES.format(section.like_above)]
     if raw.encoding == "utf-8":
-        told = {item: title.encode().decode("iso-8859-1") for item, title in titles.items()}
-        notes.append(MISREAD.format(sum(told[item] != title for item, title in titles.items())))
-        titles = told
+        misread = {item: title.encode().decode("iso-8859-1") for item, title in titles.items()}
+        notes.append(MISREAD.format(sum(misread[item] != title for item, title in titles.items())))
+        titles = misread
     _refuse_unlisted(ratings, titles)
     number = as_numpy(index_in(ratings.items, as_texts(titles)))
     rated = _rated(ratings)
@@ -73,14 +74,14 @@ def movie(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
 
 
 def game(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
-    """Protocol: Amazon's video games as BIGRec prepares them; the recipe's seed changes nothing."""
+    """Protocol: prepare Amazon's video games like BIGRec; the recipe's seed has no effect."""
     del seed
     reviews, titles, rows = _usable(raw, section, folder)
     titled = _titled(reviews, titles)
     kept = titled & _rated(reviews)
     events = reviews.events(kept, np.arange(len(reviews.items), dtype=np.int32))
-    items, seen = by_first_appearance(events.items, len(reviews.items))
-    ids = reviews.items.take(as_arrow(seen)).to_pylist()
+    items, appeared = by_first_appearance(events.items, len(reviews.items))
+    ids = reviews.items.take(as_arrow(appeared)).to_pylist()
     rows = {
         **rows,
         "without_title": int((~titled).sum()),
@@ -93,49 +94,47 @@ def game(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
 def _usable(
     raw: RawData, section: Prepare, folder: Path
 ) -> tuple[CodedEvents, dict[str, str], dict[str, int]]:
-    """Return the usable interactions, the title of each item in the order of the list, and the rows
-    read.
-    """
+    """Return the good interactions, the title of each item in list order, and counts of rows."""
     if given := [name for name in UNUSED if name in section.model_fields_set]:
         raise ConfigError(
-            f"the protocol `{section.protocol}` has no use for a setting",
+            f"the protocol `{section.protocol}` does not use this setting",
             value=f"prepare.{given[0]}",
             accepted="prepare.max_history"
             + " and prepare.like_above" * (section.protocol == "bigrec-movie"),
-            next_step="leave it out, or --set prepare.protocol=global-time",
+            next_step="remove it, or --set prepare.protocol=global-time",
         )
-    found, items, rows = read_usable(raw, section, folder)
-    return found, _titles(items, LEAST_TITLE[section.protocol]), rows
+    interactions, items, rows = read_usable(raw, section, folder)
+    return interactions, _titles(items, MIN_TITLE_LENGTH[section.protocol]), rows
 
 
-def _titles(items: ir.Table, least: int) -> dict[str, str]:
-    """Return the last title of at least so many characters of each item, items in the order of
-    their first.
-    """
+def _titles(items: ir.Table, min_length: int) -> dict[str, str]:
+    """Return each item's last title with at least `min_length` characters, by first appearance."""
     title: Column = items.title
     listed = to_arrow(
-        items.filter(title.length() >= least).order_by("row").select("item_id", "title")
+        items.filter(title.length() >= min_length).order_by("row").select("item_id", "title")
     )
     return dict(zip(listed["item_id"].to_pylist(), listed["title"].to_pylist(), strict=True))
 
 
-def _titled(found: CodedEvents, titles: Mapping[str, str]) -> NDArray[np.bool_]:
-    """Return which interactions are with an item that has a title. Shape: [N]."""
-    has_title = index_in(found.items, as_texts(titles)).is_valid().cast(pa.uint8())
-    return as_numpy(has_title).astype(bool)[found.item]
+def _titled(interactions: CodedEvents, titles: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Return which interactions have an item with a title. Shape: [N]."""
+    has_title = index_in(interactions.items, as_texts(titles)).is_valid().cast(pa.uint8())
+    return as_numpy(has_title).astype(bool)[interactions.item]
 
 
-def _rated(found: CodedEvents) -> NDArray[np.bool_]:
+def _rated(interactions: CodedEvents) -> NDArray[np.bool_]:
     """Return which interactions have a rating. Shape: [N]."""
-    return np.array([text != "" for text in found.ratings.to_pylist()], bool)[found.rating]
+    return np.array([text != "" for text in interactions.ratings.to_pylist()], bool)[
+        interactions.rating
+    ]
 
 
-def _liked(found: CodedEvents, above: float) -> CodedEvents:
-    """Return the interactions with 1 for a rating above a number, and 0 for any other."""
+def _liked(interactions: CodedEvents, above: float) -> CodedEvents:
+    """Return the interactions with rating 1 where it was above `above`, and 0 elsewhere."""
     likes = np.array(
-        [text != "" and float(text) > above for text in found.ratings.to_pylist()], np.int32
+        [text != "" and float(text) > above for text in interactions.ratings.to_pylist()], np.int32
     )
-    return replace(found, rating=likes[found.rating], ratings=as_texts(["0", "1"]))
+    return replace(interactions, rating=likes[interactions.rating], ratings=as_texts(["0", "1"]))
 
 
 def _prepared(
@@ -146,10 +145,11 @@ def _prepared(
     notes: list[str] | tuple[str, ...],
 ) -> Prepared:
     history = section.max_history or MAX_HISTORY
-    least = history
+    min_history: int | NDArray[np.integer] = history
     if section.protocol == "bigrec-game":
-        least = np.minimum(history, np.bincount(events.user) - 1)[events.user]
-    splits = one_query_per_event(events, min_history=least, max_history=history)
+        # the last review of a user with few reviews is a query, too: [U] → [E]
+        min_history = np.minimum(history, np.bincount(events.user) - 1)[events.user]
+    splits = one_query_per_event(events, min_history=min_history, max_history=history)
     log_split_sizes(splits)
     if not all(map(len, splits.values())):
         raise DataError(
@@ -158,8 +158,8 @@ def _prepared(
                 f"{len(events):,} of {len(events.users):,} users, {sum(map(len, splits.values()))}"
                 " with a history"
             ),
-            accepted=f"ten or more, each with {history} earlier ones of its user",
-            next_step="--set prepare.max_history=… lower, or add data",
+            accepted=f"at least ten, each with {history} earlier ones of its user",
+            next_step="--set prepare.max_history=… to a lower value, or add data",
         )
     return Prepared(
         catalogue, events, splits, {**rows, "kept": len(events)}, {"notes": list(notes)}
@@ -172,8 +172,8 @@ def _refuse_unlisted(ratings: CodedEvents, titles: Mapping[str, str]) -> None:
         return
     item = ratings.items[int(ratings.item[~titled][0])].as_py()
     raise DataError(
-        f"{int((~titled).sum()):,} ratings are of items without a title",
-        value=f"item {item}, the first of them",
-        accepted="a title for every item that is rated, as the published notebook needs",
-        next_step="get the list of items again, or take out those ratings",
+        f"{int((~titled).sum()):,} ratings are for items without a title",
+        value=f"item {item} is the first of them",
+        accepted="a title for every rated item, as in the published notebook",
+        next_step="get the list of items again, or remove those ratings",
     )

@@ -1,14 +1,16 @@
-"""The protocol `d3`: how the paper of D3 (arXiv 2406.14900) prepares Amazon reviews, to the byte.
+"""The protocol `d3`: Amazon reviews prepared as by the paper of D3 (arXiv 2406.14900), to the byte.
 
-1. The reviews inside a window of time, both ends included, of items whose every metadata row has a
-good title. 2. Their k-core. While fewer than `min_items` items are left, the window begins a year
-earlier, not before 1996. 3. Item numbers: the order of first appearance, shuffled with seed 42. 4.
-One query for each review but a user's first: the 10 before it, equal times in the order of the
-file. 5. Queries by time: 80% for training, 10% for validation, the rest for testing.
+1. Keep the reviews in a time window, both ends included, of items whose every metadata row has a
+   good title.
+2. Take their k-core. While it has fewer than `min_items` items, the window starts a year earlier,
+   but not before 1996.
+3. Number the items by first appearance, shuffled with seed 42.
+4. Make one query per review except a user's first, with the 10 reviews before it as its history,
+   equal times in the order of the file.
+5. Split the queries by time: 80% training, 10% validation, the rest test.
 
-The published script cleans titles in place, once more each time the window grows; so does this. It
-takes months in the time zone of its machine; this takes UTC. Knows nothing about models, nor about
-the published files.
+The published script cleans titles in place, again each time the window grows; so does this one. It
+uses months in the local time zone, this one UTC. Knows nothing about models or published files.
 """
 
 from __future__ import annotations
@@ -48,20 +50,20 @@ __all__ = ["d3"]
 FIRST_YEAR = 1996
 SHUFFLE_SEED = 42
 MAX_HISTORY = 10
-MOST_WORDS = 20
+MAX_BLANKS = 20
 UNUSED = ("min_rating", "valid_share", "test_share")
 
 
 def d3(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
-    """Protocol: Amazon reviews as the paper of D3 prepares them; the recipe's seed changes nothing."""
+    """Protocol: prepare Amazon reviews like the paper of D3; the recipe's seed has no effect."""
     del seed
     _refuse_unused(section)
     if is_duckdb(raw.items):
         reviews, titles, read = read_usable(raw, section, folder)
-        window = _first_window_that_suffices(titles, section, partial(_window, reviews))
+        window = _latest_sufficient_window(titles, section, partial(_window, reviews))
     else:
         table, titles, read = read_usable_table(raw, section, folder)
-        window = _first_window_that_suffices(titles, section, partial(_window_of_rows, table))
+        window = _latest_sufficient_window(titles, section, partial(_window_of_rows, table))
     catalogue, number = _catalogue(window)
     events = window.reviews.events(window.core, number)
     splits = one_query_per_event(
@@ -77,33 +79,34 @@ def d3(raw: RawData, section: Prepare, seed: int, folder: Path) -> Prepared:
 
 @dataclass(frozen=True)
 class _Window:
-    """A window of time, and how many reviews and items it leaves."""
+    """A time window and the reviews and items in it."""
 
     year: int
     inside: int
+    """Number of reviews inside the window."""
     titled: int
-    """Of those inside, how many are of an item with a good title."""
+    """Number of those whose item has a good title."""
     items: int
-    """Items of the core."""
+    """Number of items in the core."""
     titles: pa.Table
     """Items with a good title: item_id, title."""
     reviews: CodedEvents
-    """N reviews, those of the core among them."""
+    """N reviews, including those of the core."""
     core: NDArray[np.bool_]
     """Which of `reviews` are in the core. Shape: [N]."""
 
 
-def _first_window_that_suffices(
+def _latest_sufficient_window(
     titles: ir.Table, section: Prepare, window_of: Callable[[ir.Table, Prepare, int], _Window]
 ) -> _Window:
-    """Return the latest window with enough items, else that of 1996."""
+    """Return the latest window with enough items, or the one from 1996."""
     year = section.d3.st_year
     while True:
         titles = materialize(_cleaned_again(titles))
         window = window_of(_accepted(titles), section, year)
         if window.items >= (section.d3.min_items if year > FIRST_YEAR else 1):
             return window
-        log.info(f"  from {year}-{section.d3.st_month} on, {window.items:,} items are left")
+        log.info(f"  {window.items:,} items are left from {year}-{section.d3.st_month} on")
         if year <= FIRST_YEAR:
             break
         year -= 1
@@ -114,22 +117,20 @@ def _first_window_that_suffices(
             " with a good title"
         ),
         accepted=(
-            f"reviews in which some users and items, the latter with titles, occur {section.k_core}"
-            " times"
+            f"reviews in which some users, and items with titles, occur {section.k_core} times"
         ),
-        next_step="--set prepare.k_core=… lower, or look for the metadata of these reviews",
+        next_step="--set prepare.k_core=… to a lower value, or check that the metadata matches",
     )
 
 
 def _window(reviews: CodedEvents, accepted: ir.Table, section: Prepare, year: int) -> _Window:
-    """Return the window that begins in `year`, counted in this process."""
+    """Return the window that starts in `year`, computed in this process."""
     titles = to_arrow(accepted)
     begin, end = _ends(section.d3, year)
     inside = (begin <= reviews.time) & (reviews.time <= end)
     if not inside.any():
-        raise _empty_window(
-            [reviews.time.min(), reviews.time.max()] if len(reviews) else [], section.d3, year
-        )
+        span = [reviews.time.min(), reviews.time.max()] if len(reviews) else []
+        raise _empty_window(span, section.d3, year)
     has_title = np.zeros(len(reviews.items), bool)
     has_title[as_numpy(_items(reviews, titles).drop_null())] = True
     titled = inside & has_title[reviews.item]
@@ -139,8 +140,9 @@ def _window(reviews: CodedEvents, accepted: ir.Table, section: Prepare, year: in
 
 
 def _window_of_rows(reviews: ir.Table, accepted: ir.Table, section: Prepare, year: int) -> _Window:
-    """Return the window that begins in `year`, counted by the engine: only the core of one that
-    suffices leaves it.
+    """Return the window that starts in `year`, computed by the engine.
+
+    The core is fetched only if the window has enough items.
     """
     time: Column = reviews["time"]
     inside = reviews.filter(time.between(*_ends(section.d3, year)))
@@ -151,18 +153,18 @@ def _window_of_rows(reviews: ir.Table, accepted: ir.Table, section: Prepare, yea
         (span,) = to_arrow(reviews.aggregate(first=time.min(), last=time.max())).to_pylist()
         raise _empty_window([t for t in span.values() if t is not None], section.d3, year)
     if counts["items"] >= section.d3.min_items or year == FIRST_YEAR:
-        found = encode_events(core)
+        encoded = encode_events(core)
         titles = to_arrow(accepted.semi_join(core, "item_id"))
-        assert found is not None
+        assert encoded is not None
     else:
-        found = NO_EVENTS
+        encoded = NO_EVENTS
         titles = pa.table({"item_id": as_texts([]), "title": as_texts([])})
     drop_tables(titled, *[core] * (core is not titled))
-    return _Window(year, **counts, titles=titles, reviews=found, core=np.ones(len(found), bool))
+    return _Window(year, **counts, titles=titles, reviews=encoded, core=np.ones(len(encoded), bool))
 
 
 def _counts(inside: ir.Table, titled: ir.Table, core: ir.Table) -> dict[str, int]:
-    """Return the counts of a window, all of one query."""
+    """Return the counts of a window, computed in one query."""
     counts = {
         "inside": inside.count(),
         "titled": titled.count(),
@@ -176,19 +178,17 @@ def _counts(inside: ir.Table, titled: ir.Table, core: ir.Table) -> dict[str, int
 
 
 def _ends(window: D3, year: int) -> tuple[int, int]:
-    """Return the first and the last second of the window that begins in `year`."""
+    """Return the first and the last second of the window that starts in `year`."""
     return _month(year, window.st_month), _month(window.ed_year, window.ed_month)
 
 
 def _items(reviews: CodedEvents, titles: pa.Table) -> pa.Int32Array:
-    """Return the code of each row's item, null for an item without reviews."""
+    """Return the item code of each row of `titles`, null for an item without reviews."""
     return index_in(titles["item_id"].combine_chunks(), reviews.items)
 
 
 def _cleaned_again(titles: ir.Table) -> ir.Table:
-    """Return the metadata with two entities of each title read, blanks and then quotes taken off
-    its ends, once.
-    """
+    """Return the metadata with titles cleaned once: two HTML entities, outer blanks, then quotes."""
     title: Column = titles.title
     title = title.replace("&quot;", '"').replace("&amp;", "&")
     for mark in (" ", '"'):
@@ -197,24 +197,22 @@ def _cleaned_again(titles: ir.Table) -> ir.Table:
 
 
 def _accepted(titles: ir.Table) -> ir.Table:
-    """Return the items of which no row has a missing, short, long or broken title, each with its
-    last title.
-    """
+    """Return the last title of each item, of items without a missing, short, long or broken one."""
     title: Column = titles.title
     blanks = title.length() - title.replace(" ", "").length()
-    good = ~title.contains("<span id") & (title.length() > 1) & (blanks < MOST_WORDS)
+    good = ~title.contains("<span id") & (title.length() > 1) & (blanks < MAX_BLANKS)
     bad: Column = ~good.fill_null(False)
     last = titles.group_by("item_id").agg(title=titles.title.argmax(titles.row), bad=bad.any())
     return last.filter(~last["bad"]).drop("bad")  # pyright: ignore[reportOperatorIssue]
 
 
 def _catalogue(window: _Window) -> tuple[Catalogue, NDArray[np.int32]]:
-    """Return the items of the core in their final order, and the number of each item code."""
+    """Return the catalogue of the core, and the item number of each item code. Shape: [codes]."""
     reviews = window.reviews
-    _, seen = by_first_appearance(reviews.item[window.core], len(reviews.items))
-    shuffled = list(range(len(seen)))
+    _, appeared = by_first_appearance(reviews.item[window.core], len(reviews.items))
+    shuffled = list(range(len(appeared)))
     random.Random(SHUFFLE_SEED).shuffle(shuffled)
-    codes = seen[shuffled]
+    codes = appeared[shuffled]  # by item number
     number = np.zeros(len(reviews.items), np.int32)
     number[codes] = np.arange(len(codes))
     ids = reviews.items.take(as_arrow(codes))
@@ -232,7 +230,7 @@ def _month(year: int, month: int) -> int:
 
 
 def _rows(read: dict[str, int], window: _Window) -> dict[str, int]:
-    """Return the rows that were read, those that each filter took, and those that were kept."""
+    """Return the number of rows read, removed by each filter, and kept."""
     kept = int(window.core.sum())
     return {
         **read,
@@ -247,30 +245,27 @@ def _too_few(events: int, section: Prepare) -> DataError:
     return DataError(
         f"too few reviews are left after the {section.k_core}-core to split them",
         value=events,
-        accepted="about ten reviews that are not their user's first, or more",
-        next_step="--set prepare.k_core=… lower, or a longer window",
+        accepted="at least about ten reviews that are not their user's first",
+        next_step="--set prepare.k_core=… to a lower value, or a longer window",
     )
 
 
 def _refuse_unused(section: Prepare) -> None:
     if given := [name for name in UNUSED if name in section.model_fields_set]:
         raise ConfigError(
-            "the protocol `d3` has no use for a setting",
+            "the protocol `d3` does not use this setting",
             value=f"prepare.{given[0]}",
             accepted="prepare.k_core, prepare.max_history and those of [prepare.d3]",
-            next_step="leave it out, or --set prepare.protocol=global-time",
+            next_step="remove it, or --set prepare.protocol=global-time",
         )
 
 
 def _empty_window(span: Sequence[int], window: D3, year: int) -> DataError:
-    there = f"from {_day(span[0])} to {_day(span[1])}" if span else "none at all"
+    dates = f"the reviews are from {_day(span[0])} to {_day(span[1])}" if span else "no reviews"
     return DataError(
-        "no review lies inside the window of time",
-        value=(
-            f"{year}-{window.st_month} to {window.ed_year}-{window.ed_month}; the reviews are"
-            f" {there}"
-        ),
-        accepted="a window in which there are reviews",
+        "the time window contains no review",
+        value=f"{year}-{window.st_month} to {window.ed_year}-{window.ed_month}; {dates}",
+        accepted="a window that contains reviews",
         next_step="--st_year … --st_month … --ed_year … --ed_month …",
     )
 
@@ -282,12 +277,12 @@ def _day(seconds: int) -> str:
 def _notes(section: Prepare) -> list[str]:
     return [
         (
-            "A history holds the reviews before the target in its user's list, those of the same"
-            " second and of earlier validation and test queries included."
+            "A history contains the reviews before the target in its user's list, including those"
+            " of the same second and those of earlier validation and test queries."
         ),
         (
-            "The catalogue is every item with a remaining review, also those first seen in"
-            " validation or test."
+            "The catalogue contains every item with a remaining review, including those first seen"
+            " in validation or test."
         ),
-        f"The {section.k_core}-core is counted over all reviews, test included: a mild leak.",
+        f"The {section.k_core}-core is computed over all reviews, including test: a mild leak.",
     ]

@@ -1,7 +1,7 @@
-"""MovieLens-100K, fetched once and kept in a cache.
+"""Download MovieLens-100K once, into a cache.
 
-Two places have it: the `recbole` wheel on the package index, and GroupLens. What arrives is checked
-against a known digest before it is used. Knows nothing about the columns of the files.
+There are two sources: the `recbole` wheel on the package index, and GroupLens. The files are checked
+against known digests before they are used. Knows nothing about the columns of the files.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ def cache_folder() -> Path:
 
 
 def movielens_100k() -> Path:
-    """Return the folder with MovieLens-100K's files, downloading them first where the cache has
-    none.
+    """Return the folder with MovieLens-100K's files, downloaded if they are not in the cache.
 
-    Raises `DataError` when no source can be reached, or when one sends other bytes than expected.
+    Raises `DataError` if no source can be reached or a digest is wrong.
     """
     folder = cache_folder() / "ml-100k"
     if folder.is_dir():
@@ -79,7 +78,7 @@ def _first_that_answers(sources: Mapping[str, Callable[[], dict[str, bytes]]]) -
         "MovieLens-100K cannot be downloaded",
         value="; ".join(failures),
         accepted=f"a connection to the package index or to {ZIP_URL}",
-        next_step="get the files by other means and --set data.path=FOLDER",
+        next_step="get the files another way and --set data.path=FOLDER",
     )
 
 
@@ -92,8 +91,9 @@ def _from_wheel() -> dict[str, bytes]:
 
 
 def download_wheel(requirement: str) -> bytes:
-    """Return the bytes of a package's wheel; `OSError` when pip cannot get it. Nothing is installed
-    or run.
+    """Return the bytes of a package's wheel; nothing is installed or run.
+
+    Raises `OSError` if pip cannot download it.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = [
@@ -141,5 +141,5 @@ def _check(name: str, found: str, expected: str) -> None:
             f"{name} has a wrong checksum",
             value=found,
             accepted=expected,
-            next_step="try again on another connection; nothing was kept",
+            next_step="try again on another connection; the download was discarded",
         )

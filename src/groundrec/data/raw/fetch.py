@@ -1,8 +1,7 @@
-"""Raw data by its name: a path as it is; a URL or a file of a hub fetched once, kept in a cache,
-and checked.
+"""Locate raw data: a path on this machine, or a URL or hub file, downloaded once into a cache.
 
-A download that breaks off goes on where it stopped, in this process or the next, if the server can
-tell that the file is still the same. Knows nothing about what a file holds.
+An interrupted download resumes, in this process or a later one, if the server can confirm that the
+file has not changed. Knows nothing about the contents of files.
 """
 
 from __future__ import annotations
@@ -34,25 +33,25 @@ HUB = re.compile(r"(?:hf|modelscope)://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+
 ACCEPTED = "a path, https://…, hf://datasets/OWNER/NAME/FILE, modelscope://datasets/OWNER/NAME/FILE"
 ATTEMPTS = 5
 WAIT = 1.0
-"""Seconds before the second attempt; each later wait is twice as long."""
+"""Seconds before the second attempt; the wait doubles each time."""
 
 TIMEOUT = 60
+"""Seconds without an answer after which a connection is given up."""
+
 BLOCK = 1 << 20
 TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
-"""Answers after which it is worth trying again."""
+"""HTTP statuses after which a retry may succeed."""
 
 
 def check_location(location: Path | str | None, setting: str) -> None:
-    """Raise `DataError` unless a path is there, or a URL has a form that can be fetched; nothing is
-    fetched.
-    """
+    """Raise `DataError` unless a path exists or a URL has a supported form; nothing is downloaded."""
     if not isinstance(location, str):
         check_path(location, setting)
     elif urlsplit(location).scheme not in FETCH or (
         not location.startswith("http") and not HUB.fullmatch(location)
     ):
         raise DataError(
-            "no such place for raw data",
+            "unknown kind of location for raw data",
             value=location,
             accepted=ACCEPTED,
             next_step=f"--set {setting}=…",
@@ -60,9 +59,9 @@ def check_location(location: Path | str | None, setting: str) -> None:
 
 
 def local_path(location: Path | str | None, setting: str, sha256: str | None = None) -> Path:
-    """Return the file or folder on this machine, fetched first where it is not yet there.
+    """Return the path on this machine, downloading the file first if necessary.
 
-    Raises `DataError` where it cannot be had, or has another digest than `sha256`.
+    Raises `DataError` if that fails or the file's digest is not `sha256`.
     """
     check_location(location, setting)
     if isinstance(location, str):
@@ -99,13 +98,13 @@ def _from_web(url: str, sha256: str | None) -> Path:
         )
     log.info(
         f"{file.name}: {file.stat().st_size:,} bytes, sha256 {found}"
-        + ("" if sha256 else "; nothing to check")
+        + ("" if sha256 else "; no digest to check it against")
     )
     return file
 
 
 def _download_with_retries(url: str, part: Path) -> None:
-    """Fetch the rest of a file, trying again after what may pass."""
+    """Download the rest of a file, retrying after transient errors."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _resume_download(url, part)
@@ -116,14 +115,12 @@ def _download_with_retries(url: str, part: Path) -> None:
             )
             if final or attempt == ATTEMPTS:
                 raise download_error(url, error, part) from None
-            log.warning(f"{part.name}: {error}; trying again")
+            log.warning(f"{part.name}: {error}; retrying")
             time.sleep(WAIT * 2 ** (attempt - 1))
 
 
 def _resume_download(url: str, part: Path) -> None:
-    """Append what is missing to `part`, or begin anew where the server cannot or the file is
-    another by now.
-    """
+    """Append the missing bytes to `part`; start over if the server cannot, or the file changed."""
     state = part.with_name("part.json")
     have = part.stat().st_size if part.exists() else 0
     tag = (read_json(state) or {}).get("tag") if have else None
@@ -142,7 +139,7 @@ def _resume_download(url: str, part: Path) -> None:
         begin = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         if begin and not answer.headers["Content-Range"].startswith(f"bytes {begin}-"):
             raise OSError(
-                f"asked for the bytes from {begin}, the server sent"
+                f"requested the bytes from {begin}, but the server sent"
                 f" {answer.headers['Content-Range']}"
             )
         write_json(state, {"tag": _version_tag(answer.headers)})
@@ -164,22 +161,22 @@ def _copy(answer: http.client.HTTPResponse, part: Path, begin: int, total: int |
 
 
 def _version_tag(headers: http.client.HTTPMessage) -> str | None:
-    """Return what tells one version of a file from another; a weak tag does not."""
+    """Return what identifies a version of a file; a weak ETag does not."""
     strong = headers["ETag"] and not headers["ETag"].startswith("W/")
     return headers["ETag"] if strong else headers["Last-Modified"]
 
 
 def download_error(url: str, error: Exception, part: Path | None = None) -> DataError:
-    """Return the error that says what could not be fetched, and how to go on."""
+    """Return the error for a failed download, with how to resume it."""
     kept = part.stat().st_size if part and part.exists() else 0
     return DataError(
         f"{url} cannot be downloaded",
         value=str(error) or type(error).__name__,
-        accepted="a connection, and a file that is there",
+        accepted="a working connection and an existing file",
         next_step=(
-            f"the same command again goes on after the {kept:,} bytes that are here"
+            f"run the same command again: it resumes after {kept:,} bytes"
             if kept
-            else "look at the address, or get the file by other means and name its path"
+            else "check the address, or get the file another way and give its path"
         ),
     )
 
@@ -207,16 +204,14 @@ def _from_hugging_face(url: str, sha256: str | None) -> Path:
 
 
 def modelscope_client() -> tuple[Any, type[Exception]]:
-    """Return ModelScope's client, at the mirror that the environment names, and the class of its
-    errors.
-    """
+    """Return ModelScope's client, for the mirror in the environment, and its error class."""
     try:
         from modelscope_hub import HubApi, HubConfig
         from modelscope_hub.errors import HubError
     except ImportError:
         raise MissingDependency("modelscope-hub", "modelscope") from None
     mirror = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
-    with warnings.catch_warnings():  # the client takes the older variable, with a warning
+    with warnings.catch_warnings():  # the client warns about the older of the two variables
         warnings.simplefilter("ignore", FutureWarning)
         config = HubConfig(
             endpoint=mirror if not mirror or "://" in mirror else f"https://{mirror}"
@@ -247,7 +242,10 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 digest of a file in hexadecimal digits."""
     if path.is_dir():
         raise DataError(
-            "a folder has no digest", value=path, accepted="data.sha256 beside the path of one file"
+            "a folder has no digest",
+            value=path,
+            accepted="data.sha256 together with the path of a single file",
+            next_step="leave data.sha256 out, or name the file",
         )
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -260,8 +258,7 @@ def _check(name: str, found: str, expected: str) -> None:
             value=found,
             accepted=expected,
             next_step=(
-                "see whether the file or the recipe's sha256 is the wrong one; nothing was kept of"
-                " a download"
+                "check whether the file or the recipe's sha256 is wrong; a download was discarded"
             ),
         )
 
@@ -272,4 +269,4 @@ FETCH: dict[str, Callable[[str, str | None], Path]] = {
     "hf": _from_hugging_face,
     "modelscope": _from_modelscope,
 }
-"""How a URL is fetched, by its scheme."""
+"""URL scheme → the function that downloads it."""

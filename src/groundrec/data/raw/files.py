@@ -1,9 +1,9 @@
-"""The embedded engine, its tables, and raw files as bytes and lines.
+"""DuckDB, its tables, and raw files as bytes and lines.
 
-A table read from a file has three more columns. `FILE` is its path. `ROW` is the line of a text
-file counted from 1, the header included (a record with line breaks inside quotes counts as one
-line, an empty line not at all), and the row of a JSON array or a Parquet file. `BROKEN` is null, or
-says what stands in a line that no row could be read from. Knows nothing about formats.
+A table read from a file has three additional columns. `FILE` is its path. `ROW` is the line of a
+text file, counted from 1 with the header (a record with line breaks inside quotes counts as one
+line, an empty line as none), or the row of a JSON array or a Parquet file. `BROKEN` is null, or the
+text of a line that cannot be parsed. Knows nothing about formats.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 Column: TypeAlias = Any
-"""A column of a table. Which methods it has depends on its type, known only when the file is open."""
+"""A column of a table; its methods depend on its type, which is known only at run time."""
 
 ROW = "__row__"
 FILE = "__file__"
@@ -66,24 +66,22 @@ UNREADABLE = (
     duckdb.IOException,
     duckdb.Error,
 )
-SHARE = 1 << 28
-"""Bytes of a file for which one more thread is worth its memory."""
+BYTES_PER_THREAD = 1 << 28
+"""Bytes of a file per thread: fewer would not be worth the memory of another thread."""
 
-THRIFTY = {
+MEMORY_SETTINGS = {
     "allocator_flush_threshold": "'1MB'",
     "allocator_bulk_deallocation_flush_threshold": "'1MB'",
     "allocator_background_threads": "true",
 }
-"""Settings with which DuckDB gives freed memory back soon."""
+"""Settings that make DuckDB return freed memory early."""
 
 CUT_SHORT = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @contextlib.contextmanager
 def open_duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Backend]:
-    """Yield a DuckDB connection that spills into `folder`; what it cannot read or hold becomes a
-    `DataError`.
-    """
+    """Yield a DuckDB connection that spills to `folder`; its read and memory errors are `DataError`s."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=".spill-", dir=folder) as spill,
@@ -94,7 +92,7 @@ def open_duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Backe
         connection.raw_sql("SET TimeZone = 'UTC'")
         limit = f"'{memory_limit}'" if memory_limit else "current_setting('memory_limit')"
         connection.raw_sql(f"SET VARIABLE memory_limit = {limit}")
-        for setting, value in THRIFTY.items():
+        for setting, value in MEMORY_SETTINGS.items():
             connection.raw_sql(f"SET {setting} = {value}")
         release_memory(connection)
         try:
@@ -113,10 +111,10 @@ def open_duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Backe
 
 def _too_little_memory(error: duckdb.Error, limit: str | None) -> DataError:
     return DataError(
-        "the engine has too little memory, or too little room to set data aside",
+        "the engine ran out of memory, or of disk space for spilling",
         value=str(error).splitlines()[0],
-        accepted=f"more than {limit or 'the memory of this machine'}, and free space on disk",
-        next_step="--set prepare.memory_limit=… higher, or write to a disk with more room",
+        accepted=f"more than {limit or 'the memory of this machine'}, and free disk space",
+        next_step="--set prepare.memory_limit=… to a higher value, or write to a larger disk",
     )
 
 
@@ -128,37 +126,35 @@ def _unreadable(error: duckdb.Error) -> DataError:
         "a raw file cannot be read",
         value=text,
         accepted=(
-            "UTF-8 text with the same number of fields in every line, whole Parquet or JSON files"
+            "UTF-8 text with the same number of fields in every line, complete Parquet or JSON files"
         ),
-        next_step="mend or remove that line",
+        next_step="fix or remove that line",
     )
 
 
 def damaged_file(what: str) -> DataError:
-    """Return the error of a compressed file that is cut short or altered."""
+    """Return the error for a truncated or corrupted compressed file."""
     return DataError(
         "a raw file is damaged",
         value=what,
-        accepted="a whole gzip file",
+        accepted="a complete gzip file",
         next_step="get the file again: its download was probably interrupted",
     )
 
 
 def is_duckdb(table: ir.Table) -> bool:
-    """Return whether a table is of the engine in this process, DuckDB."""
+    """Return whether a table belongs to DuckDB, in this process."""
     return isinstance(table.get_backend(), Backend)
 
 
 @contextlib.contextmanager
 def limit_threads(connection: Any, size: int) -> Iterator[None]:
-    """Let DuckDB use no more threads in the block than a file of `size` bytes is worth: each needs
-    memory.
-    """
+    """Within the block, limit DuckDB's threads to what a file of `size` bytes is worth in memory."""
     if not isinstance(connection, Backend):
         yield
         return
     (threads,) = connection.raw_sql("SELECT current_setting('threads')").fetchone()
-    connection.raw_sql(f"SET threads = {min(1 + size // SHARE, threads)}")
+    connection.raw_sql(f"SET threads = {min(1 + size // BYTES_PER_THREAD, threads)}")
     try:
         yield
     finally:
@@ -166,9 +162,7 @@ def limit_threads(connection: Any, size: int) -> Iterator[None]:
 
 
 def materialize(table: ir.Table) -> ir.Table:
-    """Return `table` computed once and kept by its engine, on disk where memory is short, until
-    `drop_tables`.
-    """
+    """Return `table`, computed once and stored by its engine until `drop_tables`; may spill to disk."""
     backend: Any = table.get_backend()
     kept = backend.create_table(
         ibis.util.gen_name("stored"), table, temp=isinstance(backend, Backend)
@@ -187,7 +181,7 @@ def from_arrow(connection: Backend, rows: pa.Table | pa.RecordBatchReader) -> ir
 
 
 def to_arrow(table: ir.Table) -> pa.Table:
-    """Return the rows of `table`; unlike Ibis' own way, without a detour over pandas."""
+    """Return the rows of `table`; unlike Ibis' own conversion, without going through pandas."""
     backend: Any = table.get_backend()
     query = backend.compile(table)
     if isinstance(backend, Backend):
@@ -196,7 +190,7 @@ def to_arrow(table: ir.Table) -> pa.Table:
 
 
 def stream_batches(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of `table`, about so many at a time, in the engine's order."""
+    """Yield the rows of `table` in the engine's order, in batches of about `rows`."""
     backend = table.get_backend()
     if isinstance(backend, Backend):
         yield from backend.con.sql(backend.compile(table)).to_arrow_reader(rows)
@@ -205,7 +199,7 @@ def stream_batches(table: ir.Table, rows: int = 1 << 17) -> Iterator[pa.RecordBa
 
 
 def drop_tables(*tables: ir.Table) -> None:
-    """Free `materialize` tables."""
+    """Drop materialized tables."""
     for table in tables:
         backend: Any = table.get_backend()
         backend.raw_sql(f"DROP TABLE {table.get_name()}")
@@ -213,25 +207,25 @@ def drop_tables(*tables: ir.Table) -> None:
 
 
 def drop_sources(table: ir.Table) -> None:
-    """Free every `materialize` table that `table` is made of; it cannot be read any more.
+    """Drop every materialized table that `table` is derived from; it becomes unreadable.
 
-    Only DuckDB's: another engine has read `table` from a file, which ends with the engine.
+    This concerns DuckDB only: other engines read `table` from a file, deleted when they close.
     """
     backend: Any = table.get_backend()
     if not isinstance(backend, Backend):
         return
     read: Any = table.op().find(ops.DatabaseTable)
-    under = {op.name for op in read}
+    sources = {op.name for op in read}
     for (name,) in backend.raw_sql("SELECT table_name FROM duckdb_tables()").fetchall():
-        if name in under:
+        if name in sources:
             backend.raw_sql(f'DROP TABLE "{name}"')
     release_memory(backend)
 
 
 def release_memory(backend: Any) -> None:
-    """Have Arrow and the engine return to the system what they have freed but kept for later.
+    """Make Arrow and the engine return freed memory to the system.
 
-    DuckDB does so when its memory limit is set.
+    DuckDB does so whenever its memory limit is set.
     """
     pa.default_memory_pool().release_unused()
     if isinstance(backend, Backend):
@@ -239,12 +233,13 @@ def release_memory(backend: Any) -> None:
 
 
 def check_path(path: Path | None, setting: str) -> Path:
-    """Return `path` if it is there and not empty; raise `DataError`, with what is there instead, if
-    not.
-    """
+    """Return `path` if it exists and is not empty; else raise `DataError` with what does exist."""
     if path is None:
         raise DataError(
-            "no raw data named", accepted="a file or folder", next_step=f"--set {setting}=…"
+            "no raw data given",
+            value=f"{setting} is not set",
+            accepted="a file or folder",
+            next_step=f"--set {setting}=…",
         )
     if not path.exists():
         near = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
@@ -258,7 +253,10 @@ def check_path(path: Path | None, setting: str) -> Path:
         )
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(
-            "the file is empty", value=path, accepted="a file with at least one interaction"
+            "the file is empty",
+            value=path,
+            accepted="a file with at least one row",
+            next_step=f"--set {setting}=…",
         )
     return path
 
@@ -271,13 +269,12 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 
 
 def extension(path: Path) -> str:
-    """Return the extension that says what a file holds: `.csv` for `events.csv.gz`."""
+    """Return a file's extension without `.gz`, in lower case: `.csv` for `events.csv.gz`."""
     return next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield every line of a plain or gzip file, its end included, a byte order mark at the very
-    beginning left out.
+    """Yield the lines of a plain or gzip file with their ends, without a byte order mark.
 
     A damaged gzip file raises `DataError`.
     """
@@ -288,7 +285,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def starts_with(path: Path, mark: bytes) -> bool:
-    """Return whether a plain or gzip file begins with `mark`, white space aside."""
+    """Return whether a plain or gzip file starts with `mark`, after any whitespace."""
     with _opened(path) as file:
         return file.read(1 << 10).lstrip(BOM_UTF8 + b" \t\r\n").startswith(mark)
 
@@ -306,18 +303,16 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def first_lines(path: Path, count: int = 1) -> list[str]:
-    """Return the first lines that are not empty, without their ends; bytes that are not UTF-8 are
-    replaced.
-    """
-    full = (
+    """Return the first non-empty lines without their ends; invalid UTF-8 is replaced."""
+    lines = (
         line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
         for line in read_lines(path)
         if line.strip()
     )
-    return list(islice(full, count))
+    return list(islice(lines, count))
 
 
 def add_file_columns(table: ir.Table, path: Path) -> ir.Table:
-    """Return `table`, which has `ROW`, with `FILE`, and with `BROKEN` null unless it is there."""
+    """Return `table`, which has `ROW`, with `FILE`, and with a null `BROKEN` if it has none."""
     broken = table[BROKEN] if BROKEN in table.columns else ibis.null("string")
     return table.mutate(**{FILE: ibis.literal(str(path)), BROKEN: broken})

@@ -1,10 +1,9 @@
-"""Files with one object per line, JSON or Python literals, as tables of an engine: only the fields
-that are asked for.
+"""Read files with one object per line, JSON or a Python literal; only the requested fields.
 
-A line is a row whatever it holds, so that none is lost: DuckDB gives a row of nulls for one that it
-cannot parse. Such lines are looked at again by Python's own parsers, which take a little more (lone
-surrogates, Python literals); what they cannot read either is in `BROKEN`. Knows nothing about what
-the fields mean.
+Every line is a row, so that none is lost: for a line that it cannot parse, DuckDB gives a row of
+nulls. Python's parsers, which accept slightly more (lone surrogates, Python literals), then try
+these lines again; the text of those that still fail is in `BROKEN`. Knows nothing about what the
+fields mean.
 """
 
 from __future__ import annotations
@@ -37,19 +36,18 @@ from groundrec.data.raw.literals import parse_literal, parse_literal_fields
 __all__ = ["SHOWN", "first_fields", "read_objects", "scan_objects"]
 
 SHOWN = 200
-"""Characters of a broken line that are kept."""
+"""Characters of a broken line to keep."""
 
-LOOKED_AT = 100
+SAMPLED_LINES = 100
 BATCH = 1 << 14
 
 
 def read_objects(
     connection: Backend, path: Path, fields: Sequence[str], ids: Sequence[str] = ()
 ) -> ir.Table:
-    """Return the fields as text, a list or an object among them as JSON, plus `ROW`, `FILE` and
-    `BROKEN`; stored.
+    """Return the fields as text (lists and objects as JSON) plus `ROW`, `FILE`, `BROKEN`; stored.
 
-    A field that is missing is null. `BROKEN` is also set where one of `ids` is a list or an object.
+    A missing field is null. `BROKEN` is also set where one of `ids` is a list or an object.
     """
     if _is_literal(path):
         return add_file_columns(_parsed(connection, path, fields, ids, None), path)
@@ -67,10 +65,9 @@ def read_objects(
 def scan_objects(
     connection: Backend, path: Path, fields: Sequence[str], ids: Sequence[str] = ()
 ) -> ir.Table | None:
-    """Return the same without storing it: every `ROW` is 0, and `BROKEN` is also set where a line
-    is doubtful.
+    """Return the same without storing it; None for a file of Python literals.
 
-    None for a file of Python literals.
+    Every `ROW` is 0, and `BROKEN` is set for every line that may be bad, without a second try.
     """
     if _is_literal(path):
         return None
@@ -83,7 +80,7 @@ def scan_objects(
 
 
 def _doubtful(table: ir.Table, fields: Sequence[str], ids: Sequence[str]) -> Column:
-    """Return where a row has no field at all, or an id that seems to be a list or an object."""
+    """Return where a row has none of the fields, or an id that looks like a list or an object."""
     doubtful: Column = ibis.and_(*(table[f].isnull() for f in fields))
     for field in ids:
         text: Column = table[field]
@@ -92,15 +89,15 @@ def _doubtful(table: ir.Table, fields: Sequence[str], ids: Sequence[str]) -> Col
 
 
 def first_fields(path: Path) -> dict[str, Any]:
-    """Return every field of the first lines that hold an object, with its first value."""
-    found: dict[str, Any] = {}
-    for line in first_lines(path, LOOKED_AT):
-        found = {**(_object(line.encode())[0] or {}), **found}
-    return found
+    """Return all fields of the objects in the first lines, each with its first value."""
+    fields: dict[str, Any] = {}
+    for line in first_lines(path, SAMPLED_LINES):
+        fields = {**(_object(line.encode())[0] or {}), **fields}
+    return fields
 
 
 def _scanned(connection: Backend, path: Path, fields: Sequence[str]) -> ir.Table:
-    """Return one row per line that is not empty, all of it null where the line holds no object."""
+    """Return one row per non-empty line, all null where the line is not an object."""
     name = ibis.util.gen_name("lines")
     columns = ", ".join(f"{_text_literal(f)}: 'VARCHAR'" for f in fields)
     with limit_threads(connection, path.stat().st_size):
@@ -128,7 +125,7 @@ def _parsed(
     ids: Sequence[str],
     wanted: Collection[int] | None,
 ) -> ir.Table:
-    """Return the rows `wanted`, or all, as Python parses them."""
+    """Return the rows `wanted`, or all if None, as parsed by Python."""
     schema = pa.schema(
         [*((f, pa.string()) for f in fields), (ROW, pa.int64()), (BROKEN, pa.string())]
     )
@@ -159,9 +156,7 @@ def _rows(
 def _object(
     line: bytes, wanted: Collection[str] | None = None
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the object that a line holds, at least the fields `wanted` of it, or what stands there
-    instead.
-    """
+    """Return a line's object, with at least the fields `wanted`, and None; or None and its text."""
     try:
         text = line.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
@@ -190,8 +185,8 @@ def _text(value: Any) -> str | None:
 
 
 def _is_literal(path: Path) -> bool:
-    """Return whether the first line that holds an object is a Python literal, not JSON."""
-    for text in first_lines(path, LOOKED_AT):
+    """Return whether the first object in a file is a Python literal, not JSON."""
+    for text in first_lines(path, SAMPLED_LINES):
         for parse in (_json, parse_literal):
             if isinstance(parse(text), dict):
                 return parse is parse_literal

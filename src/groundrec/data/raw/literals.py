@@ -1,7 +1,7 @@
-"""Python literals as data: parsed, never run.
+"""Parse Python literals, without running them.
 
-`parse_literal_fields` walks over a dict literal and looks only at the values that are asked for, which is
-several times faster than a whole parse. Knows nothing about files.
+`parse_literal_fields` scans a dict literal and parses only the requested values, several times
+faster than a full parse. Knows nothing about files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFUSED = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
 def parse_literal(text: str) -> Any:
-    """Return the value of a Python literal, or None where it is none."""
+    """Return the value of a Python literal, or None if the text is not one."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return ast.literal_eval(text)
@@ -34,14 +34,13 @@ def parse_literal(text: str) -> Any:
 
 
 def parse_literal_fields(text: str, wanted: Collection[str]) -> dict[str, Any] | None:
-    """Return those of the wanted fields that a dict literal has; None for what only a whole parse
-    can tell.
+    """Return the wanted fields that a dict literal has; None if it needs a full parse.
 
-    A dict whose first key is in double quotes may be JSON, where texts mean other things: None.
+    A dict whose first key is in double quotes may be JSON, with other escapes: None.
     """
     if not text.startswith(("{'", "{u'")):
         return None
-    found = {}
+    values = {}
     at = 1
     mark = ","
     while mark == ",":
@@ -52,10 +51,10 @@ def parse_literal_fields(text: str, wanted: Collection[str]) -> dict[str, Any] |
         at = pair.end()
         name = double if single is None else single
         if name in wanted:
-            found[name] = _value(value)
-            if found[name] is None and value != "None":
+            values[name] = _value(value)
+            if values[name] is None and value != "None":
                 return None
-    return found if at == len(text) else None
+    return values if at == len(text) else None
 
 
 def _value(text: str) -> Any:

@@ -1,5 +1,4 @@
-"""Table files of any common format as tables of an engine: CSV, TSV, Parquet, JSON; only the
-columns asked for.
+"""Read CSV, TSV, Parquet and JSON tables; only the requested columns.
 
 Knows nothing about what the columns mean.
 """
@@ -35,7 +34,8 @@ __all__ = ["columns_of", "line_numbers", "read_delimited", "read_header", "read_
 
 DELIMITERS = (",", "\t", ";", "|")
 FORMATS = ".csv, .tsv, .parquet, .json, .jsonl; the text formats also as .gz"
-DELIMITED, OBJECTS = (".csv", ".tsv", ".txt"), (".json", ".jsonl", ".ndjson")
+DELIMITED = (".csv", ".tsv", ".txt")
+OBJECTS = (".json", ".jsonl", ".ndjson")
 
 
 def columns_of(connection: Backend, path: Path) -> list[str]:
@@ -50,15 +50,16 @@ def columns_of(connection: Backend, path: Path) -> list[str]:
             connection.read_json(str(path)).columns if _is_array(path) else first_fields(path)
         )
     raise DataError(
-        "unknown kind of file", value=path, accepted=FORMATS, next_step="convert it, or rename it"
+        "unknown file format", value=path, accepted=FORMATS, next_step="convert or rename it"
     )
 
 
 def read_table(
     connection: Backend, path: Path, columns: Sequence[str], ids: Sequence[str] = ()
 ) -> ir.Table:
-    """Return `columns`, as text unless from Parquet, plus `ROW`, `FILE` and `BROKEN`; `ids` hold
-    text or numbers.
+    """Return `columns`, as text unless from Parquet, plus `ROW`, `FILE` and `BROKEN`.
+
+    `ids` are the columns that must be text or numbers.
     """
     kind = extension(path)
     if kind in DELIMITED:
@@ -84,14 +85,14 @@ def read_delimited(
 ) -> ir.Table:
     """Return `columns` as text, plus `ROW`, `FILE` and `BROKEN`; stored.
 
-    `names` are the columns of a file without a header line. A line with too many fields is broken,
-    and so is one with too few where values may be quoted; elsewhere it ends in nulls.
+    `names` are the columns of a file without a header line. A line with too many fields is broken.
+    One with too few is broken if values may be quoted; otherwise its missing values are null.
     """
     rejects = ibis.util.gen_name("rejects")
-    every = names or read_header(path, delimiter)
+    all_names = names or read_header(path, delimiter)
     table = connection.read_csv(
         str(path),
-        columns=dict.fromkeys(every, "VARCHAR"),
+        columns=dict.fromkeys(all_names, "VARCHAR"),
         auto_detect=False,
         header=names is None,
         delim=delimiter,
@@ -120,19 +121,18 @@ def read_delimited(
 
 
 def line_numbers(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the line of each row of a text file, empty lines counted too; the rows of any other
-    file as they are.
-    """
+    """Return the line of each row of a text file, counting empty lines; other files' rows unchanged."""
     if extension(path) == ".parquet" or _is_array(path):
         return rows
+    # empty[i] - i is the number of rows before the i-th empty line, plus one
     empty = _empty_lines(path, rows.max(initial=0))
     return rows + np.searchsorted(empty - np.arange(len(empty)), rows, side="right")
 
 
 def _empty_lines(path: Path, rows: int) -> NDArray[np.int64]:
-    """Return the numbers, from 1, of lines that make no row, among the first `rows` that do.
+    """Return the numbers, from 1, of the lines without a row among the first `rows` rows.
 
-    Such are empty lines, and between JSON objects also blank ones.
+    These are the empty lines, and between JSON objects also blank ones.
     """
     ends = None if extension(path) in OBJECTS else b"\r\n"
     empty: list[int] = []
@@ -145,19 +145,19 @@ def _empty_lines(path: Path, rows: int) -> NDArray[np.int64]:
 
 
 def _rejected(connection: Backend, path: Path, rejects: str) -> pa.Table:
-    """Return `ROW` and `BROKEN` of the lines that were left out, by `ROW`."""
+    """Return `ROW` and `BROKEN` of the lines that DuckDB rejected, sorted by `ROW`."""
     what = (
         "min(error_message) || ': ' || left(trim(coalesce(min(csv_line), ''), chr(10) || chr(13)),"
         f" {SHOWN})"
     )
     query = f"SELECT line, {what} FROM {rejects} GROUP BY line ORDER BY line"
-    found = connection.raw_sql(query).fetchall()
-    lines = np.array([line for line, _ in found], np.int64)
-    empty = _empty_lines(path, lines[-1]) if found else lines
+    rejected = connection.raw_sql(query).fetchall()
+    lines = np.array([line for line, _ in rejected], np.int64)
+    empty = _empty_lines(path, lines[-1]) if rejected else lines
     return pa.table(
         {
             ROW: lines - np.searchsorted(empty, lines),
-            BROKEN: pa.array([text for _, text in found], pa.string()),
+            BROKEN: pa.array([text for _, text in rejected], pa.string()),
         }
     )
 
@@ -165,12 +165,12 @@ def _rejected(connection: Backend, path: Path, rejects: str) -> pa.Table:
 def _renumbered(
     connection: Backend, read: ir.Table, first: int, taken: NDArray[np.int64]
 ) -> ir.Table:
-    """Return the rows that were read, numbered around the ones that were not."""
+    """Return the rows that were read, renumbered to leave out the numbers `taken` by rejected ones."""
     before = read.count().to_pyarrow().as_py()
     numbers = np.setdiff1d(np.arange(first, first + before + len(taken)), taken)
-    pairs = pa.table({ROW: np.arange(first, first + before), "moved": numbers})
-    places = from_arrow(connection, pairs)
-    return read.join(places, ROW).drop(ROW).rename({ROW: "moved"})
+    pairs = pa.table({ROW: np.arange(first, first + before), "new_row": numbers})
+    new_rows = from_arrow(connection, pairs)
+    return read.join(new_rows, ROW).drop(ROW).rename({ROW: "new_row"})
 
 
 def _numbered(table: ir.Table, path: Path) -> ir.Table:
@@ -182,13 +182,16 @@ def _is_array(path: Path) -> bool:
 
 
 def read_header(path: Path, delimiter: str) -> list[str]:
-    """Return the names in a text file's first line; raise `DataError` where there is none, or two
-    are the same.
-    """
+    """Return the column names in a text file's first line; raise `DataError` for duplicates."""
     parsed = next(csv.reader([_first_line(path)], delimiter=delimiter), [])
     names = [name.strip() or f"column{i}" for i, name in enumerate(parsed)]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"two columns have the same name in {path}", value=", ".join(sorted(twice)))
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise DataError(
+            f"two columns have the same name in {path}",
+            value=", ".join(sorted(repeated)),
+            accepted="a different name for each column",
+            next_step="rename one of them in the file",
+        )
     return names
 
 
@@ -203,4 +206,5 @@ def _first_line(path: Path) -> str:
         "the file has no header line",
         value=path,
         accepted="a first line with the names of the columns",
+        next_step="add that line to the file",
     )

@@ -1,4 +1,4 @@
-"""MovieLens, in every layout it is published in.
+"""MovieLens, in all of its published layouts.
 
 Knows nothing about splits or histories.
 """
@@ -71,9 +71,7 @@ _LAYOUTS = (
 
 
 class MovieLens:
-    """A MovieLens folder in the layout of 100K, 1M, 10M, 20M, 25M or latest, or in RecBole's atomic
-    files.
-    """
+    """A MovieLens folder in the layout of 100K, 1M, 10M, 20M, 25M or latest, or of RecBole."""
 
     def __init__(self, data: Data) -> None:
         refuse_other_settings(data)
@@ -81,8 +79,8 @@ class MovieLens:
         self._data = data
 
     def read(self, connection: Backend) -> RawData:
-        """Return the raw tables of the first layout whose two files are there."""
-        layout, events_file, items_file = _found(
+        """Return the raw tables of the first layout whose two files exist."""
+        layout, events_file, items_file = _find_layout(
             local_path(self._data.path, "data.path", self._data.sha256)
         )
         events = _read(connection, layout, 0, events_file, _EVENT_NAMES)
@@ -114,7 +112,7 @@ class MovieLens100K:
         return MovieLens(self._data.model_copy(update={"path": folder})).read(connection)
 
 
-def _found(folder: Path) -> tuple[_Layout, Path, Path]:
+def _find_layout(folder: Path) -> tuple[_Layout, Path, Path]:
     for layout in _LAYOUTS:
         events, items = (sorted(folder.glob(name)) for name in (layout.events, layout.items))
         if len(events) == len(items) == 1:
@@ -124,7 +122,7 @@ def _found(folder: Path) -> tuple[_Layout, Path, Path]:
     )
     raise DataError(
         f"no MovieLens files in {folder}",
-        value="there is: " + (", ".join(there[:20]) or "nothing"),
+        value="it contains: " + (", ".join(there[:20]) or "nothing"),
         accepted="one of " + "; ".join(f"{x.events} and {x.items}" for x in _LAYOUTS),
         next_step="--set data.path=FOLDER",
     )
@@ -133,9 +131,7 @@ def _found(folder: Path) -> tuple[_Layout, Path, Path]:
 def _read(
     connection: Backend, layout: _Layout, part: int, file: Path, wanted: Sequence[str]
 ) -> ir.Table:
-    """Return our columns `wanted` of the events (part 0) or the items (1), and an item's year where
-    it is apart.
-    """
+    """Return the columns `wanted` of events (part 0) or items (1), and a year column if there is one."""
     delimiter = layout.delimiters[part]
     names = layout.names[part]
     there = names or read_header(file, delimiter)

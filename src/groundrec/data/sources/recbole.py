@@ -1,7 +1,6 @@
-"""RecBole's atomic files: any data set as `NAME.inter` and `NAME.item`, with columns like
-`user_id:token`.
+"""RecBole's atomic files: `NAME.inter` and `NAME.item`, with columns such as `user_id:token`.
 
-Knows nothing about what a column holds beyond its name and type.
+Knows nothing about a column beyond its name and type.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from groundrec.data.sources.table import (
 
 __all__ = ["RecBole"]
 
-THEIRS = {
+DEFAULT_COLUMNS = {
     **dict.fromkeys(NAMES, ""),
     "user": "user_id",
     "item": "item_id",
@@ -39,11 +38,10 @@ TAB = "\t"
 
 
 class RecBole:
-    """A folder with one `*.inter` and one `*.item` file, or the two files as `data.path` and
-    `data.items`.
+    """A folder with one `*.inter` and one `*.item` file, or both as `data.path` and `data.items`.
 
-    Columns are `user_id`, `item_id`, `timestamp`, perhaps `rating`, and a title: the first column
-    of the items whose name ends in `title` or `name`. `data.columns` names others.
+    The columns are `user_id`, `item_id`, `timestamp`, optionally `rating`, and a title: the items'
+    first column whose name ends in `title` or `name`. `data.columns` overrides them.
     """
 
     def __init__(self, data: Data) -> None:
@@ -52,7 +50,7 @@ class RecBole:
             if path or setting == "data.path":
                 check_location(path, setting)
         self._data = data
-        self._columns = {**THEIRS, **data.columns}
+        self._columns = {**DEFAULT_COLUMNS, **data.columns}
 
     def read(self, connection: Backend) -> RawData:
         """Return the raw tables."""
@@ -99,12 +97,12 @@ class RecBole:
         )
         raise DataError(
             "no pair of RecBole's atomic files",
-            value=f"in {path} is: " + (", ".join(there[:20]) or "nothing"),
+            value=f"{path} contains: " + (", ".join(there[:20]) or "nothing"),
             accepted="a folder with one *.inter and one *.item file, or both files by name",
             next_step="--set data.path=FOLDER/NAME.inter --set data.items=FOLDER/NAME.item",
         )
 
 
 def _typed(name: str, there: Sequence[str]) -> str:
-    """Return the column called `name`, with or without its type; empty where there is none."""
+    """Return the column called `name`, with or without a type; empty if there is none."""
     return next((c for c in there if name and name in (c, c.partition(":")[0])), "")

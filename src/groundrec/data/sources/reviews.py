@@ -1,7 +1,7 @@
 """Published reviews with one object per line: Amazon's of 2014, 2018 and 2023, and Steam's.
 
-Knows nothing about splits or histories; of a review it reads who, what, when and how good, never
-the text.
+Of a review, only user, item, time and rating are read, never the text. Knows nothing about splits
+or histories.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ from groundrec.data.sources.table import (
 
 __all__ = ["Amazon", "Steam"]
 
-ENDS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
+SUFFIXES = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
 AMAZON_REVIEWS = ("{}_5", "{}", "reviews_{}_5", "reviews_{}")
-"""Names of the reviews of a category, in the order in which they are looked for; `_5` is the
-published 5-core.
-"""
+"""Names of a category's reviews, in order of preference; `_5` is the published 5-core."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,7 @@ LAYOUTS = (
 
 
 class Amazon:
-    """Amazon's reviews and metadata: the files of `data.category` in a folder, or `data.path` and
-    `data.items`.
-    """
+    """Amazon's reviews and metadata: `data.category` in a folder, or `data.path` and `data.items`."""
 
     def __init__(self, data: Data) -> None:
         refuse_other_settings(data, "items", "category", "items_sha256")
@@ -73,7 +69,7 @@ class Amazon:
             check_location(data.items, "data.items")
 
     def read(self, connection: Backend) -> RawData:
-        """Return the raw tables; says which layout and files they are."""
+        """Return the raw tables; log their files and layout."""
         events_file, items_file = self._files or _both(self._data)
         layout = _layout(events_file)
         log.info(
@@ -90,19 +86,18 @@ class Amazon:
             layout.columns["item"],
         )
         items = read_objects(connection, items_file, (item, "title"), ids=(item,))
-        seen = scan_objects(connection, events_file, fields, ids=fields[:2])
+        scan = scan_objects(connection, events_file, fields, ids=fields[:2])
         return RawData(
             lambda: named(read_objects(connection, events_file, fields, ids=fields[:2])),
             items_table(items, item, "title"),
-            None if seen is None else FastScan(named(seen), events_file.stat().st_size),
+            None if scan is None else FastScan(named(scan), events_file.stat().st_size),
         )
 
 
 class Steam:
-    """Steam's reviews and games: a folder with one `*reviews*` and one `*games*` file, or both by
-    name.
+    """Steam's reviews and games: a folder with one `*reviews*` and one `*games*` file, or both files.
 
-    A review's user is `user_id`, else `username`; its time is a day; `hours` stands for a rating.
+    A review's user is `user_id`, else `username`; its time is a day; `hours` serves as the rating.
     """
 
     def __init__(self, data: Data) -> None:
@@ -138,20 +133,20 @@ def _layout(file: Path) -> _Layout:
         if there.keys() >= {layout.columns["user"], layout.columns["item"], layout.columns["time"]}:
             return layout
     raise DataError(
-        f"{file.name} holds no Amazon reviews",
-        value=", ".join(there) or "no line with a JSON object among the first",
+        f"{file.name} contains no Amazon reviews",
+        value=", ".join(there) or "no JSON object in the first lines",
         accepted="; ".join(f"{', '.join(x.columns.values())} ({x.years})" for x in LAYOUTS),
         next_step='--set data.source="table" for files of your own',
     )
 
 
 def _of_category(data: Data) -> tuple[Path, Path]:
-    """Return the reviews and the metadata of `data.category`."""
+    """Return the files with reviews and metadata of `data.category`."""
     assert isinstance(data.path, Path)
     found = {p.name for p in data.path.iterdir()}
     pairs = []
     for patterns in (AMAZON_REVIEWS, ("meta_{}",)):
-        names = [pattern.format(data.category) + end for pattern in patterns for end in ENDS]
+        names = [pattern.format(data.category) + end for pattern in patterns for end in SUFFIXES]
         pairs.append(next((data.path / name for name in names if name in found), None))
     if data.category and pairs[0] and pairs[1]:
         return pairs[0], pairs[1]
@@ -163,21 +158,21 @@ def _of_category(data: Data) -> tuple[Path, Path]:
         }
     )
     raise DataError(
-        "no reviews and metadata of a category in"
+        "no reviews and metadata of this category in"
         f" {data.path}{did_you_mean(data.category or '', categories)}",
         value=data.category or "data.category is not set",
         accepted=", ".join(categories)
         or "a folder with files like Books.json.gz and meta_Books.json.gz",
-        next_step="--set data.category=…, or name both files: --set data.path=… --set data.items=…",
+        next_step="--set data.category=…, or both files: --set data.path=… --set data.items=…",
     )
 
 
 def _one(folder: Path, pattern: str) -> Path:
-    found = sorted(p for end in ENDS for p in folder.glob(pattern + end))
+    found = sorted(p for end in SUFFIXES for p in folder.glob(pattern + end))
     if len(found) == 1:
         return found[0]
     raise DataError(
-        f"not one file {pattern}.json in {folder}",
+        f"need exactly one file {pattern}.json in {folder}",
         value=", ".join(p.name for p in found) or "none",
         accepted="one file of reviews and one of games, plain or .gz",
         next_step="--set data.path=REVIEWS --set data.items=GAMES",

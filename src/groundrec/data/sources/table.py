@@ -1,8 +1,7 @@
-"""What a source yields: raw interactions and titles as two tables with fixed columns; and the
-source `table`.
+"""The output of a source, two tables with fixed columns, and the source `table`.
 
-A source is constructed from the recipe's `data` section. Knows nothing about splits, histories or
-which rows are good: a value that cannot be read is null here, and its text is kept for the message.
+A source is constructed with the recipe's section `data`. It knows nothing about splits or histories,
+and does not judge rows: an unreadable value is null, and its text is kept for the error message.
 """
 
 from __future__ import annotations
@@ -52,10 +51,9 @@ INTERACTIONS = {
     "file": "string",
     "broken": "string",
 }
-"""Columns of `RawData.interactions`: `time` in whole seconds UTC; the texts are the values as they
-stand in the file.
+"""Columns of `RawData.interactions`: `time` in whole seconds UTC, `*_text` as written in the file.
 
-`broken` is null but for a line that no row could be read from: what stands there.
+`broken` is null, or the text of a line that cannot be parsed.
 """
 
 ITEMS = {
@@ -65,25 +63,24 @@ ITEMS = {
     "file": "string",
     "broken": "string",
 }
-"""Columns of `RawData.items`; an item may be listed more than once with the same title."""
+"""Columns of `RawData.items`; an item may occur more than once with the same title."""
 
 MILLISECONDS = 1e11
-"""A time above this is in milliseconds: in seconds it would be past the year 5138."""
+"""A time above this is in milliseconds: in seconds it would be after the year 5138."""
 
 LARGEST = 1e18
-"""Numbers beyond this do not fit int64 and are no times."""
+"""Numbers beyond this do not fit int64 and cannot be times."""
 
 NAMES = {"user": "user", "item": "item", "rating": "rating", "time": "time", "title": "title"}
-"""Our columns under their own names: where a table calls them otherwise, other values stand here."""
+"""Our columns → their default names in a table; `data.columns` overrides them."""
 
 
 @dataclass(frozen=True)
 class FastScan:
-    """The interactions as a table that is read straight from its file, of so many bytes, each time
-    it is computed.
+    """The interactions as a table that is read from its file, of `size` bytes, whenever computed.
 
-    It has the columns of `INTERACTIONS` but no `row`, comes in the order of the file, and `broken`
-    is also set where a line needs the second look that `RawData.interactions` gives it.
+    It has the columns of `INTERACTIONS` except `row`, in the order of the file. `broken` is also set
+    for a line that needs the second try that `RawData.interactions` gives it.
     """
 
     table: ir.Table
@@ -91,10 +88,10 @@ class FastScan:
 
 
 class RawData:
-    """What a source read: tables with the columns of `INTERACTIONS` and `ITEMS`; perhaps a `glance`
-    at the former.
+    """The output of a source: tables with the columns of `INTERACTIONS` and `ITEMS`.
 
-    `encoding` is that of the items' file where its format does not fix one.
+    A source may offer a `fast_scan` of the interactions. `encoding` is that of the items' file, if
+    its format does not imply one.
     """
 
     def __init__(
@@ -111,27 +108,24 @@ class RawData:
 
     @cached_property
     def interactions(self) -> ir.Table:
-        """Every row, also what can be made of lines that an engine cannot parse."""
+        """Return every row, including lines that only Python's parsers can read."""
         return self._interactions() if callable(self._interactions) else self._interactions
 
 
 class Source(Protocol):
-    """Constructed from `core.config.Data`; raises `DataError` there for a file that is missing."""
+    """Constructed with `core.config.Data`, where a missing file raises `DataError`."""
 
     def read(self, connection: Backend) -> RawData:
-        """Return the raw tables; raise `DataError` for a file that cannot be read or a missing
-        column.
-        """
+        """Return the raw tables; raise `DataError` for an unreadable file or a missing column."""
         ...
 
 
 class TableSource:
-    """Any CSV, TSV, Parquet or JSON table with the columns user, item and time, and perhaps rating
-    and title.
+    """Any CSV, TSV, Parquet or JSON table with user, item and time, optionally rating and title.
 
-    `data.columns` says what they are called there. Titles come from the table `data.items` (item,
-    title), else from the interactions' title column, else an item's id is its title. Times are
-    seconds, milliseconds or ISO 8601 (UTC where no offset is given).
+    `data.columns` renames columns. Titles come from the table `data.items` (item, title), else from
+    the title column of the interactions; otherwise an item's id is its title. Times are seconds,
+    milliseconds or ISO 8601 (UTC if no offset is given).
     """
 
     def __init__(self, data: Data) -> None:
@@ -141,15 +135,16 @@ class TableSource:
             check_location(data.items, "data.items")
         if unknown := [name for name in data.columns if name not in NAMES]:
             raise DataError(
-                f"data.columns renames no such column{did_you_mean(unknown[0], NAMES)}",
+                f"data.columns has an unknown column{did_you_mean(unknown[0], NAMES)}",
                 value=unknown[0],
                 accepted=", ".join(NAMES),
+                next_step='--set data.columns={user="…", item="…", time="…"}',
             )
         self._data = data
         self._columns = {**NAMES, **data.columns}
 
     def read(self, connection: Backend) -> RawData:
-        """Return the raw tables; says so when times were taken as milliseconds."""
+        """Return the raw tables; log it if times are read as milliseconds."""
         file = local_path(self._data.path, "data.path", self._data.sha256)
         there = columns_of(connection, file)
         named = {*self._data.columns, "user", "item", "time"} - {"title"}
@@ -165,16 +160,14 @@ class TableSource:
         events = read_table(connection, file, list(dict.fromkeys(columns.values())), ids)
         milliseconds = in_milliseconds(events, columns["time"])
         if milliseconds:
-            log.info(f"{file.name}: most times are above 1e11, so they are milliseconds")
+            log.info(f"{file.name}: most times are above 1e11 and are read as milliseconds")
         raw = interactions_table(events, columns, milliseconds=milliseconds)
         return RawData(
             raw, self._listed(connection) if self._data.items else _titles_among(events, columns)
         )
 
     def _listed(self, connection: Backend) -> ir.Table:
-        """Return the items of `data.items`; a column that is not renamed there may have our own
-        name.
-        """
+        """Return the items of `data.items`, whose columns have their new or their default names."""
         file = local_path(self._data.items, "data.items", self._data.items_sha256)
         there = columns_of(connection, file)
         item, title = (
@@ -188,7 +181,7 @@ class TableSource:
 
 
 def _titles_among(events: ir.Table, columns: Mapping[str, str]) -> ir.Table:
-    """Return the items that occur, each with its titles, or its id for a title."""
+    """Return the items that occur, each with all its titles, or with its id as its title."""
     events = events.filter(events[BROKEN].isnull())
     pairs = items_table(events, columns["item"], columns.get("title", columns["item"]))
     pairs = pairs.filter(pairs.item_id.notnull(), pairs.title.notnull())
@@ -199,9 +192,7 @@ def _titles_among(events: ir.Table, columns: Mapping[str, str]) -> ir.Table:
 def interactions_table(
     table: ir.Table, columns: Mapping[str, str], *, milliseconds: bool = False
 ) -> ir.Table:
-    """Return a table that was read as `RawData.interactions`; `columns` says which of its columns is
-    which of ours.
-    """
+    """Return `table` in the form of `RawData.interactions`; `columns` maps our columns to its own."""
     time = table[columns["time"]]
     rating: Column = table[columns["rating"]] if "rating" in columns else ibis.null("string")
     return table.select(
@@ -218,7 +209,7 @@ def interactions_table(
 
 
 def items_table(table: ir.Table, item: str, title: str) -> ir.Table:
-    """Return a table that was read as `RawData.items`."""
+    """Return `table` in the form of `RawData.items`."""
     return table.select(
         item_id=table[item].cast("string"),
         title=table[title].cast("string"),
@@ -229,23 +220,21 @@ def items_table(table: ir.Table, item: str, title: str) -> ir.Table:
 
 
 def in_milliseconds(table: ir.Table, column: str) -> bool:
-    """Return whether most of the numbers in a column of times are too large for seconds."""
+    """Return whether most numbers in a column of times are too large to be seconds."""
     time: Column = table[column]
     if time.type().is_temporal():
         return False
     number = time.try_cast("float64")
-    found = (
+    counts = (
         table.aggregate(large=(number > MILLISECONDS).sum(), all=number.count())
         .to_pyarrow()
         .to_pylist()[0]
     )
-    return 2 * (found["large"] or 0) > found["all"]
+    return 2 * (counts["large"] or 0) > counts["all"]
 
 
 def _seconds(column: Column, milliseconds: bool) -> Column:
-    """Return whole seconds UTC, rounded down; null for what is neither a number in that unit nor an
-    ISO time.
-    """
+    """Return whole seconds UTC, rounded down; null if neither a number in that unit nor ISO 8601."""
     if column.type().is_temporal():
         return column.cast("timestamp('UTC')").epoch_seconds().cast("int64")
     number = column.try_cast("float64")
@@ -259,7 +248,7 @@ def _seconds(column: Column, milliseconds: bool) -> Column:
 
 
 def require_columns(names: Iterable[str], there: Sequence[str], file: Path) -> None:
-    """Raise `DataError` for the first of `names` that a file does not have."""
+    """Raise `DataError` for the first of `names` that is missing in a file."""
     for name in names:
         if name not in there:
             raise DataError(
@@ -273,13 +262,11 @@ def require_columns(names: Iterable[str], there: Sequence[str], file: Path) -> N
 
 
 def refuse_other_settings(data: Data, *used: str) -> None:
-    """Raise `ConfigError` for a setting that a source would ignore: any but `source`, `path`,
-    `sha256` and `used`.
-    """
+    """Raise `ConfigError` for a setting other than `source`, `path`, `sha256` and those `used`."""
     given = [name for name in type(data).model_fields if getattr(data, name)]
     if ignored := [name for name in given if name not in ("source", "path", "sha256", *used)]:
         raise ConfigError(
-            f"the `{data.source}` source has no use for a setting",
+            f"the `{data.source}` source does not use this setting",
             value=f"data.{ignored[0]}",
             accepted=", ".join(f"data.{name}" for name in ("path", "sha256", *used)),
             next_step='--set data.source="table" for files of your own',
