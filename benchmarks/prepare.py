@@ -1,16 +1,16 @@
-"""`groundrec prepare` and `export` beside the published `process.py`: seconds and peak memory of
-whole processes.
+"""Compare `groundrec prepare` and `export` with the published `process.py`: time and peak memory.
 
-    python benchmarks/prepare.py [PROCESS_PY] [--python PYTHON] [--folder FOLDER] [--rounds 3] [--large 10000000]
+    python benchmarks/prepare.py [PROCESS_PY] [--python PYTHON] [--folder FOLDER] [--rounds 3]
+                                 [--large 10000000]
 
 PROCESS_PY is `code/process.py` of the repository SAI990323/DecodingMatters, which has no licence
 and is not part of this one; PYTHON is an interpreter that has its packages (fire, loguru, tqdm).
-Made-up Amazon reviews are written into FOLDER: small catalogues, for which the window walks back to
-1996, and a million reviews, as dense as the published 5-core of Books, nearly all of them inside
-the window of time. Both sides read them in turn, each in a process of its own, and the files they
-write are compared to the byte. Medians of the rounds are printed; processor seconds say what a busy
-machine hides. A second table is of `--large` reviews with a memory limit, ours alone: 5 GB of JSON,
-so mind the disk. Without PROCESS_PY only ours runs.
+Synthetic Amazon reviews are written to FOLDER: small catalogues, for which the time window extends
+back to 1996, and a million reviews, as dense as the published 5-core of Books, nearly all inside
+the window. Both programs read them in turn, each in its own process, and their files are compared
+byte by byte. The medians of the rounds are printed; processor seconds do not depend on other load.
+A second table shows groundrec alone on `--large` reviews with a memory limit; this takes 5 GB of
+disk space. Without PROCESS_PY only groundrec runs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SMALL_ONES = 5
 
 
 class Cost(NamedTuple):
-    """What a process took."""
+    """The time and the memory that a process took."""
 
     seconds: float
     processor: float
@@ -59,7 +59,7 @@ class Cost(NamedTuple):
 
 
 def main() -> None:
-    """Write the reviews, run both sides, print two tables."""
+    """Write the reviews, run both programs and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def small(folder: Path, theirs: list[str]) -> None:
-    """Say that both sides write the same files for small catalogues."""
+    """Check that both programs write the same files for small catalogues."""
     for seed in range(SMALL_ONES):
         write_amazon(folder, CATEGORY, SMALL, seed)
         one_round(folder, theirs)
@@ -108,7 +108,7 @@ def small(folder: Path, theirs: list[str]) -> None:
 
 
 def reviews(folder: Path, count: int, recent: float) -> Path:
-    """Return the folder with `count` made-up reviews, written unless they are there."""
+    """Return the folder with `count` synthetic reviews, written if missing."""
     done = folder / f"{count}-{recent}"
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -123,7 +123,7 @@ def reviews(folder: Path, count: int, recent: float) -> Path:
 
 
 def one_round(raw: Path, theirs: list[str] | None) -> dict[str, Cost]:
-    """Return what each side took, after comparing what they wrote."""
+    """Return what each program took, after comparing their files."""
     costs = {}
     if theirs:
         costs["process.py"] = run(theirs, fresh(raw / "theirs"))
@@ -187,7 +187,8 @@ def compare(costs: dict[str, Cost]) -> None:
     )
     theirs = costs.get("process.py")
     print(
-        f"{'':<18}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'faster':>10}{'processor':>11}{'memory':>10}"
+        f"{'':<18}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}"
+        f"{'faster':>10}{'processor':>11}{'memory':>10}"
     )
     for name, cost in {**costs, "prepare + export": both}.items():
         print(f"{name:<18}{cost.seconds:>10.1f}{cost.processor:>13.1f}{cost.mib:>10.0f}", end="")
@@ -201,7 +202,8 @@ def large(folder: Path, count: int, recent: float, million: Cost) -> None:
     """Print the second table."""
     cost = prepare(reviews(folder, count, recent), fresh(folder / "ours"), "--memory-limit", LIMIT)
     print(
-        f"{'':<30}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}{'µs per review':>16}{'processor µs':>14}"
+        f"{'':<30}{'seconds':>10}{'processor s':>13}{'peak MiB':>10}"
+        f"{'µs per review':>16}{'processor µs':>14}"
     )
     for name, n, c in (
         ("1,000,000", 1_000_000, million),
@@ -209,7 +211,8 @@ def large(folder: Path, count: int, recent: float, million: Cost) -> None:
     ):
         each, processor = c.seconds / n * 1e6, c.processor / n * 1e6
         print(
-            f"{name:<30}{c.seconds:>10.1f}{c.processor:>13.1f}{c.mib:>10.0f}{each:>16.2f}{processor:>14.2f}"
+            f"{name:<30}{c.seconds:>10.1f}{c.processor:>13.1f}{c.mib:>10.0f}"
+            f"{each:>16.2f}{processor:>14.2f}"
         )
 
 

@@ -42,7 +42,7 @@ ROOMS = {
         slates groundings recommend ground.nearest ground.faiss_index ground.generate
         ground.bigrec cluster
     """,
-    "evaluate": "metrics statistics charts report result_files",
+    "evaluate": "metrics statistics charts report_data report result_files",
     "contracts": "rules shop sources metrics signals base_models answers groundings",
     "app": """
         boards commands.options commands.terminal commands.track stages.domains stages.checks

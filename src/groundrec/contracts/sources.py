@@ -39,7 +39,7 @@ class Readings:
 
 
 def check_source(kind: Callable[[Data], Source], data: Data) -> None:
-    """Raise `AssertionError` for the first rule that a source breaks; all rows of `data` are good."""
+    """Raise `AssertionError` for the first rule that a source breaks on good `data`."""
     check_rules(Readings.of(kind, data), RULES)
 
 

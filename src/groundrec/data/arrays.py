@@ -1,7 +1,7 @@
 """NumPy arrays and lists of texts as Arrow arrays and back, without a copy where possible.
 
-PyArrow's own conversions import pandas: a third of a second and 50 MB that nothing here needs. Knows
-nothing about what the values mean.
+PyArrow's own conversions import pandas: a third of a second and 50 MB for nothing. Knows nothing
+about what the values mean.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What computes: DuckDB in this process, or Spark.
+"""Engines for preparation: DuckDB in this process, or Spark.
 
-Both read raw files with DuckDB, streaming, so that a row is good or bad whatever the engine. With
-`duckdb` all the rest happens there, too. With `spark` the rows, a few typed columns of them, are
-written as Parquet files into the output folder, DuckDB is closed, and Spark reads them: every later
-table is the same Ibis expression, computed and kept by Spark. Knows nothing about what is computed.
+Both read raw files with DuckDB, streaming, so that the same rows are bad with either. With `duckdb`
+the rest is computed there, too. With `spark` a few typed columns are written as Parquet files to
+the output folder, DuckDB is closed, and Spark reads them: all later tables are the same Ibis
+expressions, computed and stored by Spark. Knows nothing about what is computed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from groundrec.data.sources.table import RawData, Source
 __all__ = ["Read", "check_spark", "duckdb", "settings", "spark"]
 
 Read: TypeAlias = Callable[[Source], RawData]
-"""Maps a source to its raw tables, which are the engine's and end with it."""
+"""Maps a source to its raw tables, which exist until the engine is closed."""
 
 ARGUMENTS = "PYSPARK_SUBMIT_ARGS"
 MIB = 1 << 20
@@ -41,17 +41,17 @@ FULL = "No space left on device"
 
 @contextlib.contextmanager
 def duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
-    """Yield what reads a source into DuckDB, which spills into `folder`."""
+    """Yield the function that reads a source into DuckDB, which spills to `folder`."""
     with open_duckdb(folder, memory_limit) as connection:
         yield lambda source: source.read(connection)
 
 
 @contextlib.contextmanager
 def spark(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
-    """Yield what reads a source into Spark, which keeps its tables in `folder`: a disk that all its
-    machines see.
+    """Yield the function that reads a source into Spark, which stores tables in `folder`.
 
-    The memory limit is that of the driver, Spark's process on this machine, and of DuckDB before.
+    All of Spark's machines must see that folder. The memory limit applies to DuckDB, and then to the
+    driver, Spark's process on this machine.
     """
     check_spark()
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,12 +78,13 @@ def check_spark() -> None:
     """Raise unless pyspark is installed and Java is new enough."""
     if find_spec("pyspark") is None:
         raise MissingDependency("pyspark", "spark")
-    if not (found := java()).suffices:
+    installed = java()
+    if not installed.suffices:
         raise GroundrecError(
-            "Spark cannot be started without a newer Java",
-            value=f"Java {found.version}",
+            "Spark needs a newer Java",
+            value=f"Java {installed.version}",
             accepted=f"Java {OLDEST} or later",
-            next_step=found.fix,
+            next_step=installed.fix,
         )
 
 
@@ -91,8 +92,8 @@ def check_spark() -> None:
 def _session(kept: Path, memory_limit: str | None) -> Iterator[Any]:
     """Yield Spark as an Ibis backend whose tables are files in `kept`.
 
-    Spark runs in one process on this machine, heard by nobody else, unless `PYSPARK_SUBMIT_ARGS`
-    names another master.
+    Spark runs in one process that listens on this machine only, unless `PYSPARK_SUBMIT_ARGS` names
+    another master.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = import_module("pyspark.sql").SparkSession.builder.appName("groundrec")
@@ -107,7 +108,7 @@ def _session(kept: Path, memory_limit: str | None) -> Iterator[Any]:
 
 
 def settings(kept: Path, memory_limit: str | None) -> dict[str, str]:
-    """Return Spark's settings that have to be so wherever it runs."""
+    """Return the settings that Spark needs wherever it runs."""
     return {
         "spark.driver.memory": f"{_mib(memory_limit)}m",
         "spark.driver.maxResultSize": "0",
@@ -122,7 +123,7 @@ def settings(kept: Path, memory_limit: str | None) -> dict[str, str]:
 
 
 def _mib(memory_limit: str | None) -> int:
-    """Return a limit in MiB; half of the memory that is free where there is none."""
+    """Return a limit in MiB, by default half of the available memory."""
     if not memory_limit:
         return psutil.virtual_memory().available // 2 // MIB
     number, unit = re.split(r"(?=[KMGT])", memory_limit)
@@ -131,7 +132,7 @@ def _mib(memory_limit: str | None) -> int:
 
 @contextlib.contextmanager
 def _spark_errors() -> Iterator[None]:
-    """Turn Spark's errors about memory and disk into those that DuckDB's would be."""
+    """Turn Spark's errors about memory and disk into the same ones as DuckDB's."""
     errors = (
         import_module("py4j.protocol").Py4JError,
         import_module("pyspark.errors").PySparkException,
@@ -145,8 +146,8 @@ def _spark_errors() -> Iterator[None]:
         if "OutOfMemoryError" not in text:
             raise
         raise DataError(
-            "Spark has too little memory",
+            "Spark ran out of memory",
             value=text.splitlines()[0],
             accepted="more memory for the driver, Spark's process on this machine",
-            next_step="--set prepare.memory_limit=… higher",
+            next_step="--set prepare.memory_limit=… to a higher value",
         ) from None

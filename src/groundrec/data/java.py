@@ -1,6 +1,6 @@
-"""Which Java would be started on this machine.
+"""Find the Java installation of this machine.
 
-Knows nothing about what is done with it.
+Knows nothing about what it is used for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OLDEST = 17
 
 
 class Java(NamedTuple):
-    """What was found: `none` where there is no Java."""
+    """The installed version, or `none`, and the command that installs a sufficient one."""
 
     version: str
     suffices: bool
@@ -26,12 +26,10 @@ class Java(NamedTuple):
 
 
 def java() -> Java:
-    """Return the Java of JAVA_HOME or, where that is not set, of PATH; and the command that
-    installs one.
-    """
+    """Return the Java in JAVA_HOME or, if that is not set, on PATH."""
     home = os.environ.get("JAVA_HOME")
-    said = _version_text(str(Path(home) / "bin" / "java") if home else "java")
-    number = re.search(r'version "((?:1\.)?(\d+)[^"]*)"', said)
+    output = _version_text(str(Path(home) / "bin" / "java") if home else "java")
+    number = re.search(r'version "((?:1\.)?(\d+)[^"]*)"', output)
     fix = (
         "brew install openjdk@17"
         if sys.platform == "darwin"

@@ -1,4 +1,4 @@
-"""Charts of the report: plain numbers in, inline SVG or an image file out, reproducible to the byte.
+"""Charts of the report: numbers in, inline SVG or an image file out, reproducible to the byte.
 
 A chart uses the colours of `PALETTE`. Inside a page each colour becomes a CSS variable, so that one
 drawing serves light and dark mode. Knows nothing about slates, users or pages.
@@ -101,7 +101,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines over a common axis, such as the losses of a training; `kept` is the chosen point on it."""
+    """Lines over a common axis, such as the losses of a training; `kept` is the chosen x."""
 
     title: str
     x_label: str
@@ -248,7 +248,7 @@ def tiles(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], label: str) -
 
 
 def matrix(axes: Axes, names: Sequence[str], shares: Sequence[Sequence[float]], label: str) -> None:
-    """Draw a square matrix of shares, darker for larger ones, its columns numbered like its rows."""
+    """Draw a square matrix of shares, darker for larger ones, columns numbered like rows."""
     for y, row in enumerate(shares):
         for x, share in enumerate(row):
             shade = 0.04 + 0.56 * share

@@ -182,8 +182,8 @@ def gini(slates: Slates, items: int, k: int) -> float:
 def novelty(slates: Slates, popularity: Counts, k: int) -> float:
     """Return the mean self-information, in bits, of the items in the top `k` (Zhou et al. 2010).
 
-    -log2 p(item), p = (popularity + 1) / (Σ popularity + I): add-one smoothing keeps the value of an
-    unseen item finite.
+    -log2 p(item), p = (popularity + 1) / (Σ popularity + I): add-one smoothing keeps unseen
+    items finite.
     """
     bits = -np.log2((popularity + 1) / (popularity.sum() + len(popularity)))
     counts = _shown(slates, len(popularity), k)

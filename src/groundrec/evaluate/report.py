@@ -1,7 +1,7 @@
 """Render a finished evaluation: one self-contained HTML page, one picture, one terminal table.
 
-`Report` is plain data filled in by the caller. The page needs no network, and the same report gives
-the same bytes. Knows nothing about runs, data sets or models, and computes no metric.
+The page needs no network, and the same report gives the same bytes. Knows nothing about runs, data
+sets or models, and computes no metric.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -24,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from groundrec.core.errors import ConfigError
 from groundrec.core.runs import atomic_write
 from groundrec.evaluate import charts
-from groundrec.evaluate.charts import Curve, FusionCurve, Kind, Series
+from groundrec.evaluate.charts import Curve, FusionCurve, Series
+from groundrec.evaluate.report_data import Method, Pick, Report, UserExample
 from groundrec.evaluate.statistics import Comparison, Interval
 
 __all__ = [
@@ -67,89 +66,8 @@ _REFERENCE_WIDTH = 32
 """Columns beyond which the heading with the reference's name is wrapped."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A recommendation method and its results on the test queries."""
-
-    name: str
-    kind: Kind
-    metrics: Mapping[str, Interval]
-    """`{"ndcg@10": …}`; the same names for every method."""
-    beyond: Mapping[str, float]
-    """`evaluate.metrics.beyond_accuracy`."""
-    slices: Mapping[str, Interval]
-    """The main metric on head, middle and tail targets alone."""
-    exposure: tuple[float, ...]
-    """`evaluate.metrics.exposure`."""
-    comparison: Comparison | None = None
-    """Comparison with `Report.reference` on the main metric; None for the reference itself."""
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A recommended title, and whether that item was a target."""
-
-    title: str
-    hit: bool = False
-
-
-@dataclass(frozen=True)
-class UserExample:
-    """One query shown in full: its history, oldest first, each method's picks and the targets."""
-
-    name: str
-    history: tuple[str, ...]
-    recommended: Mapping[str, tuple[Pick, ...]]
-    next_titles: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything a report shows; the others are compared with `reference`, the best unfused method."""
-
-    title: str
-    dataset: str
-    data: tuple[tuple[str, object], ...]
-    """The data card: label and value."""
-    warnings: tuple[str, ...]
-    """Caveats shown above the results, for example that the split leaks."""
-    methods: tuple[Method, ...]
-    reference: str
-    queries: int
-    users: int
-    curves: tuple[Curve, ...] = ()
-    fusion: tuple[FusionCurve, ...] = ()
-    examples: tuple[UserExample, ...] = ()
-    recipe: str = ""
-    environment: tuple[tuple[str, object], ...] = ()
-    main_metric: str = "ndcg@10"
-    bootstrap: int = 1000
-    permutations: int = 10_000
-    target_exposure: tuple[float, ...] = ()
-    """The same shares as `Method.exposure`, of the targets."""
-
-    def __post_init__(self) -> None:
-        """Check that the reference exists and that every method has the main metric."""
-        known = [method.name for method in self.methods]
-        if self.reference not in known:
-            raise ConfigError(
-                "the reference is not a method", value=self.reference, accepted=", ".join(known)
-            )
-        if without := [m.name for m in self.methods if self.main_metric not in m.metrics]:
-            raise ConfigError(
-                f"methods without {self.main_metric}",
-                value=", ".join(without),
-                accepted="the main metric for every method",
-            )
-
-    @property
-    def ranked(self) -> list[Method]:
-        """Return the methods by descending main metric, ties by name."""
-        return sorted(self.methods, key=lambda m: (-m.metrics[self.main_metric].mean, m.name))
-
-
 def headline(report: Report) -> str:
-    """Return the key result in one sentence: the best method, its metric, its lead over the reference."""
+    """Return the key result: the best method, its metric, its lead over the reference."""
     best = report.ranked[0]
     reference = next(m for m in report.methods if m.name == report.reference)
     metric = _label(report.main_metric)
@@ -204,7 +122,7 @@ def table_text(report: Report, width: int = 100) -> str:
 
 
 def picture(path: Path, report: Report) -> None:
-    """Write the dot plot and the fusion curves side by side as PNG or SVG, by the suffix of `path`."""
+    """Write the dot plot and the fusion curves as one PNG or SVG, by the suffix of `path`."""
     charts.save(
         path, [_dots(report), *(partial(charts.fusion, curve=curve) for curve in report.fusion)]
     )

@@ -1,4 +1,4 @@
-"""Score result files of BIGRec and D3: lists of `{"output": title, "predict": [titles, best first]}`.
+"""Score result files of BIGRec and D3: lists of `{"output": title, "predict": [titles]}`.
 
 Such files name titles, not items, and titles repeat. Every metric is therefore given in two
 readings. By title: the hit is where a list first names the target's title; a title that it repeats
@@ -33,7 +33,7 @@ IGNORED_AROUND = ' \t\r\n"'
 
 @dataclass(frozen=True)
 class ResultFile:
-    """The contents of one file: for each query the recommended titles, best first, and the target."""
+    """The contents of one file: each query's recommended titles, best first, and its target."""
 
     lists: tuple[tuple[str, ...], ...]
     targets: tuple[str, ...]

@@ -44,7 +44,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of a method's mean from the reference's, its p-value, and Holm's adjustment."""
+    """The difference of a method's mean from the reference's, its p-value, and that after Holm."""
 
     difference: float
     p: float
@@ -139,7 +139,7 @@ def compare_to_reference(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Return the comparison of each other column with `reference`, Holm-corrected over all of them."""
+    """Return the comparison of each other column with `reference`, Holm-corrected over all."""
     p = paired_p(values, reference, users, permutations=permutations, seed=seed)
     adjusted = holm(p)
     return {

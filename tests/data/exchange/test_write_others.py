@@ -1,4 +1,4 @@
-"""Data sets in the formats of other code: what is written is read back, and what differs is known."""
+"""Exports in other formats are read back unchanged, except for what the formats cannot express."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_a_line_that_makes_no_row_is_a_bad_row(tmp_path: Path, line: bytes, reas
     data = Data(source="table", path=path)
     with pytest.raises(
         DataError,
-        match=rf"events\.csv, line 6: this line cannot be parsed.*{reason[:20]}.*\(3 bad rows in total",
+        match=rf"csv, line 6: this line cannot be parsed.*{reason[:20]}.*\(3 bad rows in total",
     ):
         prepare(data, LOOSE, 0, tmp_path / "out")
     card = prepare(data, QUARANTINE, 0, tmp_path / "out")

@@ -316,7 +316,7 @@ def test_a_bad_line_of_the_metadata_is_set_aside_too(tmp_path: Path) -> None:
 def test_a_file_cut_short_is_an_error_and_leaves_no_data_set(
     which: str, bad_rows: str, tmp_path: Path
 ) -> None:
-    """No row of a broken file is trusted, whatever is done with bad rows; an older data set stays."""
+    """A broken file is rejected, whatever happens to bad rows; an older data set remains."""
     rows = [
         {**REVIEWS[0], "reviewerID": f"u{u}", "unixReviewTime": 10**9 + u + 99 * t}
         for u in range(99)

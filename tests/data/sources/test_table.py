@@ -159,7 +159,7 @@ FOLDERS = {
 
 
 def sample(source: str, folder: Path) -> Data:
-    """Return settings with which any registered source can read a small data set without a network."""
+    """Return settings for any registered source to read a small data set without a network."""
     if source == "table":
         (folder / "t.csv").write_bytes(
             lines("user,item,time,rating", *(f"{u},{i},{t},{r}" for u, i, t, r in EVENTS))

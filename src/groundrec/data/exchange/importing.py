@@ -52,7 +52,7 @@ def save_import(
     """Save an imported data set and return its card: `entries`, and what can be measured.
 
     `unknown` names `times` or `users` if the files do not contain them: numbers stand in for them,
-    and the card does not describe them. `joined` are the events and the splits as windows over them.
+    and the card does not describe them. `joined` are the events, and the splits as their windows.
     """
     if empty := [split for split, part in parts.items() if not part.users]:
         raise DataError(

@@ -1,7 +1,7 @@
 """Import data sets that are already prepared, split and numbered: `d3` and `minionerec`.
 
     train|valid|test/<name>.csv    one row per target, lists as Python prints them
-    info/<name>.txt                title, tab, item number; in `minionerec` after a semantic id and tab
+    info/<name>.txt                title, tab, item number; `minionerec` has a semantic id first
 
 Knows nothing about raw interactions.
 """
@@ -69,7 +69,7 @@ class _NumberedItems:
 
 
 def d3(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
-    """Import the files of D3's `process.py`; an item's id is its `asin`, its number that in `info`."""
+    """Import the files of D3's `process.py`; an item's id is its `asin`."""
     files = _files(folder, category)
     items = _NumberedItems(_titles(files["info"], semantic_ids=False))
     ratings = {}
@@ -279,7 +279,8 @@ def _files(folder: Path, category: str) -> dict[str, Path]:
         return {part: files[0] for part, files in matches.items()}
     available = sorted({file.stem for files in all_files.values() for file in files})
     raise DataError(
-        f"need exactly one file in each of {', '.join(all_files)}{did_you_mean(category, available)}",
+        f"need exactly one file in each of {', '.join(all_files)}"
+        f"{did_you_mean(category, available)}",
         value=", ".join(f"{part}/: {len(files)}" for part, files in matches.items())
         + f" in {folder}",
         accepted=", ".join(available)

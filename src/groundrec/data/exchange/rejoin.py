@@ -25,7 +25,7 @@ def _integers() -> array[int]:
 
 @dataclass
 class ImportedRows:
-    """The rows of one split, column by column: R rows with a target each, H history items in all."""
+    """The rows of one split, column by column: R rows with one target each, H history items."""
 
     users: list[str] = field(default_factory=list)
     """Shape: [R]."""
@@ -145,9 +145,9 @@ class _EventIndex:
         return cls(size, user_start, target, length, first_row)
 
     def merge(self, now: NDArray[np.int64], past: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return a value per event from those of targets [R] and histories [H]; None if they differ.
+        """Return one value per event from those of targets [R] and histories [H]. Shape: [E].
 
-        Shape of the result: [E].
+        None if the histories contradict the targets or each other.
         """
         offset = np.cumsum(self.length) - self.length  # where each row's history starts in `past`
         start = self.user_start[self.first_row]

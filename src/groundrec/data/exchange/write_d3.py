@@ -31,7 +31,7 @@ from groundrec.data.protocols.windows import SPLITS, concatenated_ranges
 __all__ = ["Format", "d3", "name_of"]
 
 Format: TypeAlias = Callable[[DatasetReader, Path], list[Path]]
-"""Writes a finished data set to a folder and returns the files, which appear once all are complete."""
+"""Writes a finished data set to a folder and returns the files; all appear together."""
 
 ROWS = 1 << 11
 SPECIAL = frozenset(',"\r\n')

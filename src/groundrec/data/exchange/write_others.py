@@ -117,7 +117,7 @@ def minionerec(reader: DatasetReader, folder: Path) -> list[Path]:
 
 
 def recbole(reader: DatasetReader, folder: Path) -> list[Path]:
-    """Write RecBole's atomic files, by user and time; tabs and line breaks in titles become blanks."""
+    """Write RecBole's atomic files, by user and time, titles without tabs and line breaks."""
     events, _ = reader.events()
     for _ in chain.from_iterable(map(reader.blocks, SPLITS)):
         pass
@@ -211,7 +211,8 @@ def _as_json(rows: Iterable[str]) -> Iterator[str]:
 def _instructions(reader: DatasetReader, split: str, words: InstructionTemplate) -> Iterator[str]:
     titles = [_escaped(f'"{title}"') for title in reader.catalogue.titles]
     prefix, suffix = map(_escaped, words.input.split(TITLES))
-    before = f'    {{\n        "instruction": {json.dumps(words.instruction)},\n        "input": "{prefix}'
+    instruction = json.dumps(words.instruction)
+    before = f'    {{\n        "instruction": {instruction},\n        "input": "{prefix}'
     between = f'{suffix}",\n        "output": "'
     for _, history, target in _rows(reader, split):
         yield (
@@ -225,7 +226,7 @@ def _escaped(text: str) -> str:
 
 
 def _titled_rows(reader: DatasetReader, split: str) -> Iterator[Sequence[object]]:
-    """Yield the header of MiniOneRec's files, then one row per target, lists as Python prints them."""
+    """Yield the header of MiniOneRec's files, then one row per target; lists as in Python."""
     values = ("item_title", "item_id", "item_sid")
     yield ("user_id", *chain.from_iterable((f"history_{value}", value) for value in values))
     titles = reader.catalogue.titles

@@ -133,8 +133,8 @@ def split_queries(
 ) -> tuple[dict[str, Windows], dict[str, dict[str, int]]]:
     """Return the queries of each split, sorted by user and time, and the number skipped.
 
-    A user's first moment has no history. It stays in train, where sequences start, and is skipped in
-    the other splits. Query ids continue from train to valid to test. Shape of `split`: [M].
+    A user's first moment has no history. It stays in train, where sequences start, and is skipped
+    elsewhere. Query ids continue from train to valid to test. Shape of `split`: [M].
     """
     usable = (split == TRAIN) | (moments.start > moments.user_start)  # [M]
     splits = {}

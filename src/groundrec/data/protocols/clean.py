@@ -185,7 +185,7 @@ def _filtered(good: ir.Table, rows: dict[str, int], section: Prepare) -> ir.Tabl
 
 
 def k_core(events: ir.Table, k: int) -> ir.Table:
-    """Return the largest subset of `events` in which every user and item has at least `k` events."""
+    """Return the largest subset of `events` where every user and item has at least `k`."""
     core = events
     while k > 1:
         sizes = {

@@ -32,7 +32,7 @@ MAX_UNMERGED = 1 << 18
 
 @dataclass(frozen=True)
 class CodedEvents:
-    """N interactions in the order of the file; codes are indices into `users`, `items`, `ratings`."""
+    """N interactions in the order of the file; codes index `users`, `items`, `ratings`."""
 
     user: NDArray[np.int32]
     """User code. Shape: [N]."""

@@ -188,7 +188,7 @@ def _items(reviews: CodedEvents, titles: pa.Table) -> pa.Int32Array:
 
 
 def _cleaned_again(titles: ir.Table) -> ir.Table:
-    """Return the metadata with titles cleaned once: two HTML entities, outer blanks, then quotes."""
+    """Return the metadata with titles cleaned once: two HTML entities, outer blanks, quotes."""
     title: Column = titles.title
     title = title.replace("&quot;", '"').replace("&amp;", "&")
     for mark in (" ", '"'):

@@ -1,7 +1,7 @@
 """Download MovieLens-100K once, into a cache.
 
-There are two sources: the `recbole` wheel on the package index, and GroupLens. The files are checked
-against known digests before they are used. Knows nothing about the columns of the files.
+The sources are the `recbole` wheel on the package index, and GroupLens. The files are checked
+against known digests before use. Knows nothing about the columns of the files.
 """
 
 from __future__ import annotations
@@ -135,11 +135,11 @@ def _get(url: str) -> bytes:
         return answer.read()
 
 
-def _check(name: str, found: str, expected: str) -> None:
-    if found != expected:
+def _check(name: str, actual: str, expected: str) -> None:
+    if actual != expected:
         raise DataError(
             f"{name} has a wrong checksum",
-            value=found,
+            value=actual,
             accepted=expected,
             next_step="try again on another connection; the download was discarded",
         )

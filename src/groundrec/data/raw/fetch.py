@@ -44,7 +44,7 @@ TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 
 def check_location(location: Path | str | None, setting: str) -> None:
-    """Raise `DataError` unless a path exists or a URL has a supported form; nothing is downloaded."""
+    """Raise `DataError` for a missing path or an unsupported URL, without downloading."""
     if not isinstance(location, str):
         check_path(location, setting)
     elif urlsplit(location).scheme not in FETCH or (
@@ -88,16 +88,16 @@ def _from_web(url: str, sha256: str | None) -> Path:
         part = file.with_name(f"{file.name}.part")
         log.info(f"downloading {url} into {folder}")
         _download_with_retries(url, part)
-        found = sha256_of(part)
-        if sha256 not in (None, found):
+        actual = sha256_of(part)
+        if sha256 not in (None, actual):
             part.unlink()
-            _check(url, found, str(sha256))
+            _check(url, actual, str(sha256))
         part.replace(file)
         write_json(
-            folder / "download.json", {"url": url, "sha256": found, "size": file.stat().st_size}
+            folder / "download.json", {"url": url, "sha256": actual, "size": file.stat().st_size}
         )
     log.info(
-        f"{file.name}: {file.stat().st_size:,} bytes, sha256 {found}"
+        f"{file.name}: {file.stat().st_size:,} bytes, sha256 {actual}"
         + ("" if sha256 else "; no digest to check it against")
     )
     return file
@@ -251,11 +251,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check(name: str, found: str, expected: str) -> None:
-    if found != expected:
+def _check(name: str, actual: str, expected: str) -> None:
+    if actual != expected:
         raise DataError(
             f"{name} has a wrong checksum",
-            value=found,
+            value=actual,
             accepted=expected,
             next_step=(
                 "check whether the file or the recipe's sha256 is wrong; a download was discarded"

@@ -81,7 +81,7 @@ CUT_SHORT = (EOFError, gzip.BadGzipFile, zlib.error)
 
 @contextlib.contextmanager
 def open_duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Backend]:
-    """Yield a DuckDB connection that spills to `folder`; its read and memory errors are `DataError`s."""
+    """Yield a DuckDB connection that spills to `folder` and raises `DataError` for bad files."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=".spill-", dir=folder) as spill,
@@ -126,7 +126,7 @@ def _unreadable(error: duckdb.Error) -> DataError:
         "a raw file cannot be read",
         value=text,
         accepted=(
-            "UTF-8 text with the same number of fields in every line, complete Parquet or JSON files"
+            "UTF-8 text with equally many fields in every line, complete Parquet or JSON files"
         ),
         next_step="fix or remove that line",
     )
@@ -149,7 +149,7 @@ def is_duckdb(table: ir.Table) -> bool:
 
 @contextlib.contextmanager
 def limit_threads(connection: Any, size: int) -> Iterator[None]:
-    """Within the block, limit DuckDB's threads to what a file of `size` bytes is worth in memory."""
+    """Limit DuckDB's threads within the block to suit a file of `size` bytes: each needs memory."""
     if not isinstance(connection, Backend):
         yield
         return
@@ -162,7 +162,7 @@ def limit_threads(connection: Any, size: int) -> Iterator[None]:
 
 
 def materialize(table: ir.Table) -> ir.Table:
-    """Return `table`, computed once and stored by its engine until `drop_tables`; may spill to disk."""
+    """Return `table`, computed once and stored by its engine until `drop_tables`."""
     backend: Any = table.get_backend()
     kept = backend.create_table(
         ibis.util.gen_name("stored"), table, temp=isinstance(backend, Backend)

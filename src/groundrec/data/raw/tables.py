@@ -121,7 +121,7 @@ def read_delimited(
 
 
 def line_numbers(path: Path, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the line of each row of a text file, counting empty lines; other files' rows unchanged."""
+    """Return each row's line, counting empty lines; in files that are not text, the row itself."""
     if extension(path) == ".parquet" or _is_array(path):
         return rows
     # empty[i] - i is the number of rows before the i-th empty line, plus one
@@ -165,7 +165,7 @@ def _rejected(connection: Backend, path: Path, rejects: str) -> pa.Table:
 def _renumbered(
     connection: Backend, read: ir.Table, first: int, taken: NDArray[np.int64]
 ) -> ir.Table:
-    """Return the rows that were read, renumbered to leave out the numbers `taken` by rejected ones."""
+    """Return the rows that were read, renumbered around those `taken` by rejected lines."""
     before = read.count().to_pyarrow().as_py()
     numbers = np.setdiff1d(np.arange(first, first + before + len(taken)), taken)
     pairs = pa.table({ROW: np.arange(first, first + before), "new_row": numbers})

@@ -131,7 +131,7 @@ def _find_layout(folder: Path) -> tuple[_Layout, Path, Path]:
 def _read(
     connection: Backend, layout: _Layout, part: int, file: Path, wanted: Sequence[str]
 ) -> ir.Table:
-    """Return the columns `wanted` of events (part 0) or items (1), and a year column if there is one."""
+    """Return the columns `wanted` of events (part 0) or items (1), with any year column."""
     delimiter = layout.delimiters[part]
     names = layout.names[part]
     there = names or read_header(file, delimiter)

@@ -56,7 +56,7 @@ LAYOUTS = (
 
 
 class Amazon:
-    """Amazon's reviews and metadata: `data.category` in a folder, or `data.path` and `data.items`."""
+    """Amazon's reviews and metadata: `data.category` of a folder, or two files."""
 
     def __init__(self, data: Data) -> None:
         refuse_other_settings(data, "items", "category", "items_sha256")
@@ -95,7 +95,7 @@ class Amazon:
 
 
 class Steam:
-    """Steam's reviews and games: a folder with one `*reviews*` and one `*games*` file, or both files.
+    """Steam's reviews and games: a folder with a `*reviews*` and a `*games*` file, or both files.
 
     A review's user is `user_id`, else `username`; its time is a day; `hours` serves as the rating.
     """

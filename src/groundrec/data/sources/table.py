@@ -1,7 +1,7 @@
 """The output of a source, two tables with fixed columns, and the source `table`.
 
-A source is constructed with the recipe's section `data`. It knows nothing about splits or histories,
-and does not judge rows: an unreadable value is null, and its text is kept for the error message.
+A source is constructed with the recipe's section `data`. It does not judge rows: an unreadable
+value is null, and its text is kept for the error message. Knows nothing about splits or histories.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ NAMES = {"user": "user", "item": "item", "rating": "rating", "time": "time", "ti
 class FastScan:
     """The interactions as a table that is read from its file, of `size` bytes, whenever computed.
 
-    It has the columns of `INTERACTIONS` except `row`, in the order of the file. `broken` is also set
-    for a line that needs the second try that `RawData.interactions` gives it.
+    It has the columns of `INTERACTIONS` except `row`, in the order of the file. `broken` is also
+    set for a line that needs the second try that `RawData.interactions` gives it.
     """
 
     table: ir.Table
@@ -192,7 +192,7 @@ def _titles_among(events: ir.Table, columns: Mapping[str, str]) -> ir.Table:
 def interactions_table(
     table: ir.Table, columns: Mapping[str, str], *, milliseconds: bool = False
 ) -> ir.Table:
-    """Return `table` in the form of `RawData.interactions`; `columns` maps our columns to its own."""
+    """Return `table` in the form of `RawData.interactions`; `columns` maps our names to its."""
     time = table[columns["time"]]
     rating: Column = table[columns["rating"]] if "rating" in columns else ibis.null("string")
     return table.select(
@@ -234,7 +234,7 @@ def in_milliseconds(table: ir.Table, column: str) -> bool:
 
 
 def _seconds(column: Column, milliseconds: bool) -> Column:
-    """Return whole seconds UTC, rounded down; null if neither a number in that unit nor ISO 8601."""
+    """Return whole seconds UTC, rounded down; null if no number in that unit and not ISO 8601."""
     if column.type().is_temporal():
         return column.cast("timestamp('UTC')").epoch_seconds().cast("int64")
     number = column.try_cast("float64")
