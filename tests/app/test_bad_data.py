@@ -197,7 +197,7 @@ def test_a_broken_file_is_not_imported(shop: Place, what: str) -> None:
 
 
 def test_a_setting_that_a_protocol_has_no_use_for_is_refused(shop: Place) -> None:
-    assert "no use for a setting: prepare.k_core" in refused(
+    assert "does not use this setting: prepare.k_core" in refused(
         shop, *prepared(shop, *PROTOCOL, "--K", "5")
     )
     likes = settings("prepare.like_above=4")

@@ -50,8 +50,8 @@ def duckdb(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
 def spark(folder: Path, memory_limit: str | None = None) -> Iterator[Read]:
     """Yield the function that reads a source into Spark, which stores tables in `folder`.
 
-    All of Spark's machines must see that folder. The memory limit applies to DuckDB, and then to the
-    driver, Spark's process on this machine.
+    All of Spark's machines must see that folder. The memory limit applies to DuckDB, and then to
+    the driver, Spark's process on this machine.
     """
     check_spark()
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ FEW = ("--set", "prepare.d3.min_items=30")
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Return a folder with the reviews and metadata of a category."""
+    """Return a folder with the reviews and metadata of this category."""
     write_amazon(tmp_path / "raw", "Toys", Shape(users=150, items=60, reviews=2_000))
     return tmp_path / "raw"
 
@@ -107,7 +107,7 @@ def test_a_data_set_is_replaced_only_when_asked(raw: Path, tmp_path: Path) -> No
             ("--protocol", "d3", "--set", "prepare.min_rating=3"),
             "the protocol `d3` does not use this setting",
         ),
-        (("--category", "Games"), "no reviews and metadata of a category"),
+        (("--category", "Games"), "no reviews and metadata of this category"),
     ],
 )
 def test_what_cannot_be_is_one_error_of_four_parts(

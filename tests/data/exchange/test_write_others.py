@@ -257,7 +257,7 @@ BROKEN: dict[str, tuple[str | None, str]] = {
     "no TOML": ("input = ", "is not valid TOML"),
     "no place for titles": (
         'input = "Seen: "',
-        r"exactly once, and no quotation mark: [^\n]*: input",
+        r"exactly once and no quotation mark, [^\n]*: input",
     ),
     "quotation marks": ("input = 'Seen \"so\": {titles}'", "no quotation mark"),
     "an unknown name": ('prompt = "x"', "Extra inputs are not permitted: prompt"),

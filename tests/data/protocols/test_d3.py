@@ -205,7 +205,7 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
 
 def test_a_setting_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
     write_amazon(tmp_path, "Toys", SMALL)
-    with pytest.raises(ConfigError, match=r"no use for a setting: prepare\.min_rating"):
+    with pytest.raises(ConfigError, match=r"does not use this setting: prepare\.min_rating"):
         prepared(tmp_path, "Toys", Prepare(protocol="d3", min_rating=3), tmp_path / "out")
 
 

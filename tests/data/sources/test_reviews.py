@@ -240,7 +240,8 @@ def test_recbole_columns_can_be_named(tmp_path: Path) -> None:
             tmp_path / "scratch",
         )
     with pytest.raises(
-        DataError, match=r"no pair of RecBole's atomic files: in .* is: a\.inter, a\.item, b\.inter"
+        DataError,
+        match=r"no pair of RecBole's atomic files: .* contains: a\.inter, a\.item, b\.inter",
     ):
         read(Data(source="recbole", path=folder), tmp_path / "scratch")
 

@@ -244,7 +244,7 @@ def test_milliseconds_are_noticed(
     monkeypatch.setattr(logging.getLogger("groundrec"), "propagate", True)
     caplog.set_level(logging.INFO, "groundrec")
     events, _ = read(shop([(1, 1, 1577836800000), (1, 2, 1577836801999)]), tmp_path / "scratch")
-    assert "events.csv: most times are above 1e11, so they are milliseconds" in caplog.text
+    assert "events.csv: most times are above 1e11 and are read as milliseconds" in caplog.text
     assert [e["time"] for e in events] == [1577836800, 1577836801]
 
 
