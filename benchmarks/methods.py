@@ -44,7 +44,7 @@ GUIDED = (
     "fuse.signals=[]",
     'signals=["sasrec"]',
 )
-SHARED = ("signals/sasrec", "model")
+SHARED = ("signals/sasrec", "train")
 PARTS = {"LM": LM, "grounded": "grounded"}
 Values = NDArray[np.float64]
 
