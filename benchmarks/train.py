@@ -47,6 +47,7 @@ from groundrec.models.language import LanguageModel, open_base
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import Encoder, Example
 from groundrec.train.adapters import with_lora
+from groundrec.train.objectives import CrossEntropy
 from groundrec.train.packing import Tree, anchored_blocks, check_attention
 from groundrec.train.rows import Rows
 from groundrec.train.trainer import ObjectiveTrainer, arguments
@@ -158,7 +159,7 @@ def begin(
     if side == "tree":
         trees = [Tree.of(rows) for rows in examples]
         _turns[:] = [ours(model, [tree], 1, attention) for tree in trees]
-        return Work([len(tree.tokens) for tree in trees], [TARGETS] * blocks, loaded)
+        return Work([len(tree.input_ids) for tree in trees], [TARGETS] * blocks, loaded)
     ordered = sorted((e for rows in examples for e in rows), key=lambda e: len(e.input_ids))
     groups = [ordered[i : i + MICRO] for i in range(0, len(ordered), MICRO)]
     parts = [[e for group in groups[turn::blocks] for e in group] for turn in range(blocks)]
@@ -238,7 +239,11 @@ def ours(model: Any, rows: list[Any], micro: int, attention: str = "sdpa") -> Ca
     """Return a turn with groundrec's loss."""
     read = Rows(len(rows), lambda i, _: rows[i])
     trainer = ObjectiveTrainer(
-        model=model, args=settings(micro), train_dataset=read, tree_attention=attention
+        CrossEntropy(),
+        model=model,
+        args=settings(micro),
+        train_dataset=read,
+        tree_attention=attention,
     )
     return partial(timed, trainer)
 

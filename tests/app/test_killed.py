@@ -78,7 +78,7 @@ def test_killed_while_training(tiny: Tiny, tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "train" / "manifest.json").exists()
     assert resumed(tiny, tmp_path / "run") == slate_bytes(tiny.run)
-    assert "going on from checkpoint-" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "resuming from checkpoint-" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
 
 
 def test_interrupted_by_hand_it_says_how_to_go_on(tiny: Tiny, tmp_path: Path) -> None:
@@ -131,5 +131,7 @@ def test_stopped_and_resumed_in_the_background_it_ends_with_the_same_slates(
         terminal.call("runs", "resume", "stopped")
     until(lambda: state_of(run).is_over and state_of(whole).is_over)
     assert (state_of(run).state, state_of(whole).state) == ("finished", "finished")
-    assert (run / "log.txt").read_text(encoding="utf-8").count("stopped behind a checkpoint") >= 1
+    assert (run / "log.txt").read_text(encoding="utf-8").count(
+        "stopped after saving a checkpoint"
+    ) >= 1
     assert slate_bytes(run) == slate_bytes(whole) != {}

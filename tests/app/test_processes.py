@@ -91,14 +91,14 @@ def test_both_save_when_asked_to_stop_and_end_where_one_that_was_left_alone_does
         process.terminate()
         text = output(process)
     assert process.returncode != 0, text
-    assert text.count("stopped behind a checkpoint") == 1
+    assert text.count("stopped after saving a checkpoint") == 1
     assert read_json(run / "status.json")["state"] == "stopped"
     saved = last_complete_checkpoint(run / "train" / "checkpoints")
     assert saved
     with started(start) as process:
         text = output(process)
     assert process.returncode == 0, text
-    assert f"going on from {saved.name}" in text
+    assert f"resuming from {saved.name}" in text
     losses = [
         [row["eval_loss"] for row in Metrics.read(r / "metrics.jsonl") if "eval_loss" in row]
         for r in (run, tiny.run)

@@ -33,8 +33,8 @@ ROOMS = {
     "signals": "counts sequential objectives fit networks external",
     "models": "attention forward language packaged hubs",
     "train": """
-        batch packing precision rows start stopping adapters judging finite trainer gradients
-        finetune
+        batch packing precision rows start stopping adapters judging finite objectives trainer
+        gradients finetune
     """,
     "rank": """
         search.tree_reader fuse search.masks search.scoring search.branches search.beam
@@ -43,7 +43,7 @@ ROOMS = {
         ground.bigrec cluster
     """,
     "evaluate": "metrics statistics charts report_data report result_files",
-    "contracts": "rules shop sources metrics signals base_models answers groundings",
+    "contracts": "rules shop sources metrics signals base_models answers groundings objectives",
     "app": """
         boards commands.options commands.terminal commands.track stages.domains stages.checks
         commands.settings_table commands.debug commands.card commands.datasets

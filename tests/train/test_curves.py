@@ -26,7 +26,7 @@ from groundrec.models import attention
 from groundrec.models.language import open_base
 from groundrec.text.tokens import IGNORED, Example
 from groundrec.train import trainer
-from groundrec.train.rows import Rows, collate, learned_tokens, summed_loss
+from groundrec.train.objectives import CrossEntropy, collate
 from tests.app.launched import TORCHRUN, output, started
 from tests.train.curves import STILL, curve
 
@@ -124,7 +124,7 @@ def test_trees_under_flex_attention_give_the_curve_of_those_under_sdpa(
         return found.transpose(1, 2).contiguous(), None
 
     expected = curve(tmp_path / "sdpa", **TREES)
-    with pytest.raises(ConfigError, match="gradients on CUDA devices alone"):
+    with pytest.raises(ConfigError, match="gradients on CUDA devices only"):
         curve(tmp_path / "refused", tree_attention="flex_attention", **TREES)
     monkeypatch.setattr(trainer, "check_attention", lambda _: None)
     monkeypatch.setitem(AttentionInterface._global_mapping, "flex_attention", dense)
@@ -140,8 +140,12 @@ def test_a_batch_padded_on_either_side_has_the_loss_and_gradients_of_its_rows(si
     lm = open_base(config_learn.Model(scratch=STILL), TITLES, seed=3)
     lm.model.double()
     learned = [row.where((row > 90) & (torch.arange(len(row)) > 0), IGNORED) for row in DRAWN]
-    drawn = Rows(len(DRAWN), lambda i, _: Example(DRAWN[i].int().numpy(), learned[i].int().numpy()))
-    rows, longest = [drawn[i] for i in range(len(DRAWN))], max(map(len, DRAWN))
+    rows = [
+        Example(row.int().numpy(), labels.int().numpy())
+        for row, labels in zip(DRAWN, learned, strict=True)
+    ]
+    longest = max(map(len, DRAWN))
+    loss_of = CrossEntropy().summed_loss
 
     def filled(row: torch.Tensor, value: int) -> torch.Tensor:
         some = (longest - len(row), 0) if side == "left" else (0, longest - len(row))
@@ -157,10 +161,9 @@ def test_a_batch_padded_on_either_side_has_the_loss_and_gradients_of_its_rows(si
     theirs = cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
     )
-    ours = summed_loss(lm.model, collate(rows))[0] / learned_tokens(collate(rows))
-    alone = sum(summed_loss(lm.model, collate([row]))[0] for row in rows) / learned_tokens(
-        collate(rows)
-    )
+    together = collate(rows)
+    ours = loss_of(lm.model, together) / together.learned_tokens()
+    alone = sum(loss_of(lm.model, collate([row])) for row in rows) / together.learned_tokens()
     weights = list(lm.model.parameters())
     for loss in (theirs, alone):
         assert float(loss.detach()) == pytest.approx(float(ours.detach()), abs=1e-9)

@@ -5,12 +5,11 @@ all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +20,10 @@ from groundrec.core.track import Metrics
 from groundrec.core.types import Catalogue, PreparedDataset, Ragged
 from groundrec.models.language import LanguageModel, open_base
 from groundrec.text.prompts import load_template
-from groundrec.text.tokens import IGNORED, Encoder, train_tokenizer
-from groundrec.train import finetune as module
+from groundrec.text.tokens import IGNORED, Encoder, Example, train_tokenizer
 from groundrec.train.finetune import finetune
+from groundrec.train.objectives import CrossEntropy
+from groundrec.train.packing import Tree
 from groundrec.train.rows import Domain, Row, Rows, training_rows, validation_rows
 from groundrec.train.start import last_complete_checkpoint
 from tests.shops import planted_shop, queries_of
@@ -57,8 +57,9 @@ def listed(rows: Rows) -> list[Row]:
 def assert_equal(found: Sequence[Row], wanted: Sequence[Row]) -> None:
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert type(one) is type(other)
+        for field in fields(Tree if isinstance(one, Tree) else Example):
+            assert np.array_equal(getattr(one, field.name), getattr(other, field.name))
 
 
 @given(
@@ -100,9 +101,7 @@ def test_so_many_examples_are_drawn_from_each_in_its_own_words(
         domain_of(name, "bigrec", shop_of(name, users=users)) for name, users in sizes.items()
     ]
     section = config_learn.Train(max_examples=limit)
-    texts = [
-        TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 7))
-    ]
+    texts = [TOKENIZER.decode(row.input_ids) for row in listed(training_rows(domains, section, 7))]
     films, games = (
         [t for t in texts if f"### Instruction:\nHere are {things} a person" in t]
         for things in ("films", "video games")
@@ -111,12 +110,8 @@ def test_so_many_examples_are_drawn_from_each_in_its_own_words(
     assert texts == films + games
     assert all("Film" in text and "Game" not in text for text in films)
     assert all("Game" in text and "Film" not in text for text in games)
-    again = [
-        TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 7))
-    ]
-    other = [
-        TOKENIZER.decode(row["input_ids"]) for row in listed(training_rows(domains, section, 8))
-    ]
+    again = [TOKENIZER.decode(row.input_ids) for row in listed(training_rows(domains, section, 7))]
+    other = [TOKENIZER.decode(row.input_ids) for row in listed(training_rows(domains, section, 8))]
     assert texts == again
     assert (texts != other) == (limit is not None)
 
@@ -206,7 +201,7 @@ def test_choices_are_those_of_each_catalogue(
         seen[:] = domains
         return training_rows(domains, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "training_rows", looked_at)
+    monkeypatch.setattr(CrossEntropy, "training_rows", staticmethod(looked_at))
     section = QUICK.model_copy(update={"epochs": 0.2, "loss_on": "branching", "packing": packing})
     domains = trained(tmp_path, section, "bigrec")[1]
     for domain, plain in zip(seen, domains, strict=True):

@@ -274,7 +274,7 @@ def test_running_rows_hold_every_item_once_and_shuffle_only_within_a_moment() ->
     texts = set()
     for epoch in range(12):
         rows.set_epoch(epoch)
-        texts.add("".join(lm.tokenizer.decode(rows[i]["input_ids"][1:]) for i in range(len(rows))))
+        texts.add("".join(lm.tokenizer.decode(rows[i].input_ids[1:]) for i in range(len(rows))))
     titles = shop.catalogue.titles
     for text in texts:
         lines = text.splitlines()
@@ -353,7 +353,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     [
         (15, r"the batch of step 16, epoch 1\.25"),  # seen at the next log
         (22, r"the batch of step 23, epoch 1\.83"),  # at the end of the epoch
-        (24, r"a validation batch behind step 24, epoch 2\.00"),
+        (24, r"a validation batch after step 24, epoch 2\.00"),
     ],
 )
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoints_before(
@@ -369,7 +369,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoints_before(
 
     steps, metrics = [], tmp_path / "m.jsonl"
     monkeypatch.setattr(module, "GradientHistograms", lambda **_: Breaks())
-    with pytest.raises(TrainingError, match=f"no number any more: {named}"):
+    with pytest.raises(TrainingError, match=f"became NaN or infinite: {named}"):
         training(planted_shop(), tmp_path)
     last = last_complete_checkpoint(tmp_path / "checkpoints")
     assert last
@@ -456,7 +456,7 @@ def test_a_process_trains_on_one_of_several_devices_and_says_so(
     caplog.set_level("INFO")
     four = weights(training(planted_shop(), tmp_path / "four", section))
     assert all(torch.equal(four[name], value) for name, value in alone.items())
-    assert "one of 4 GPUs trains: torchrun --nproc_per_node 4 -m groundrec run" in caplog.text
+    assert "one of 4 GPUs; for all: torchrun --nproc_per_node 4 -m groundrec run" in caplog.text
 
 
 @pytest.mark.parametrize("at", ["save_model", "_save_optimizer_and_scheduler"])

@@ -57,13 +57,13 @@ def test_nothing_is_measured_where_nobody_watches() -> None:
     report_gradients(2, lambda: pytest.fail("measured"))
 
 
-def test_gradients_in_pieces_are_left_out_and_it_is_said_once(
+def test_gradients_is_sharded_are_left_out_and_it_is_said_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
     model = torch.nn.Linear(2, 1)
     model(torch.ones(2)).sum().backward()
-    callback = GradientHistograms(in_pieces=True)
+    callback = GradientHistograms(is_sharded=True)
     with caplog.at_level("WARNING", logger="groundrec"):
         assert [callback._measure(model), callback._measure(model)] == [{}, {}]
     assert len(caplog.records) == 1

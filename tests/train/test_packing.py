@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from shutil import which
 
@@ -30,21 +31,15 @@ from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.text.prompts import load_template
 from groundrec.text.tokens import IGNORED, Encoder, Example
 from groundrec.text.trie import Trie
+from groundrec.train.objectives import Batch, CrossEntropy, TreeBatch, collate
 from groundrec.train.packing import Block, Tree, anchored_blocks, tree_masks
-from groundrec.train.rows import (
-    Domain,
-    Row,
-    Rows,
-    collate,
-    learned_tokens,
-    summed_loss,
-    training_rows,
-)
+from groundrec.train.rows import Domain, training_rows
 from tests.rank.models import MODELS
 from tests.shops import planted_shop, queries_of
 from tests.text.tokenizers import KINDS, TITLES
 
 TEMPLATES = ("list", "bigrec", "d3")
+LOSS = CrossEntropy().summed_loss
 TOKENIZER = KINDS["ours"]()
 WIDE = {
     "hidden_size": 16,
@@ -103,16 +98,15 @@ def model_of(name: str) -> PreTrainedModel:
     return model.double()
 
 
-def as_rows(examples: list[Example]) -> Row:
-    rows = Rows(len(examples), lambda i, _: examples[i])
-    return collate([rows[i] for i in range(len(rows))])
+def trees_of(blocks: list[list[Example]]) -> TreeBatch:
+    return TreeBatch.of_trees([Tree.of(examples) for examples in blocks])
 
 
 def mean_and_gradients(
-    model: PreTrainedModel, batches: list[Row]
+    model: PreTrainedModel, batches: Sequence[Batch]
 ) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
-    loss = sum(summed_loss(model, b)[0] for b in batches) / sum(learned_tokens(b) for b in batches)  # type: ignore[operator]
+    loss = sum(LOSS(model, b) for b in batches) / sum(b.learned_tokens() for b in batches)  # type: ignore[operator]
     loss.backward()  # type: ignore[union-attr]
     return float(loss.detach()), {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
@@ -141,10 +135,10 @@ def test_a_tree_has_the_loss_and_gradients_of_its_rows(
         b.examples(encoder, train_on_inputs=train_on_inputs)
         for b in anchored_blocks(shop().train, encoder, 6)
     ]
-    trees = collate([Tree.of(examples).row() for examples in blocks])
-    rows = [as_rows(examples) for examples in blocks]
-    assert learned_tokens(trees) == sum(learned_tokens(r) for r in rows)
-    assert 2 * (trees["ends"] > 0).sum() < sum(r["input_ids"].numel() for r in rows)
+    trees = trees_of(blocks)
+    rows = [collate(examples) for examples in blocks]
+    assert trees.learned_tokens() == sum(r.learned_tokens() for r in rows)
+    assert 2 * trees.input_ids.count_nonzero() < sum(r.input_ids.numel() for r in rows)
     assert_same(mean_and_gradients(model, [trees]), separate := mean_and_gradients(model, rows))
     with skipping(model):
         assert_same(mean_and_gradients(model, [trees]), separate)
@@ -155,9 +149,9 @@ def test_choices_alone_are_learned_in_a_tree_too(template: str) -> None:
     encoder, model = encoder_of(template), model_of("llama")
     encoder = replace(encoder, learned=Trie.compile(encoder.answers).choices(encoder.answers))
     blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)]
-    trees = collate([Tree.of(examples).row() for examples in blocks])
+    trees = trees_of(blocks)
     assert_same(
-        mean_and_gradients(model, [trees]), mean_and_gradients(model, [as_rows(e) for e in blocks])
+        mean_and_gradients(model, [trees]), mean_and_gradients(model, [collate(e) for e in blocks])
     )
 
 
@@ -173,8 +167,8 @@ def test_lora_and_eager_attention_give_the_gradients_of_the_rows() -> None:
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
     blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)]
-    trees = collate([Tree.of(examples).row() for examples in blocks])
-    rows = mean_and_gradients(lora, [as_rows(e) for e in blocks])
+    trees = trees_of(blocks)
+    rows = mean_and_gradients(lora, [collate(e) for e in blocks])
     assert all("lora" in name for name in rows[1])
     for attention in ("sdpa", "eager"):
         model.set_attn_implementation(attention)
@@ -185,7 +179,7 @@ def test_lora_and_eager_attention_give_the_gradients_of_the_rows() -> None:
 def test_half_precision_stays_as_near_to_full_as_rows_do(autocast: bool) -> None:
     encoder, exact = encoder_of("d3"), model_of("llama")
     examples = next(anchored_blocks(shop().train, encoder, 6)).examples(encoder)
-    tree, rows = collate([Tree.of(examples).row()]), as_rows(examples)
+    tree, rows = trees_of([examples]), collate(examples)
     true = mean_and_gradients(exact, [rows])[0]
     model = exact.to(torch.float32 if autocast else torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -196,8 +190,8 @@ def test_half_precision_stays_as_near_to_full_as_rows_do(autocast: bool) -> None
 def test_padding_on_either_side_gives_the_same_loss() -> None:
     encoder, model = encoder_of("d3"), model_of("llama")
     examples = next(anchored_blocks(shop().train, encoder, 6)).examples(encoder)
-    one_by_one = mean_and_gradients(model, [as_rows([e]) for e in examples])
-    assert_same(mean_and_gradients(model, [as_rows(examples)]), one_by_one)
+    one_by_one = mean_and_gradients(model, [collate([e]) for e in examples])
+    assert_same(mean_and_gradients(model, [collate(examples)]), one_by_one)
     width = max(len(e.input_ids) for e in examples)
     total = torch.tensor(0.0, dtype=torch.double)
     for e in examples:
@@ -213,7 +207,7 @@ def test_padding_on_either_side_gives_the_same_loss() -> None:
         total = total + torch.nn.functional.cross_entropy(
             logits[:-1][learned], labels[1:][learned], reduction="sum"
         )
-    assert float(total.detach()) / int(learned_tokens(as_rows(examples))) == pytest.approx(
+    assert float(total.detach()) / int(collate(examples).learned_tokens()) == pytest.approx(
         one_by_one[0], abs=1e-9
     )
 
@@ -239,10 +233,10 @@ def test_a_tree_holds_each_prefix_once_and_every_example_as_a_path(
     ]
     tree = Tree.of(examples)
     paths = []
-    for i, token in enumerate(tree.tokens.tolist()):
+    for i, token in enumerate(tree.input_ids.tolist()):
         paths.append([*(paths[tree.parents[i]] if tree.parents[i] >= 0 else []), token])
-        sees = [j for j in range(i + 1) if i < tree.ends[j]]
-        assert [int(tree.tokens[j]) for j in sees] == paths[i]
+        sees = [j for j in range(i + 1) if i < tree.subtree_ends[j]]
+        assert [int(tree.input_ids[j]) for j in sees] == paths[i]
         assert len(paths[i]) == tree.depth[i] + 1
     prefixes = {
         tuple(e.input_ids[: n + 1].tolist()) for e in examples for n in range(len(e.input_ids))
@@ -263,8 +257,8 @@ def test_a_running_list_becomes_one_chain() -> None:
         np.array([3, 1, 4, 1], np.int32), np.array([1, 2, 3]), np.array([1, 4, 1], np.int32)
     )
     tree = Tree.of(block.examples(encoder))
-    assert tree.tokens.tolist() == encoder.running(block.items).input_ids.tolist()
-    assert tree.parents.tolist() == list(range(-1, len(tree.tokens) - 1))
+    assert tree.input_ids.tolist() == encoder.running(block.items).input_ids.tolist()
+    assert tree.parents.tolist() == list(range(-1, len(tree.input_ids) - 1))
 
 
 @pytest.mark.parametrize("cutoff_len", [110, 150, 400])
@@ -277,7 +271,7 @@ def test_blocks_hold_every_target_once_behind_its_own_latest_items(
     found = [
         (b.items[:n].tolist(), int(t))
         for b in blocks
-        for n, t in zip(b.places, b.targets, strict=True)
+        for n, t in zip(b.lengths, b.targets, strict=True)
     ]
     order = sorted(range(len(queries)), key=lambda i: (queries.users[i], queries.times[i]))
     wanted = [(i, int(t)) for i in order if len(queries.history[i]) for t in queries.targets[i]]
@@ -297,7 +291,7 @@ def test_blocks_hold_every_target_once_behind_its_own_latest_items(
 def test_the_middle_of_a_block_has_the_data_sets_own_history() -> None:
     rows = [("a", t, [*range(max(0, t - 10), t)], [t]) for t in range(1, 28)]
     encoder = encoder_of("d3", 2000)
-    lengths = [b.places.tolist() for b in anchored_blocks(queries_of(rows), encoder, 4)]
+    lengths = [b.lengths.tolist() for b in anchored_blocks(queries_of(rows), encoder, 4)]
     assert lengths[:3] == [[1, 2, 3, 4], [3, 4, 5, 6], [7, 8, 9, 10]]
     assert lengths[3:6] == [[8, 9, 10, 11]] * 3
 
@@ -311,7 +305,7 @@ def test_a_history_that_does_not_go_on_begins_a_block() -> None:
     ]
     blocks = list(anchored_blocks(queries_of(rows), encoder_of("d3"), 20))
     assert [b.targets.tolist() for b in blocks] == [[2, 3], [4], [5]]
-    assert [b.items[: b.places[-1]].tolist() for b in blocks] == [[1, 2], [8], [4]]
+    assert [b.items[: b.lengths[-1]].tolist() for b in blocks] == [[1, 2], [8], [4]]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 16])
@@ -322,8 +316,9 @@ def test_a_limit_takes_whole_blocks_and_cuts_the_last(limit: int) -> None:
     )
     rows = training_rows([Domain(dataset, encoder)], section, seed=2)
     answers = sum(
-        int((rows[i]["labels"] == TOKENIZER.eos_token_id).mul(rows[i]["weights"]).sum())
-        for i in range(len(rows))
+        int(tree.weights[tree.input_ids == TOKENIZER.eos_token_id].sum())
+        for tree in (rows[i] for i in range(len(rows)))
+        if isinstance(tree, Tree)
     )
     assert answers == limit
     assert len(rows) <= -(-limit // 4) + 1
@@ -332,12 +327,12 @@ def test_a_limit_takes_whole_blocks_and_cuts_the_last(limit: int) -> None:
 def test_a_block_mask_sees_what_the_additive_mask_does(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = encoder_of("d3")
     blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)]
-    trees = collate([Tree.of(examples).row() for examples in blocks[:3]])
+    trees = trees_of(blocks[:3])
     for name in ("llama", "gemma3"):
         model = MODELS[name]
-        sums = tree_masks(model, trees["ends"], trees["position_ids"])
+        sums = tree_masks(model, trees.subtree_ends, trees.position_ids)
         monkeypatch.setattr(model.config, "_attn_implementation", "flex_attention")
-        found = tree_masks(model, trees["ends"], trees["position_ids"])
+        found = tree_masks(model, trees.subtree_ends, trees.position_ids)
         monkeypatch.undo()
         for kind in sums if isinstance(sums, dict) else [None]:
             mask, additive = (found[kind], sums[kind]) if kind else (found, sums)
@@ -361,13 +356,11 @@ def test_compiled_flex_attention_gives_a_tree_the_loss_of_its_rows(name: str) ->
     """The forward pass; on a processor FlexAttention has no other."""
     encoder, model = encoder_of("d3"), model_of(name).float()
     blocks = [b.examples(encoder) for b in anchored_blocks(shop().train, encoder, 6)][:4]
-    trees, rows = collate([Tree.of(examples).row() for examples in blocks]), map(as_rows, blocks)
+    trees, rows = trees_of(blocks), map(collate, blocks)
     with torch.no_grad(), attending(model, FLEX):
-        found = float(summed_loss(model, trees)[0])
+        found = float(LOSS(model, trees))
     with torch.no_grad():
-        assert found == pytest.approx(
-            sum(float(summed_loss(model, row)[0]) for row in rows), rel=1e-5
-        )
+        assert found == pytest.approx(sum(float(LOSS(model, row)) for row in rows), rel=1e-5)
 
 
 def test_what_trees_cannot_do_is_refused() -> None:

@@ -69,6 +69,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "answers": {
         "title": "groundrec.text.answers:Titles",
     },
+    "objectives": {
+        "cross-entropy": "groundrec.train.objectives:CrossEntropy",
+    },
     "groundings": {
         "search": "groundrec.rank.recommend:search_grounding",
         "ground": "groundrec.rank.ground.bigrec:bigrec_grounding",

@@ -1,5 +1,6 @@
-"""A language model with low-rank adapters, new ones or some trained before. Knows nothing about
-training.
+"""A language model with low-rank adapters, new ones or trained before.
+
+Knows nothing about training.
 """
 
 from __future__ import annotations
@@ -23,61 +24,63 @@ __all__ = ["load_adapters", "with_lora"]
 
 ALL = "all-linear"
 NUMBERS = {"r": "lora_r", "lora_alpha": "lora_alpha"}
-"""What adapters must agree in with the recipe, by PEFT's names."""
+"""PEFT's names, and ours, of what adapters and the recipe must agree on."""
 
 
 def with_lora(model: PreTrainedModel, section: config_learn.Train) -> Any:
-    """Return the model with LoRA matrices to train, and nothing else to train; raise where it lacks
-    a layer.
+    """Return the model with LoRA matrices, training nothing else.
+
+    Raises `ConfigError` where the model lacks a layer that the section names.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingDependency("peft", "lora") from None
-    wanted = section.lora_target_modules
-    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    lacking = (
-        [w for w in wanted if not any(f".{name}".endswith(f".{w}") for name in layers)]
-        if wanted != ALL
-        else []
-    )
-    if lacking:
-        raise ConfigError(
-            "this model has none of the layers named by train.lora_target_modules",
-            value=", ".join(lacking),
-            accepted=(
-                f"{ALL}, or some of: {', '.join(sorted({name.split('.')[-1] for name in layers}))}"
-            ),
-            next_step=f"--set train.lora_target_modules={ALL}",
-        )
+    _require_layers(model, section.lora_target_modules)
     lora = LoraConfig(
         r=section.lora_r,
         lora_alpha=section.lora_alpha,
         lora_dropout=section.lora_dropout,
-        target_modules=wanted,
+        target_modules=section.lora_target_modules,
         task_type="CAUSAL_LM",
     )
-    with (
-        warnings.catch_warnings()
-    ):  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.24 for an attribute by its old name.
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, lora)
 
 
-def load_adapters(model: Any, folder: Path, section: config_learn.Train, weights: str) -> None:
-    """Give a model of `with_lora` the adapters in `folder`; raise `ConfigError` where they are not
-    of its shape.
+def _require_layers(model: PreTrainedModel, wanted: list[str] | str) -> None:
+    """Raise `ConfigError` unless each wanted name ends that of a linear layer of the model."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    if wanted == ALL:
+        return
+    lacking = [w for w in wanted if not any(f".{name}".endswith(f".{w}") for name in layers)]
+    if lacking:
+        there = ", ".join(sorted({name.split(".")[-1] for name in layers}))
+        raise ConfigError(
+            "this model has none of the layers named by train.lora_target_modules",
+            value=", ".join(lacking),
+            accepted=f"{ALL}, or some of: {there}",
+            next_step=f"--set train.lora_target_modules={ALL}",
+        )
 
-    Reads `adapter_model.safetensors`, and where `weights` is `any` the older `adapter_model.bin`,
-    its numbers alone.
+
+def load_adapters(model: Any, folder: Path, section: config_learn.Train, weights: str) -> None:
+    """Load the adapters in a folder into a model of `with_lora`.
+
+    Reads `adapter_model.safetensors`; where `weights` is `any` also the older `adapter_model.bin`,
+    as tensors only. Raises `ConfigError` where their shapes are not those of the model.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    made_with = read_json(folder / "adapter_config.json") or {}
+    saved = read_json(folder / "adapter_config.json") or {}
     for name, setting in NUMBERS.items():
-        if (found := made_with.get(name)) not in (None, now := getattr(section, setting)):
-            raise _other(
-                folder, f"{name} = {found}, the recipe's is {now}", f"--set train.{setting}={found}"
+        value = saved.get(name)
+        now = getattr(section, setting)
+        if value not in (None, now):
+            raise _mismatch(
+                folder, f"{name} = {value}, the recipe's is {now}", f"--set train.{setting}={value}"
             )
     state = _read(folder, weights)
     own = get_peft_model_state_dict(model)
@@ -85,11 +88,10 @@ def load_adapters(model: Any, folder: Path, section: config_learn.Train, weights
         name for name in state.keys() | own.keys() if _shape(state, name) != _shape(own, name)
     }
     if differ:
-        modules = sorted(
-            {name.split(".lora_")[0].split(".")[-1] for name in state if ".lora_" in name}
-        )
+        adapted = [name.split(".lora_")[0] for name in state if ".lora_" in name]
+        modules = sorted({name.split(".")[-1] for name in adapted})
         listed = "[" + ", ".join(f'"{module}"' for module in modules) + "]"
-        raise _other(
+        raise _mismatch(
             folder,
             f"{len(differ)} matrices differ, one is {min(differ)}",
             f"--set train.lora_target_modules='{listed}'",
@@ -104,19 +106,19 @@ def _read(folder: Path, weights: str) -> dict[str, torch.Tensor]:
         raise ConfigError(
             "these adapters are pickled",
             value=folder / "adapter_model.bin",
-            accepted="adapter_model.safetensors, which holds nothing but numbers",
+            accepted="adapter_model.safetensors, which contains tensors only",
             next_step=(
-                "--set model.weights=any reads the numbers of pickled weights, and runs nothing"
+                "--set model.weights=any reads only the tensors of pickled weights, and runs nothing"
             ),
         )
     try:
         return torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError) as error:
         raise ConfigError(
-            "these pickled adapters are damaged, or hold more than numbers",
+            "these pickled adapters are damaged, or contain more than tensors",
             value=folder / "adapter_model.bin",
-            accepted="tensors by name",
-            next_step="convert them with the code that wrote them, where you trust it",
+            accepted="a dictionary of tensors",
+            next_step="if you trust the code that wrote them, convert them with it to safetensors",
         ) from error
 
 
@@ -124,9 +126,9 @@ def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(state[name].shape) if name in state else None
 
 
-def _other(folder: Path, difference: str, next_step: str) -> ConfigError:
+def _mismatch(folder: Path, difference: str, next_step: str) -> ConfigError:
     return ConfigError(
-        f"these adapters are not of the recipe's shape: {difference}",
+        f"these adapters do not fit the recipe: {difference}",
         value=folder,
         accepted="adapters of the same base model, rank, scale and layers",
         next_step=next_step,

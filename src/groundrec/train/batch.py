@@ -1,5 +1,6 @@
-"""How a batch is made of micro batches and processes, in words. Knows nothing about models; loads
-nothing heavy.
+"""How a batch is made up of micro batches and processes, in words.
+
+Knows nothing about models, and loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ __all__ = ["explain_batch"]
 
 
 def explain_batch(section: config_learn.Train, world_size: int = 1) -> str:
-    """Return how `batch_size` comes about; raise `ConfigError` where it cannot."""
+    """Return what makes up `batch_size`; raise `ConfigError` where it does not divide."""
     per_step = section.micro_batch_size * world_size
     if section.batch_size % per_step:
         raise ConfigError(
@@ -21,7 +22,7 @@ def explain_batch(section: config_learn.Train, world_size: int = 1) -> str:
                 f"a multiple of micro_batch_size × processes = {section.micro_batch_size} ×"
                 f" {world_size}"
             ),
-            next_step=_mended(section, world_size),
+            next_step=_suggestion(section, world_size),
         )
     steps = section.batch_size // per_step
     processes = f"{world_size} process{'es' * (world_size > 1)}"
@@ -31,13 +32,12 @@ def explain_batch(section: config_learn.Train, world_size: int = 1) -> str:
     )
 
 
-def _mended(section: config_learn.Train, world_size: int) -> str:
-    """Return the settings that keep `batch_size` where processes divide it, else the nearest lower
-    batch.
-    """
+def _suggestion(section: config_learn.Train, world_size: int) -> str:
+    """Return a micro batch that keeps `batch_size`, or else the next lower batch that divides."""
     share, rest = divmod(section.batch_size, world_size)
     if rest == 0:
-        fits = max(n for n in range(1, min(section.micro_batch_size, share) + 1) if share % n == 0)
+        largest = min(section.micro_batch_size, share)
+        fits = max(n for n in range(1, largest + 1) if share % n == 0)
         return f"--set train.micro_batch_size={fits}, which changes no result"
     per_step = section.micro_batch_size * world_size
     return f"--set train.batch_size={max(per_step, section.batch_size // per_step * per_step)}"

@@ -1,8 +1,7 @@
-"""Fine-tuning a language model to write the next title, full or with LoRA, by transformers'
-Trainer.
+"""Fine-tuning of a language model to write the next title, full or with LoRA.
 
-Resume, schedules and devices are the Trainer's work; here are how a loss is normalised, and
-checkpoints that are used only when whole. Knows nothing about searching or ranking.
+Resuming, schedules and devices are the work of transformers' Trainer; this module chooses what is
+trained and where from, averages weights and reports. Knows nothing about searching or ranking.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError
@@ -28,8 +27,9 @@ from groundrec.train.adapters import load_adapters, with_lora
 from groundrec.train.batch import explain_batch
 from groundrec.train.gradients import GradientHistograms
 from groundrec.train.judging import MEASURES, Patience
+from groundrec.train.objectives import CrossEntropy, Objective
 from groundrec.train.precision import resolve_precision, set_precision
-from groundrec.train.rows import Domain, training_rows, validation_rows
+from groundrec.train.rows import Domain
 from groundrec.train.start import (
     COMPLETE,
     StartPoint,
@@ -45,7 +45,7 @@ __all__ = ["finetune"]
 NAMES = {name: name for name in ("loss", "learning_rate", "grad_norm")} | {
     m.key: m.name for m in MEASURES.values()
 }
-"""What of the Trainer's numbers is shown, and under which name."""
+"""Which of the Trainer's numbers `metrics.jsonl` has, and under which names."""
 
 
 def finetune(
@@ -57,114 +57,122 @@ def finetune(
     metrics: Metrics,
     start: StartPoint | None = None,
     validation_ndcg: Callable[[Any], float] | None = None,
+    objective: Objective | None = None,
 ) -> LanguageModel:
     """Train on all `domains` at once, and return the model of the best epoch.
 
-    Goes on from the last whole checkpoint in `folder`; where there is none, begins at `start`:
-    another run's checkpoint, or adapters. `validation_ndcg` measures a model, higher is better,
-    where `section.select` is not the validation loss. Given the same inputs, an interrupted and
-    resumed training ends with the same weights on one CPU process.
+    Resumes from the last complete checkpoint in `folder`; without one, starts from `start`: another
+    run's checkpoint, or adapters. `validation_ndcg` measures a model, higher is better, where
+    `section.select` is not the validation loss. The objective is cross-entropy unless given. Given
+    the same inputs, an interrupted and resumed training ends with the same weights on one CPU
+    process.
     """
+    objective = objective or CrossEntropy()
     if section.loss_on == "branching":
-        domains = [_choosing(domain) for domain in domains]
-    model = (
-        with_lora(language_model.model, section)
-        if "lora" in section.method
-        else language_model.model
-    )
-    if section.method != "qlora":  # whose weights are held as they have to be
-        set_precision(model, resolve_precision(section))
+        domains = [_learning_choices(domain) for domain in domains]
+    model = _with_precision(language_model.model, section)
     args = arguments(section, seed, folder)
-    checkpoint = _begin(model, section, args, folder, start)
-    mean = _Mean(model, section, checkpoint)
+    checkpoint = _first_checkpoint(model, section, args, folder, start)
+    average = _WeightAverage(model, section, checkpoint)
     patience = Patience(section)
     if checkpoint and patience.was_over_at(checkpoint):
         args.num_train_epochs = trained_epochs(checkpoint)
-        log.info(f"  train.patience was over behind epoch {args.num_train_epochs:g}")
+        log.info(f"  train.patience ran out after epoch {args.num_train_epochs:g}")
     trainer = ObjectiveTrainer(
+        objective,
         model=model,
         args=args,
-        train_dataset=training_rows(domains, section, seed),
-        eval_dataset=validation_rows(domains, section.validation_queries, seed),
-        callbacks=[mean, _Reporter(metrics), patience],
+        train_dataset=objective.training_rows(domains, section, seed),
+        eval_dataset=objective.validation_rows(domains, section.validation_queries, seed),
+        callbacks=[average, _Reporter(metrics), patience],
         validation_ndcg=validation_ndcg,
         tree_attention=section.tree_attention,
     )
-    trainer.remove_callback(_printer())
-    trainer.add_callback(GradientHistograms(in_pieces=trainer.shards))
-    if trainer.shards:
-        _require_no_whole_weights(section)
-    _tell(section, trainer.args.world_size)
-    if checkpoint:
-        log.info(f"  going on from {checkpoint.name}")
-    with defer_stop() as asked:
-        trainer.callback_handler.callbacks.insert(
-            0, SaveOnStop(lambda: trainer.any_rank(asked), checkpoint)
-        )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _run(trainer, section, checkpoint)
     if section.average:
-        mean.put()
-        log.info(
-            f"  the mean of {mean.epochs} epochs' weights: validation loss"
-            f" {trainer.evaluate()['eval_loss']:.4f}"
-        )
+        average.apply()
+        loss = trainer.evaluate()["eval_loss"]
+        log.info(f"  weights averaged over {average.epochs} epochs: validation loss {loss:.4f}")
     if trimmed := sum(domain.encoder.trimmed for domain in domains):
         log.info(
             f"  {trimmed} prompts lost their oldest history to cutoff_len = {section.cutoff_len}"
         )
-    if trainer.shards:
-        trainer.save_model(str(folder / "gathered"))  # together: each process gives its pieces
-        language_model.tokenizer.save_pretrained(folder / "gathered")
+    return _whole(trainer, LanguageModel(model, language_model.tokenizer), folder)
+
+
+def _with_precision(model: Any, section: config_learn.Train) -> Any:
+    """Return the model, with adapters where the method has some, at the precision to train in."""
+    if "lora" in section.method:
+        model = with_lora(model, section)
+    if section.method != "qlora":  # quantised weights already have theirs
+        set_precision(model, resolve_precision(section))
+    return model
+
+
+def _run(trainer: ObjectiveTrainer, section: config_learn.Train, checkpoint: Path | None) -> None:
+    """Train to the end; raise `Stopped` after a checkpoint where the process is asked to stop."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(GradientHistograms(is_sharded=trainer.is_sharded))
+    if trainer.is_sharded:
+        _require_unsharded(section)
+    _log_batch(section, trainer.args.world_size)
+    if checkpoint:
+        log.info(f"  resuming from {checkpoint.name}")
+    with defer_stop() as asked:
+        stop = SaveOnStop(lambda: trainer.any_rank(asked), checkpoint)
+        # First, so that a checkpoint has its files before `_Reporter` marks it complete.
+        trainer.callback_handler.callbacks.insert(0, stop)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _whole(trainer: ObjectiveTrainer, lm: LanguageModel, folder: Path) -> LanguageModel:
+    """Return the trained model, gathered where it is sharded; shut the process group down."""
+    if trainer.is_sharded:
+        trainer.save_model(str(folder / "gathered"))  # every process contributes its shard
+        lm.tokenizer.save_pretrained(folder / "gathered")
         trainer.shutdown()
         return load(folder / "gathered")
     trainer.shutdown()
-    model.eval()
-    return LanguageModel(model, language_model.tokenizer)
+    lm.model.eval()
+    return lm
 
 
-def _tell(section: config_learn.Train, processes: int) -> None:
+def _log_batch(section: config_learn.Train, processes: int) -> None:
     log.info(f"  {explain_batch(section, processes)}")
     if processes == 1 and (devices := torch.accelerator.device_count()) > 1:
         log.info(
-            f"  one of {devices} GPUs trains: torchrun --nproc_per_node {devices} -m groundrec run"
-            " … uses all"
+            f"  training uses one of {devices} GPUs; for all: torchrun --nproc_per_node {devices}"
+            " -m groundrec run …"
         )
 
 
-def _choosing(domain: Domain) -> Domain:
-    """Return the domain where only those tokens are learned at which its own catalogue leaves a
-    choice.
-    """
+def _learning_choices(domain: Domain) -> Domain:
+    """Return the domain, learning only tokens at which its own catalogue leaves a choice."""
     answers = domain.encoder.answers
-    return replace(
-        domain, encoder=replace(domain.encoder, learned=Trie.compile(answers).choices(answers))
-    )
+    learned = Trie.compile(answers).choices(answers)
+    return replace(domain, encoder=replace(domain.encoder, learned=learned))
 
 
-def _require_no_whole_weights(section: config_learn.Train) -> None:
-    """Raise `ConfigError` where a setting needs the whole model while FSDP or DeepSpeed hold it in
-    pieces.
-    """
-    whole = {"average": (section.average, 0), "select": (section.select, "loss")}
+def _require_unsharded(section: config_learn.Train) -> None:
+    """Raise `ConfigError` where a setting needs the whole model, and FSDP or DeepSpeed shard it."""
+    needs_whole = {"average": (section.average, 0), "select": (section.select, "loss")}
     if section.method == "qlora":
-        whole["method"] = (section.method, "lora")
-    for setting, (value, without) in whole.items():
+        needs_whole["method"] = (section.method, "lora")
+    for setting, (value, without) in needs_whole.items():
         if value != without:
             raise ConfigError(
-                f"train.{setting} needs whole weights, and FSDP and DeepSpeed hold them in pieces",
+                f"train.{setting} needs the whole model, and FSDP and DeepSpeed shard it",
                 value=value,
                 accepted=f"{without}, or DDP: groundrec recipes copy accelerate/ddp",
                 next_step=f"--set train.{setting}={without}",
             )
 
 
-def _begin(
+def _first_checkpoint(
     model: Any, section: config_learn.Train, args: Any, folder: Path, start: StartPoint | None
 ) -> Path | None:
-    """Return the checkpoint to go on from, the main process having brought it here; put adapters
-    that come alone.
-    """
-    with args.main_process_first(local=False):
+    """Return the checkpoint to resume from, if any; load adapters to start from into the model."""
+    with args.main_process_first(local=False):  # the main process copies it, the others find it
         checkpoint = last_complete_checkpoint(folder)
         if start is None or checkpoint:
             return checkpoint
@@ -175,10 +183,8 @@ def _begin(
     return None
 
 
-class _Mean(TrainerCallback):
-    """The running mean of the trained weights at the end of each epoch in the last part of the
-    training.
-    """
+class _WeightAverage(TrainerCallback):
+    """Sums the trained weights at the end of each of the last epochs."""
 
     FILE = "mean.safetensors"
 
@@ -186,7 +192,7 @@ class _Mean(TrainerCallback):
         self, model: torch.nn.Module, section: config_learn.Train, checkpoint: Path | None
     ) -> None:
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._first = section.epochs * (1 - section.average)
+        self._after = section.epochs * (1 - section.average)
         self._sum: dict[str, torch.Tensor] = {}
         self.epochs = 0
         if checkpoint and (checkpoint / self.FILE).is_file():
@@ -195,7 +201,7 @@ class _Mean(TrainerCallback):
 
     @torch.no_grad()
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if (state.epoch or 0) <= self._first + 1e-6:
+        if (state.epoch or 0) <= self._after + 1e-6:
             return
         self.epochs += 1
         for name, weight in self._weights.items():
@@ -207,14 +213,14 @@ class _Mean(TrainerCallback):
             save_file({**self._sum, "epochs": torch.tensor(self.epochs)}, path)
 
     @torch.no_grad()
-    def put(self) -> None:
+    def apply(self) -> None:
         """Give the model the mean weights."""
         for name, total in self._sum.items():
             self._weights[name].copy_(total.to(self._weights[name].device) / self.epochs)
 
 
 class _Reporter(TrainerCallback):
-    """Progress bar, `metrics.jsonl`, and the mark of a whole checkpoint."""
+    """Progress bar, `metrics.jsonl`, and the mark of a complete checkpoint."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -256,9 +262,3 @@ class _Reporter(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar:
             self._bar.stop()
-
-
-def _printer() -> type[TrainerCallback]:
-    from transformers import PrinterCallback
-
-    return PrinterCallback

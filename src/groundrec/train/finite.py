@@ -1,7 +1,7 @@
-"""A loss that is no number ends a training before anything is logged or saved behind it.
+"""A loss that becomes NaN or infinite ends training before anything is logged or saved.
 
-Losses stay where they were computed until the Trainer reads numbers anyway, so that no batch waits
-for a GPU. Knows nothing about what is trained.
+Losses stay on the device until the Trainer reads numbers anyway, so that no batch waits for a GPU.
+Knows nothing about what is trained.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ __all__ = ["FiniteLoss", "require_finite"]
 
 
 class FiniteLoss(TrainerCallback):
-    """Looks at the losses it saw before a log, a checkpoint and the end of an epoch; raises
-    `TrainingError`.
-    """
+    """Checks the recorded losses before a log, a checkpoint and the end of an epoch."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[int, float, torch.Tensor]] = []
+        self._recorded: list[tuple[int, float, torch.Tensor]] = []
 
     def record(self, loss: torch.Tensor, state: Any) -> None:
-        """Keep the loss of a micro batch of the step that is being made."""
-        self._seen.append((state.global_step + 1, state.epoch or 0, loss.detach()))
+        """Keep the loss of a micro batch of the current step."""
+        self._recorded.append((state.global_step + 1, state.epoch or 0, loss.detach()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if control.should_log or control.should_save:
@@ -37,22 +35,23 @@ class FiniteLoss(TrainerCallback):
         self._check(args)
 
     def _check(self, args: Any) -> None:
-        seen = self._seen
-        self._seen = []
-        values = torch.stack([loss for *_, loss in seen]).tolist() if seen else []
-        for (step, epoch, _), value in zip(seen, values, strict=True):
+        recorded = self._recorded
+        self._recorded = []
+        if not recorded:
+            return
+        # One read for all losses: each read waits for the device.
+        values = torch.stack([loss for *_, loss in recorded]).tolist()
+        for (step, epoch, _), value in zip(recorded, values, strict=True):
             require_finite(value, f"the batch of step {step}", epoch, args)
 
 
-def require_finite(loss: float, where: str, epoch: float, args: Any) -> None:
-    """Raise `TrainingError` for a loss that is no number, with the rate to try instead of that of
-    `args`.
-    """
+def require_finite(loss: float, batch: str, epoch: float, args: Any) -> None:
+    """Raise `TrainingError` unless the loss of a batch is finite."""
     if not math.isfinite(loss):
         raise TrainingError(
-            f"the loss is no number any more: {where}, epoch {epoch:.2f}",
+            f"the loss became NaN or infinite: {batch}, epoch {epoch:.2f}",
             value=loss,
-            accepted="a finite loss; the checkpoints before it are kept",
+            accepted="a finite loss; earlier checkpoints are kept",
             next_step=(
                 f"--set train.learning_rate={args.learning_rate / 3:.0e}, or more"
                 " train.warmup_steps"

@@ -1,7 +1,6 @@
-"""How the gradients of a training are distributed, for whoever watches them.
+"""Histograms of the gradients of a training, for a board.
 
-They are counted where they are, and only the counts come to the CPU. Knows nothing about who
-watches.
+Values are counted on their device, and only the counts come to the CPU. Knows nothing about boards.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ BINS = 64
 
 
 class GradientHistograms(TrainerCallback):
-    """Tells each optimiser step's gradients, as clipped, before the step is made; not those held in
-    pieces.
-    """
+    """Reports the clipped gradients of a step before it is made; those of whole models only."""
 
-    def __init__(self, *, in_pieces: bool) -> None:
-        self._in_pieces = in_pieces
-        self._said = False
+    def __init__(self, *, is_sharded: bool) -> None:
+        self._is_sharded = is_sharded
+        self._has_warned = False
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -34,23 +31,18 @@ class GradientHistograms(TrainerCallback):
         report_gradients(state.global_step + 1, lambda: self._measure(model))
 
     def _measure(self, model: torch.nn.Module) -> dict[str, Histogram]:
-        if not self._in_pieces:
-            return {
-                name: histogram(p.grad)
-                for name, p in model.named_parameters()
-                if p.grad is not None
-            }
-        if not self._said:
-            log.warning("  gradients are not shown: FSDP and DeepSpeed hold them in pieces")
-        self._said = True
+        if not self._is_sharded:
+            gradients = {name: weight.grad for name, weight in model.named_parameters()}
+            return {name: histogram(g) for name, g in gradients.items() if g is not None}
+        if not self._has_warned:
+            log.warning("  gradients are not shown: FSDP and DeepSpeed shard them")
+        self._has_warned = True
         return {}
 
 
 @torch.no_grad()
 def histogram(values: torch.Tensor) -> Histogram:
-    """Return how many of the finite values lie between equally distant edges from the least to the
-    greatest.
-    """
+    """Return the counts of the finite values in equal bins from minimum to maximum, and edges."""
     finite = values.detach().float().flatten()
     if not finite.isfinite().all():
         finite = finite[finite.isfinite()]
@@ -58,6 +50,6 @@ def histogram(values: torch.Tensor) -> Histogram:
         return [0], [0.0, 1.0]
     low, high = (float(end) for end in finite.aminmax())
     if low == high:
-        low = low - 0.5
-        high = high + 0.5
+        low -= 0.5
+        high += 0.5
     return finite.histc(BINS, low, high).tolist(), np.linspace(low, high, BINS + 1).tolist()

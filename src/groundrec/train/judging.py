@@ -1,8 +1,7 @@
-"""Which epoch is the best so far, and when training has gone on without a better one for long
-enough.
+"""Which epoch is the best so far, and when to stop waiting for a better one.
 
-All of it is read from the history that checkpoints hold, so an interruption changes nothing. Knows
-nothing about how a model is measured.
+Everything is read from the history that checkpoints contain, so an interruption changes nothing.
+Knows nothing about how a model is measured.
 """
 
 from __future__ import annotations
@@ -22,23 +21,24 @@ __all__ = ["MEASURES", "Measure", "Patience"]
 
 @dataclass(frozen=True)
 class Measure:
-    """What an epoch is judged by: its key in the Trainer's history, its name in `metrics.jsonl`,
-    which is better.
-    """
+    """A validation metric that epochs are compared by."""
 
     key: str
+    """Its name in the Trainer's history."""
     name: str
+    """Its name in `metrics.jsonl`."""
     greater_is_better: bool
 
 
 MEASURES = {
-    "loss": Measure("eval_loss", "eval_loss", False),
-    "ndcg": Measure("eval_ndcg", "ndcg@10", True),
+    "loss": Measure("eval_loss", "eval_loss", greater_is_better=False),
+    "ndcg": Measure("eval_ndcg", "ndcg@10", greater_is_better=True),
 }
+"""By the values of `train.select`."""
 
 
 class Patience(TrainerCallback):
-    """Stops training behind `patience` epochs without a better one; never where it is 0."""
+    """Stops training after `patience` epochs without a better one; never where it is 0."""
 
     def __init__(self, section: config_learn.Train) -> None:
         self._patience = section.patience
@@ -49,11 +49,11 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
     def was_over_at(self, checkpoint: Path) -> bool:
-        """Return whether training had ended at a checkpoint."""
+        """Return whether training had already ended at a checkpoint."""
         return self._is_over(read_json(checkpoint / "trainer_state.json")["log_history"])
 
     def _is_over(self, history: list[dict[str, Any]]) -> bool:
-        values = [row[self._measure.key] for row in history if self._measure.key in row]
+        values = [entry[self._measure.key] for entry in history if self._measure.key in entry]
         if not values or not self._patience:
             return False
         best = np.argmax(values) if self._measure.greater_is_better else np.argmin(values)

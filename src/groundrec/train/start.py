@@ -1,8 +1,8 @@
-"""Where a training starts: its own last whole checkpoint, another run's, or weights alone.
+"""Where a training starts: its own last complete checkpoint, another run's, or weights only.
 
-A run's checkpoint is copied among those of the new training, which then goes on as if it had been
-interrupted there. Knows nothing about how weights are trained, nor about the settings that two runs
-must share.
+Another run's checkpoint is copied to the checkpoints of the new training, which then resumes as if
+it had been interrupted there. Knows nothing about how weights are trained, nor about the settings
+that two runs must share.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ BEST = "best_model_checkpoint"
 
 @dataclass(frozen=True)
 class StartPoint:
-    """What `train.resume_from` names: a run's checkpoint, adapters alone, or a whole model's
-    weights alone.
-    """
+    """What `train.resume_from` names: a run's checkpoint, adapters, or the weights of a model."""
 
     kind: Literal["checkpoint", "adapters", "model"]
     path: Path
@@ -56,7 +54,7 @@ class StartPoint:
         return self.path.parent.parent
 
     def contents(self) -> list[list[str]]:
-        """Return each file that is read, by name and digest."""
+        """Return the name and the digest of each file that is read."""
         files = [
             p
             for p in sorted(self.path.iterdir())
@@ -66,11 +64,10 @@ class StartPoint:
 
 
 def find_start(path: Path, weights: str = "safetensors") -> StartPoint:
-    """Return what the folder `path` holds; raise `ConfigError` where nothing that training can
-    start from.
+    """Return what training can start from in a folder; raise `ConfigError` where it has nothing.
 
-    A run directory stands for its last whole checkpoint, and for its model where it keeps none.
-    `wandb:…` stands for the files of an artifact, fetched where they are not yet here.
+    A run directory stands for its last complete checkpoint, or for its model where it keeps none.
+    `wandb:…` stands for the files of an artifact, downloaded unless they are here already.
     """
     if str(path).startswith("wandb:"):
         return find_start(Path(fetch(str(path), weights).path), weights)
@@ -79,20 +76,18 @@ def find_start(path: Path, weights: str = "safetensors") -> StartPoint:
         return find_start(_last(stage / "checkpoints") or stage, weights)
     if (path / COMPLETE).is_file() and (path.parent.parent / "inputs.json").is_file():
         return StartPoint("checkpoint", path, weights)
-    return _bare(path, weights)
+    return _weights_in(path, weights)
 
 
 def find_weights(path: Path, weights: str = "safetensors") -> StartPoint:
-    """Return the weights that the folder `path` holds, as `find_start` does; a run's are those of its
-    trained model.
-    """
+    """Return the weights in a folder, as `find_start` does; of a run, those of its trained model."""
     if str(path).startswith("wandb:"):
         return find_weights(Path(fetch(str(path), weights).path), weights)
     stage = step_folder(path, "train")
-    return _bare(stage if (stage / "inputs.json").is_file() else path, weights)
+    return _weights_in(stage if (stage / "inputs.json").is_file() else path, weights)
 
 
-def _bare(path: Path, weights: str) -> StartPoint:
+def _weights_in(path: Path, weights: str) -> StartPoint:
     if any((path / name).is_file() for name in ADAPTERS):
         return StartPoint("adapters", path, weights)
     if (path / "config.json").is_file() and any(path.glob("*model*")):
@@ -109,33 +104,28 @@ def _bare(path: Path, weights: str) -> StartPoint:
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end.
-
-    Half-written ones are removed by the main process, and said so.
-    """
+    """Return the newest complete checkpoint; the main process removes incomplete newer ones."""
     last = _last(folder)
     for path in _checkpoints(folder):
         if path == last:
             break
         if Processes.of().is_main:
-            log.warning(f"  {path.name} is half-written: removed, the one before it is used")
+            log.warning(f"  {path.name} is incomplete: removed, the one before it is used")
             shutil.rmtree(path)
     return last
 
 
 def copy_checkpoint(source: Path, folder: Path) -> Path:
-    """Copy a checkpoint, and the best one beside it, to where a training in `folder` finds them;
-    return the copy.
+    """Copy a checkpoint, and the best one beside it, to the checkpoints of a training in `folder`.
+
+    Return the copy.
     """
     state: dict[str, Any] = json.loads((source / STATE).read_text(encoding="utf-8"))
     best = source.parent / Path(state[BEST]).name if state.get(BEST) else None
     if best and (best / COMPLETE).is_file():
         state[BEST] = str(folder / best.name)
-        _copy(
-            best,
-            folder,
-            {**json.loads((best / STATE).read_text(encoding="utf-8")), BEST: state[BEST]},
-        )
+        state_of_best = json.loads((best / STATE).read_text(encoding="utf-8"))
+        _copy(best, folder, {**state_of_best, BEST: state[BEST]})
     else:
         state |= {BEST: None, "best_metric": None, "best_global_step": None}
     return _copy(source, folder, state)
@@ -147,7 +137,7 @@ def trained_epochs(checkpoint: Path) -> float:
 
 
 def _copy(source: Path, folder: Path, state: dict[str, Any]) -> Path:
-    """Copy whole or not at all; the mean of epochs is one training's own, and stays behind."""
+    """Copy all or nothing, without the averaged weights, which belong to one training only."""
     copy = folder / source.name
     part = folder / f".{source.name}"
     if not copy.exists():
@@ -159,6 +149,7 @@ def _copy(source: Path, folder: Path, state: dict[str, Any]) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, newest first."""
     return sorted(
         folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True
     )

@@ -25,6 +25,7 @@ def check_names(recipe: Recipe) -> None:
     _known("prepare.protocol", "protocols", recipe.prepare.protocol)
     _known("prepare.engine", "engines", recipe.prepare.engine)
     _known("answers.kind", "answers", recipe.answers.kind)
+    _known("objective.kind", "objectives", recipe.objective.kind)
     for signal in recipe.signals:
         _known("signals", "signals", signal)
     for method in recipe.recommend.methods:

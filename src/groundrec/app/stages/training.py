@@ -12,6 +12,7 @@ from groundrec.app.stages.domains import main_domain
 from groundrec.app.stages.validation_ndcg import validation_ndcg
 from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.recipe import Recipe
+from groundrec.core.registry import resolve
 from groundrec.core.track import Metrics, log
 from groundrec.core.types import PreparedDataset
 from groundrec.text.answers import answers_of
@@ -109,7 +110,10 @@ def _finetuned(
     ]
     metrics = Metrics(x.run.path / "metrics.jsonl", "train")
     checkpoints = folder / "checkpoints"
-    return finetune(lm, domains, section, x.recipe.seed, checkpoints, metrics, start, judge)
+    objective = resolve("objectives", x.recipe.objective.kind)(x.recipe.objective)
+    return finetune(
+        lm, domains, section, x.recipe.seed, checkpoints, metrics, start, judge, objective
+    )
 
 
 def _starting_model(
