@@ -68,8 +68,9 @@ class Identity:
         return self.boot == _boot() and _started(self.pid) == self.started
 
     def send_signal(self, number: int) -> bool:
-        """Send a signal to this process, never to another that reuses its pid; return whether it was
-        alive.
+        """Send a signal to this process, never to another that reuses its pid.
+
+        Returns whether it was alive.
         """
         try:
             # Created before the comparison: psutil refuses to signal a pid that was reused later.
