@@ -80,7 +80,12 @@ class Placed(CoOccurrence):
         return super().scores(queries) + np.arange(len(queries), dtype=np.float32)[:, None]
 
 
+class Secretive(CoOccurrence):
+    settings = ("item_knn",)
+
+
 BAD = {
+    "No setting but those that the class names": Secretive,
     "float32, one per item": Wider,
     "the planted item is among": Worse,
     "Neither the test split": Clairvoyant,

@@ -62,7 +62,11 @@ class Opened:
 
 
 def grounding_inputs(
-    lm: LanguageModel, recipe: Recipe, folder: Path, **lists: NDArray[np.integer]
+    lm: LanguageModel,
+    recipe: Recipe,
+    folder: Path,
+    allow: NDArray[np.integer] | None = None,
+    deny: NDArray[np.integer] | None = None,
 ) -> GroundingInputs:
     """Return what groundings of the catalogue `TITLES` are built from.
 
@@ -71,7 +75,9 @@ def grounding_inputs(
     encoder = Encoder(TEMPLATE, lm.tokenizer, TITLES, ROOM)
     popularity = np.arange(len(TITLES))
     loaded = LoadedModel(lm, encoder, Trie.compile(encoder.answers, popularity))
-    return GroundingInputs(recipe, TITLES, popularity, folder, lambda: loaded, **lists)
+    return GroundingInputs(
+        recipe, TITLES, popularity, folder, lambda: loaded, allow=allow, deny=deny
+    )
 
 
 def check_base_model(

@@ -6,13 +6,16 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
 from groundrec.contracts.rules import check_rules
 from groundrec.contracts.shop import planted_shop
+from groundrec.core.config import Section
 from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
+from groundrec.core.recipe import settings as recipe_settings
 from groundrec.core.types import PreparedDataset, Queries, Ragged
 from groundrec.signals.counts import Signal
 
@@ -171,6 +174,17 @@ def minds_the_order(case: Fitted) -> None:
     )
 
 
+def reads_only_its_settings(case: Fitted) -> None:
+    """No setting but those that the class names in `settings`, and the seed, changes a score."""
+    settings = getattr(case.kind, "settings", None)
+    if settings is None:  # then all sections of signals are taken to be read
+        return
+    other = _changed_elsewhere(case.recipe, settings)
+    folder = Path(tempfile.mkdtemp(dir=case.folder))
+    scores = fitted(case.kind, SHOP, other, folder).scores(SHOP.test)
+    np.testing.assert_array_equal(scores, case.signal.scores(SHOP.test))
+
+
 RULES = (
     scores_every_item,
     finds_what_is_planted,
@@ -180,7 +194,39 @@ RULES = (
     scores_a_batch_like_its_rows,
     is_fitted_the_same_twice,
     minds_the_order,
+    reads_only_its_settings,
 )
+
+
+def _changed_elsewhere(recipe: Recipe, settings: tuple[str, ...]) -> Recipe:
+    """Return the recipe with every number, switch and choice changed that is not in `settings`."""
+    names = {name for name, *_ in recipe_settings(recipe)}
+    sections = {name.partition(".")[0] for name in names}
+    unknown = [name for name in settings if name not in names | sections]
+    assert not unknown, f"no such settings: {unknown}"
+    found = {}
+    for section in sections - set(settings):
+        values = getattr(recipe, section)
+        if isinstance(values, Section):
+            kinds = type(values).model_fields
+            changed = {
+                name: _another(getattr(values, name), kinds[name].annotation)
+                for name in kinds
+                if f"{section}.{name}" not in settings
+            }
+            found[section] = values.model_copy(update=changed)
+    return recipe.model_copy(update=found)
+
+
+def _another(value: Any, kind: Any) -> Any:
+    """Return another value of a setting; the same one of text, lists and sections."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if get_origin(kind) is Literal:
+        return next(choice for choice in (*get_args(kind)[::-1], value) if choice != value)
+    return value
 
 
 def _asking(*histories: list[int]) -> Queries:

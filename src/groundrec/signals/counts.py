@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,13 @@ T = TypeVar("T", bound="_Table")
 
 
 class Signal(Protocol):
-    """What a collaborative signal must be able to do; built with `cls(recipe)`."""
+    """What a collaborative signal must be able to do; built with `cls(recipe)`.
+
+    A class may also have two more attributes. `settings` names the sections and `section.field`s
+    of the recipe that it reads, besides the seed: it is fitted again only when one of them changes.
+    Without it, all sections of signals count. `files(recipe)` returns the paths whose content
+    decides its scores too.
+    """
 
     def __init__(self, recipe: Recipe) -> None: ...
 
@@ -59,6 +65,7 @@ class _Table(ABC):
     and so on.
     """
 
+    settings: ClassVar[tuple[str, ...]]
     weights: NDArray[np.float32]
     smoothing: float
 
@@ -109,6 +116,7 @@ class _Table(ABC):
 class Popularity(_Table):
     """How often each item occurs in the training sequences, plus one; the same for everyone."""
 
+    settings = ()
     weights = np.empty(0, np.float32)
     smoothing = 1.0
 
@@ -118,6 +126,8 @@ class Popularity(_Table):
 
 class RecentPopularity(Popularity):
     """How often each item was taken in the last days of training, plus one; the same for everyone."""
+
+    settings = ("recent_popularity",)
 
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
         """Count the training targets of `recent_popularity.days`."""
@@ -132,6 +142,8 @@ class ItemKNN(_Table):
     """Items that the same people took: cosine similarity, summed over the last items, older ones
     counting less.
     """
+
+    settings = ("item_knn",)
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -157,6 +169,8 @@ class CoOccurrence(_Table):
     votes(i → j) = count(i → j) / ((n_i + damping) ** source_power * (n_j + damping) **
     target_power)
     """
+
+    settings = ("co_occurrence",)
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)

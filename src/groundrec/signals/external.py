@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,6 +33,13 @@ ACCEPTED = (
 
 class External:
     """Scores from `external.path`, keyed by query id."""
+
+    settings: ClassVar[tuple[str, ...]] = ("external",)
+
+    @staticmethod
+    def files(recipe: Recipe) -> list[Path]:
+        """Return the file of scores, whose content decides the signal's."""
+        return [recipe.external.path] if recipe.external.path else []
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

@@ -24,6 +24,25 @@ from groundrec.signals.sequential import NETWORKS, NextItem
 
 __all__ = ["Caser", "CaserDROS", "GRU4Rec", "GRU4RecDROS", "SASRec", "SASRecDROS"]
 
+TRAINING = tuple(
+    f"sequential.{name}"
+    for name in (
+        "hidden",
+        "dropout",
+        "max_length",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "patience",
+    )
+)
+"""Settings that every network reads."""
+OBJECTIVE = ("sequential.loss", "sequential.negatives", "sequential.calibration")
+ROBUST = ("sequential.dros_weight", "sequential.dros_temperature")
+ATTENTION = ("sequential.layers", "sequential.heads")
+RECURRENCE = ("sequential.layers",)
+CONVOLUTION = ("sequential.window", "sequential.horizontal", "sequential.vertical")
 T = TypeVar("T", bound="SASRec")
 VALIDATION = 1000
 """Validation queries that choose the epoch and the scale."""
@@ -32,6 +51,7 @@ VALIDATION = 1000
 class SASRec:
     """What a transformer over item numbers expects next."""
 
+    settings: ClassVar[tuple[str, ...]] = (*TRAINING, *ATTENTION, *OBJECTIVE)
     network: ClassVar[str] = "sasrec"
     robust: ClassVar[bool] = False
 
@@ -98,28 +118,33 @@ class SASRec:
 class GRU4Rec(SASRec):
     """What a recurrent network over item numbers expects next."""
 
+    settings = (*TRAINING, *RECURRENCE, *OBJECTIVE)
     network = "gru4rec"
 
 
 class Caser(SASRec):
     """What convolutions over the last few items expect next."""
 
+    settings = (*TRAINING, *CONVOLUTION, *OBJECTIVE)
     network = "caser"
 
 
 class SASRecDROS(SASRec):
     """SASRec, trained against shifts of what is popular."""
 
+    settings = (*TRAINING, *ATTENTION, *ROBUST)
     robust = True
 
 
 class GRU4RecDROS(GRU4Rec):
     """GRU4Rec, trained against shifts of what is popular."""
 
+    settings = (*TRAINING, *RECURRENCE, *ROBUST)
     robust = True
 
 
 class CaserDROS(Caser):
     """Caser, trained against shifts of what is popular."""
 
+    settings = (*TRAINING, *CONVOLUTION, *ROBUST)
     robust = True
