@@ -52,7 +52,7 @@ def test_the_model_before_tuning_embeds_where_base_weights_are_asked_for(
     for folder, same in ((base, True), (x.run.path / "train", False)):
         lm = language.load(folder)
         encoder = x.encoder(lm.tokenizer)
-        own = embed(lm.model.eval(), [encoder.spelled(title, 512) for title in titles])
+        own = embed(lm.model.eval(), [encoder.tokenize(title, 512) for title in titles])
         assert np.allclose(np.load(kept), own, atol=1e-5) == same
     slates = load_slates(x.run.path / "recommend" / "ground" / "test")
     filled = slates.items[slates.items[:, 0] != NO_ITEM]

@@ -19,7 +19,7 @@ from groundrec.core.config_learn import Sequential
 from groundrec.core.errors import TrainingError
 from groundrec.core.types import NO_ITEM, Ragged
 
-__all__ = ["NETWORKS", "Caser", "GRU4Rec", "NextItem", "SASRec", "pad"]
+__all__ = ["NETWORKS", "CaserNetwork", "GRU4RecNetwork", "NextItem", "SASRecNetwork", "pad"]
 
 
 def pad(histories: Ragged, length: int) -> NDArray[np.int64]:
@@ -135,7 +135,7 @@ class NextItem(nn.Module, ABC):
         return np.concatenate(parts)
 
 
-class SASRec(NextItem):
+class SASRecNetwork(NextItem):
     """A causal transformer (Kang & McAuley, "Self-Attentive Sequential Recommendation", 2018).
 
     Knows places by their distance, a bias of the attention, instead of by number.
@@ -162,7 +162,7 @@ class SASRec(NextItem):
         return self.norm(items)
 
 
-class GRU4Rec(NextItem):
+class GRU4RecNetwork(NextItem):
     """A gated recurrent network (Hidasi et al., "Session-based Recommendations with Recurrent
     Neural Networks", 2016).
 
@@ -181,7 +181,7 @@ class GRU4Rec(NextItem):
         return self.out(self.dropout(self.gru(items)[0]))
 
 
-class Caser(NextItem):
+class CaserNetwork(NextItem):
     """Convolutions over the last few items (Tang & Wang, "Personalized Top-N Sequential
     Recommendation ...", 2018).
 
@@ -210,4 +210,8 @@ class Caser(NextItem):
         return self.out(self.dropout(joined)).view(q, n, hidden)
 
 
-NETWORKS: dict[str, type[NextItem]] = {"sasrec": SASRec, "gru4rec": GRU4Rec, "caser": Caser}
+NETWORKS: dict[str, type[NextItem]] = {
+    "sasrec": SASRecNetwork,
+    "gru4rec": GRU4RecNetwork,
+    "caser": CaserNetwork,
+}

@@ -140,11 +140,11 @@ class Encoder:
         self.trimmed += fitting < len(history)
         return ids
 
-    def spelled(self, text: str, most: int) -> list[int]:
+    def tokenize(self, text: str, most: int) -> list[int]:
         """Return the tokens of a text by itself, behind the start token; the first `most` of them."""
         return [*self._start(), *self._ids(text)][:most]
 
-    def ends(self, vocabulary: int) -> NDArray[np.bool_]:
+    def end_token_mask(self, vocabulary: int) -> NDArray[np.bool_]:
         """Return which tokens end an answer: the end token, or all that hold a newline. Shape: [V]."""
         found = np.zeros(vocabulary, np.bool_)
         if self.template.end:
@@ -158,7 +158,7 @@ class Encoder:
             found[end] = True
         return found
 
-    def fitting(self, history: NDArray[np.integer] | Sequence[int]) -> int:
+    def n_items_that_fit(self, history: NDArray[np.integer] | Sequence[int]) -> int:
         """Return how many items of a history, the latest ones, fit `cutoff_len` beside the longest
         answer.
         """

@@ -147,10 +147,10 @@ def _block(queries: Queries, chain: list[int], encoder: Encoder, most: int) -> t
     lengths = len(history) + counts[:taken].cumsum() - counts[:taken]
     # All prompts of a block lose the items that do not fit the last one. The first must keep some:
     # otherwise the block takes fewer queries.
-    cut = int(lengths[taken - 1]) - encoder.fitting(items[: lengths[taken - 1]])
+    cut = int(lengths[taken - 1]) - encoder.n_items_that_fit(items[: lengths[taken - 1]])
     while cut >= len(history) and taken > 1:
         taken -= 1
-        cut = int(lengths[taken - 1]) - encoder.fitting(items[: lengths[taken - 1]])
+        cut = int(lengths[taken - 1]) - encoder.n_items_that_fit(items[: lengths[taken - 1]])
     targets = np.concatenate([queries.targets[i] for i in chain[:taken]])
     encoder.trimmed += len(targets) if cut > 0 else 0
     return Block(items[cut:], (lengths[:taken] - cut).repeat(counts[:taken]), targets), taken

@@ -163,7 +163,7 @@ def test_what_is_longer_than_longest_loses_its_end(
     parts: GroundingInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beginning = " ".join(f"word{i}" for i in range(40))
-    longest = len(parts.encoder.spelled(beginning, 10_000))
+    longest = len(parts.encoder.tokenize(beginning, 10_000))
     short = parts.recipe.model_copy(
         update={"ground": parts.recipe.ground.model_copy(update={"max_embed_tokens": longest})}
     )
@@ -172,7 +172,7 @@ def test_what_is_longer_than_longest_loses_its_end(
     for text in (beginning, beginning + " and on" * 10_000):
         writing(monkeypatch, parts, [[text]])
         rows.append(ranker.slates(queries(1), 4))
-    assert len(parts.encoder.spelled(beginning + " and on" * 10_000, 10**9)) > 10_000
+    assert len(parts.encoder.tokenize(beginning + " and on" * 10_000, 10**9)) > 10_000
     np.testing.assert_array_equal(rows[0].items, rows[1].items)
     np.testing.assert_array_equal(rows[0].scores, rows[1].scores)
 
@@ -252,12 +252,14 @@ def test_random_weights_are_no_base_to_embed_with() -> None:
 
 def test_tokens_that_end_an_answer(parts: GroundingInputs) -> None:
     tokenizer = parts.encoder.tokenizer
-    ends = parts.encoder.ends(len(tokenizer) + 3)
+    ends = parts.encoder.end_token_mask(len(tokenizer) + 3)
     assert [bool(end) for end in ends[: len(tokenizer)]] == [
         i == tokenizer.eos_token_id or "\n" in tokenizer.decode([i]) for i in range(len(tokenizer))
     ]
     closed = Encoder(Template(item="{title} ", answer="{title}", end=True), tokenizer, TITLES, 256)
-    assert np.flatnonzero(closed.ends(len(tokenizer))).tolist() == [tokenizer.eos_token_id]
+    assert np.flatnonzero(closed.end_token_mask(len(tokenizer))).tolist() == [
+        tokenizer.eos_token_id
+    ]
 
 
 def test_a_model_that_learns_choices_only_cannot_write() -> None:

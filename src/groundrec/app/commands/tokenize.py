@@ -237,7 +237,7 @@ def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
     query = train[number]
     target = int(train.targets[number][0])
     if encoder.template.running:
-        recent = query.history[len(query.history) - encoder.fitting(query.history) :]
+        recent = query.history[len(query.history) - encoder.n_items_that_fit(query.history) :]
         made = encoder.running(np.append(recent, target))
     else:
         made = encoder.example(
@@ -247,7 +247,7 @@ def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
     return {
         "history": [x.dataset.catalogue.titles[item] for item in query.history],
         "target": x.dataset.catalogue.titles[target],
-        "left_out": len(query.history) - encoder.fitting(query.history),
+        "left_out": len(query.history) - encoder.n_items_that_fit(query.history),
         "text": tokenizer.decode(ids),
         "ids": ids,
         "pieces": tokenizer.convert_ids_to_tokens(ids),

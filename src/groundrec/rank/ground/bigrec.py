@@ -140,7 +140,7 @@ class BIGRecRanker:
     def _end_tokens(self) -> Tensor:
         """Which tokens end a text. Shape: [V], bool."""
         vocabulary = self.inputs.lm.model.config.get_text_config().vocab_size
-        return torch.from_numpy(self.inputs.encoder.ends(vocabulary))
+        return torch.from_numpy(self.inputs.encoder.end_token_mask(vocabulary))
 
     def slates(self, queries: Queries, k: int) -> BIGRecSlates:
         """Return a slate of `k` items for each query."""
@@ -234,7 +234,7 @@ class BIGRecRanker:
 
     def _embed(self, texts: list[str]) -> Tensor:
         """Return embeddings of texts. Shape: [n, D]."""
-        rows = [self.inputs.encoder.spelled(text, self.ground.max_embed_tokens) for text in texts]
+        rows = [self.inputs.encoder.tokenize(text, self.ground.max_embed_tokens) for text in texts]
         return embed(self.embedder.model, rows, self.ground.pooling)
 
     def prompts(self, queries: Queries) -> list[list[int]]:
