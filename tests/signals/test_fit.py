@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from groundrec.core import config_learn
+from groundrec.core import config_signals
 from groundrec.core.errors import TrainingError
 from groundrec.core.track import Metrics
 from groundrec.core.types import Ragged
@@ -21,7 +21,7 @@ from groundrec.signals.fit import fit, mean_ndcg, ndcg, validator, windows
 from groundrec.signals.sequential import NETWORKS, NextItem
 from tests.shops import planted_shop, queries_of
 
-SECTION = config_learn.Sequential.model_validate(
+SECTION = config_signals.Sequential.model_validate(
     {
         "hidden": 16,
         "layers": 1,
@@ -195,7 +195,7 @@ def test_ndcg_of_a_constant_score_is_nothing_to_be_proud_of() -> None:
 def test_validation_without_queries_is_none_and_seen_items_are_not_ranked() -> None:
     assert validator(queries_of([]), 0) is None
     model = NETWORKS["sasrec"](
-        3, config_learn.Sequential(hidden=4, layers=1, heads=1, dropout=0.0, max_length=3)
+        3, config_signals.Sequential(hidden=4, layers=1, heads=1, dropout=0.0, max_length=3)
     )
     with torch.no_grad():
         model.bias.copy_(torch.tensor([50.0, 20.0, 0.0]))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from groundrec.core.config_learn import Sequential
+from groundrec.core.config_signals import Sequential
 from groundrec.core.types import Ragged
 from groundrec.signals.fit import calibrate
 from groundrec.signals.objectives import nominal, objective

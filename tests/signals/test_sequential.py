@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundrec.core.config_learn import Sequential
+from groundrec.core.config_signals import Sequential
 from groundrec.core.errors import TrainingError
 from groundrec.core.types import NO_ITEM, Ragged
 from groundrec.signals.sequential import NETWORKS, NextItem, pad

@@ -1,19 +1,26 @@
 """Recipe files: TOML files on disk, and those shipped with the package, which have names.
 
-Knows nothing about what a recipe says.
+Knows nothing about which settings there are.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
+from groundrec.core import aliases
 from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.track import log
+from groundrec.core.trees import assign, leaves
 
-__all__ = ["find_recipe", "packaged_files"]
+__all__ = ["EXTENDS", "find_recipe", "packaged_files", "read_recipe", "read_toml"]
 
 FOLDER = Path(__file__).parents[1] / "recipes"
+EXTENDS = "extends"
+"""Key of the recipe, a file beside this one or a packaged name, that gives the other settings."""
 NEAREST = 5
 """How many packaged names an error suggests."""
 
@@ -52,3 +59,37 @@ def _no_such_recipe(path: Path, name: str, packaged: dict[str, Path]) -> ConfigE
         accepted=", ".join([*files, *nearest]) or "a TOML file, or the name of a packaged recipe",
         next_step="groundrec recipes list",
     )
+
+
+def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings of a recipe and of what it extends, and the file each is from."""
+    given = read_toml(path)
+    base, line = given.pop(EXTENDS, None), (*above, path.resolve())
+    origin = dict.fromkeys((key for key, _ in leaves(given)), path.name)
+    if base is None:
+        return given, origin
+    extended_path = find_recipe(base, path.parent) if isinstance(base, str) else None
+    if extended_path is None or extended_path.resolve() in line:
+        raise ConfigError(
+            f"{path} does not extend another recipe",
+            value=f"{EXTENDS} = {json.dumps(base, default=str)}",
+            accepted="a recipe beside this one, or a packaged one, that does not lead back here",
+            next_step="groundrec recipes list",
+        )
+    extended, origins = read_recipe(extended_path, line)
+    for key, value in leaves(given):
+        assign(extended, key, value)
+    return extended, origins | origin
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, with current names and values."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML",
+            value=error,
+            accepted="lines like `k_core = 5` under a [section]",
+        ) from None
+    return aliases.upgrade(tree, warn=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from groundrec.core.config_learn import External as Settings
+from groundrec.core.config_signals import External as Settings
 from groundrec.core.errors import ArtifactError, ConfigError, DataError
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import atomic_write

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize_scalar
 
-from groundrec.core import config_learn
+from groundrec.core import config_signals
 from groundrec.core.errors import TrainingError
 from groundrec.core.runs import atomic_write
 from groundrec.core.track import Metrics, log, progress
@@ -43,7 +43,7 @@ class _Standing:
 def fit(
     sequences: Ragged,
     item_count: int,
-    section: config_learn.Sequential,
+    section: config_signals.Sequential,
     seed: int,
     folder: Path,
     validate: Callable[[NextItem], float] | None,
@@ -173,7 +173,7 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     loss_of: Objective,
     batches: list[NDArray[np.int64]],
-    section: config_learn.Sequential,
+    section: config_signals.Sequential,
     epoch: int,
 ) -> float:
     model.train()
@@ -203,7 +203,7 @@ def _reorder(
 
 
 def _batches(
-    sequences: Ragged, section: config_learn.Sequential, rng: np.random.Generator
+    sequences: Ragged, section: config_signals.Sequential, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
     """Yield padded windows [b, L] (an item to predict, and up to `max_length` before it), batches
     in random order.
@@ -217,7 +217,7 @@ def _batches(
 
 
 def _set_rate(
-    optimizer: torch.optim.Optimizer, section: config_learn.Sequential, epochs: float
+    optimizer: torch.optim.Optimizer, section: config_signals.Sequential, epochs: float
 ) -> None:
     """Set the learning rate: it rises over the first epoch, then falls to 0 along a cosine."""
     rate = (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from groundrec.core.config_learn import Sequential
+from groundrec.core.config_signals import Sequential
 from groundrec.signals.sequential import NextItem
 
 __all__ = ["Objective", "nominal", "objective"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from groundrec.core.config_learn import Sequential
+from groundrec.core.config_signals import Sequential
 from groundrec.core.errors import TrainingError
 from groundrec.core.types import NO_ITEM, Ragged
 
