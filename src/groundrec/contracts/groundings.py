@@ -45,11 +45,12 @@ class GroundingCase:
         ground: dict[str, Any] | None = None,
         *,
         loads: bool = True,
-        **lists: NDArray[np.integer],
+        allow: NDArray[np.integer] | None = None,
+        deny: NDArray[np.integer] | None = None,
     ) -> Ranker:
         """Return the grounding, built with settings of `[recommend]` and `[ground]`.
 
-        `lists` are an allow-list and a deny-list. Without `loads`, loading the model fails.
+        Without `loads`, loading the model fails.
         """
         recipe = Recipe.of(
             {
@@ -58,7 +59,7 @@ class GroundingCase:
                 "evaluate.ks": [1, K],
             }
         )
-        inputs = grounding_inputs(self.lm, recipe, self.folder / "kept", **lists)
+        inputs = grounding_inputs(self.lm, recipe, self.folder / "kept", allow, deny)
         return self.build(inputs if loads else replace(inputs, load=_refuse_to_load))
 
 
