@@ -1,8 +1,7 @@
-"""Beam search along the trie: all hypotheses grow by one token a step.
+"""Beam search along the trie: all hypotheses grow by one token per step.
 
 The same hypotheses, scores and stopping as transformers' `generate` with `early_stopping="never"`.
-Forced tokens are read together, some at a time, and handed out one a step. Knows nothing about
-items.
+Forced tokens are read several at a time, and handed out one per step. Knows nothing about items.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from groundrec.text.trie import ROOT
 __all__ = ["WHOLE", "BeamSearch"]
 
 WHOLE = 2**31
-"""A stride that no edge is longer than."""
+"""A stride longer than any edge."""
 
 
 class BeamSearch:
-    """One beam search over Q queries. Hypotheses are columns of [Q, B] tensors; dead ones have
-    score -inf.
+    """One beam search over Q queries. Hypotheses are columns of [Q, B] tensors; dead ones score -inf.
 
     The best `keep` finished ones are kept; one of n tokens scores its log-probability divided by n
     ** `length_penalty`. At most `stride` tokens of an edge are read at once: more take fewer passes
@@ -47,119 +45,135 @@ class BeamSearch:
         device = self._scoring.depth.device
         shape = (len(branches.trie_mask), beams)
         self._node = torch.full(shape, ROOT, device=device)
+        """The node whose edge the hypothesis is in. Shape: [Q, B]."""
         self._used = torch.zeros(shape, dtype=torch.long, device=device)
-        """Tokens of the edge into the node that the hypothesis has taken."""
-        self._place = torch.zeros(shape, dtype=torch.long, device=device)
-        """Tokens of that edge that have been read."""
+        """How many tokens of that edge the hypothesis has taken. Shape: [Q, B]."""
+        self._n_read = torch.zeros(shape, dtype=torch.long, device=device)
+        """How many tokens of that edge the model has read. Shape: [Q, B]."""
         self._score = torch.full(shape, NEVER, device=device)
+        """Log-probability of the tokens taken. Shape: [Q, B]."""
         self._score[:, 0] = 0
         self._slot = torch.full(shape, -1, device=device)
-        """Tree slot of the last token that has been read."""
-        self._chain = torch.zeros(*shape, 1, device=device)
+        """Tree slot of the last token read. Shape: [Q, B]."""
         self._first = torch.zeros(shape, dtype=torch.long, device=device)
-        """Log-probability of the token behind each one of the edge from the `first` on. Shapes: [Q,
-        B, L], [Q, B].
-        """
-        self._kids = torch.zeros(*shape, 1, dtype=torch.long, device=device)
-        self._kids_log = torch.full((*shape, 1), NEVER, device=device)
-        """The best children of the node, and their log-probabilities. Shape: [Q, B, W]."""
-        self._found = torch.full((shape[0], keep), ROOT, device=device)
-        self._found_score = torch.full((shape[0], keep), NEVER, device=device)
+        """Offset in the edge of the first token that `_chain` is about. Shape: [Q, B]."""
+        self._chain = torch.zeros(*shape, 1, device=device)
+        """Log-probability of the token after each token of the edge from `_first` on. [Q, B, L]."""
+        self._children = torch.zeros(*shape, 1, dtype=torch.long, device=device)
+        """The best children of the node. Shape: [Q, B, W]."""
+        self._children_log_p = torch.full((*shape, 1), NEVER, device=device)
+        """Their log-probabilities. Shape: [Q, B, W]."""
+        self._leaf = torch.full((shape[0], keep), ROOT, device=device)
+        """The best finished hypotheses. Shape: [Q, K]."""
+        self._leaf_score = torch.full((shape[0], keep), NEVER, device=device)
+        """Their scores, descending. Shape: [Q, K]."""
         self.steps = 0
 
     def run(self) -> tuple[Tensor, Tensor]:
-        """Return the best finished leaves and their scores, descending. Shapes: [Q, keep]."""
+        """Return the best leaves and their scores, descending. Shapes: [Q, K], twice."""
         self.begin()
-        while self.goes_on():
+        while self.continues():
             self.step()
-        return self._found, self._found_score
+        return self._leaf, self._leaf_score
 
     def begin(self) -> None:
-        """Note what follows the prompts."""
-        self._note(self._branches.root())
+        """Take the root's children as the first tokens."""
+        self._update(self._branches.root())
 
-    def goes_on(self) -> bool:
-        """Return whether any hypothesis may still end among the best found."""
+    def continues(self) -> bool:
+        """Return whether any hypothesis may still end among the best."""
         longest = int(self._scoring.trie.depth.max()) if self._penalty > 0 else max(self.steps, 1)
         hope = self._score.amax(1) / longest**self._penalty
-        return bool(((hope > self._found_score[:, -1]) & (hope > NEVER)).any())
+        return bool(((hope > self._leaf_score[:, -1]) & (hope > NEVER)).any())
 
-    def holds(self, node: int, used: int) -> bool:
-        """Return whether the first query has a living hypothesis that took `used` tokens of the
-        edge into `node`.
-        """
+    def is_alive(self, node: int, used: int) -> bool:
+        """Return whether the first query has a living hypothesis `used` tokens into the edge."""
         here = (self._node[0] == node) & (self._used[0] == used) & (self._score[0] > NEVER)
         return bool(here.any())
 
-    def has_found(self, leaf: int) -> bool:
+    def has_kept(self, leaf: int) -> bool:
         """Return whether `leaf` is among the finished hypotheses kept for the first query."""
-        return bool(((self._found[0] == leaf) & (self._found_score[0] > NEVER)).any())
+        return bool(((self._leaf[0] == leaf) & (self._leaf_score[0] > NEVER)).any())
 
     def step(self) -> None:
-        """Grow every hypothesis by one token; keep the best, note the finished ones, read new
-        edges.
-        """
+        """Grow every hypothesis by one token; keep the best, finish those at a leaf, read on."""
         self.steps += 1
-        at_end = self._used == self._scoring.edge_length[self._node]
-        grow = self._score[:, :, None] + self._kids_log.masked_fill(~at_end[:, :, None], NEVER)
-        place = (self._used - 1 - self._first).clamp(0, self._chain.shape[2] - 1)
-        forced = self._chain.gather(2, place[:, :, None])
-        forced = self._score[:, :, None] + forced.masked_fill(at_end[:, :, None], NEVER)
-        every = torch.cat([grow, forced], dim=2)
-        width = every.shape[2]
-        score, flat = every.flatten(1).topk(min(2 * self._beams, every.shape[1] * width), dim=1)
-        origin = flat // width
+        # Candidates of each hypothesis: W children if it is at the end of its edge, else the one
+        # forced token, in the last column. Shape: [Q, B, W + 1].
+        candidates = torch.cat([self._branching_scores(), self._forced_scores()], dim=2)
+        width = candidates.shape[2]
+        # Twice as many as beams: at most half of them can be finished ones.
+        count = min(2 * self._beams, candidates.shape[1] * width)
+        score, flat = candidates.flatten(1).topk(count, dim=1)
+        origin = flat // width  # the hypothesis each one continues, [Q, C]
         column = flat % width
         branched = column < width - 1
-        child = self._kids.flatten(1).gather(1, origin * (width - 1) + column.clamp(max=width - 2))
+        child_at = origin * (width - 1) + column.clamp(max=width - 2)
+        child = self._children.flatten(1).gather(1, child_at)
         node = torch.where(branched, child, self._node.gather(1, origin))
         used = torch.where(branched, 1, self._used.gather(1, origin) + 1)
-        done = self._scoring.is_leaf(node) & (used == self._scoring.edge_length[node])
-        self._finish(
-            node[:, : self._beams],
-            score[:, : self._beams].masked_fill(~done[:, : self._beams], NEVER),
-        )
-        score, kept = score.masked_fill(done, NEVER).topk(self._beams, dim=1)
-        origin = origin.gather(1, kept)
+        finished = self._scoring.is_leaf(node) & (used == self._scoring.edge_length[node])
+        # As in `generate`, only the best B candidates may finish.
+        b = self._beams
+        self._finish(node[:, :b], score[:, :b].masked_fill(~finished[:, :b], NEVER))
+        score, kept = score.masked_fill(finished, NEVER).topk(b, dim=1)  # [Q, C] → [Q, B]
         self._score = score
         self._node = node.gather(1, kept)
         self._used = used.gather(1, kept)
-        branched = branched.gather(1, kept)
-        self._place, self._first = (
-            t.gather(1, origin).masked_fill(branched, 0) for t in (self._place, self._first)
-        )
-        self._slot = self._slot.gather(1, origin)
-        self._chain, self._kids, self._kids_log = (
-            _rows(t, origin) for t in (self._chain, self._kids, self._kids_log)
-        )
+        self._inherit(origin.gather(1, kept), branched.gather(1, kept))
         self._read()
 
+    def _branching_scores(self) -> Tensor:
+        """Return the score of entering each child; -inf inside an edge. Shape: [Q, B, W]."""
+        at_end = self._used == self._scoring.edge_length[self._node]
+        log_p = self._children_log_p.masked_fill(~at_end[:, :, None], NEVER)
+        return self._score[:, :, None] + log_p
+
+    def _forced_scores(self) -> Tensor:
+        """Return the score of the next token of the edge; -inf at its end. Shape: [Q, B, 1]."""
+        at_end = self._used == self._scoring.edge_length[self._node]
+        index = (self._used - 1 - self._first).clamp(0, self._chain.shape[2] - 1)
+        log_p = self._chain.gather(2, index[:, :, None])
+        return self._score[:, :, None] + log_p.masked_fill(at_end[:, :, None], NEVER)
+
+    def _inherit(self, origin: Tensor, branched: Tensor) -> None:
+        """Give each hypothesis what was read for the one it continues.
+
+        `origin` [Q, B] is that hypothesis. Where `branched` [Q, B], a new edge begins.
+        """
+        self._n_read = self._n_read.gather(1, origin).masked_fill(branched, 0)
+        self._first = self._first.gather(1, origin).masked_fill(branched, 0)
+        self._slot = self._slot.gather(1, origin)
+        self._chain = _rows(self._chain, origin)
+        self._children = _rows(self._children, origin)
+        self._children_log_p = _rows(self._children_log_p, origin)
+
     def _finish(self, node: Tensor, score: Tensor) -> None:
+        """Keep the best K of the finished hypotheses so far and of `node` [Q, B]."""
         score = score / self.steps**self._penalty
-        score, best = torch.cat([self._found_score, score], 1).topk(self._keep, dim=1)
-        self._found = torch.cat([self._found, node], 1).gather(1, best)
-        self._found_score = score
+        score, best = torch.cat([self._leaf_score, score], 1).topk(self._keep, dim=1)
+        self._leaf = torch.cat([self._leaf, node], 1).gather(1, best)
+        self._leaf_score = score
 
     def _read(self) -> None:
-        """Read on where the next token needs it; note chains, children and slots."""
+        """Read on where the next token needs it."""
         needed = torch.minimum(self._used, self._scoring.tokens_to_read(self._node))
-        wanted = (self._place < needed) & (self._score > NEVER)
-        for read in self._branches.read(self._node, self._slot, wanted, self._place, self._stride):
-            self._note(read)
+        wanted = (self._n_read < needed) & (self._score > NEVER)
+        for read in self._branches.read(self._node, self._slot, wanted, self._n_read, self._stride):
+            self._update(read)
 
-    def _note(self, read: Read) -> None:
-        before = self._place.gather(1, read.column)
-        self._first = self._first.scatter(
-            1, read.column, before.where(read.real, self._first.gather(1, read.column))
-        )
-        self._place = self._place.scatter(1, read.column, read.place.where(read.real, before))
+    def _update(self, read: Read) -> None:
+        """Store what was read in the columns [Q, A] it was read for."""
+        before = self._n_read.gather(1, read.column)
+        first = before.where(read.real, self._first.gather(1, read.column))
+        slot = read.slot.where(read.real, self._slot.gather(1, read.column))
+        self._first = self._first.scatter(1, read.column, first)
+        self._n_read = self._n_read.scatter(1, read.column, read.n_read.where(read.real, before))
+        self._slot = self._slot.scatter(1, read.column, slot)
         entering, best = read.entering.topk(min(2 * self._beams, read.entering.shape[2]), dim=2)
-        self._slot = self._slot.scatter(
-            1, read.column, read.slot.where(read.real, self._slot.gather(1, read.column))
-        )
         self._chain = _put(self._chain, read, read.chain, 0)
-        self._kids = _put(self._kids, read, read.children.gather(2, best), 0)
-        self._kids_log = _put(self._kids_log, read, entering, NEVER)
+        self._children = _put(self._children, read, read.children.gather(2, best), 0)
+        self._children_log_p = _put(self._children_log_p, read, entering, NEVER)
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
@@ -168,7 +182,7 @@ def _rows(table: Tensor, index: Tensor) -> Tensor:
 
 
 def _put(table: Tensor, read: Read, rows: Tensor, fill: float) -> Tensor:
-    """Return `table` [Q, B, W] with what was read in its rows, and `fill` behind it."""
+    """Return `table` [Q, B, W] with `rows` [Q, A, w] in the columns read, padded with `fill`."""
     width = max(table.shape[2], rows.shape[2])
     table, rows = (
         torch.nn.functional.pad(t, (0, width - t.shape[2]), value=fill) for t in (table, rows)

@@ -1,8 +1,8 @@
 """Best-first search along the trie: the exact best K leaves, and the proof.
 
 Log-probabilities are never positive, so the score of a node bounds that of every leaf below it. The
-nodes with the best bounds are read, several a pass; when K finished leaves score above every bound
-that is left, nothing better can be hidden. Knows nothing about items.
+nodes with the best bounds are read, several per pass, until no remaining bound exceeds the K-th
+score. Knows nothing about items.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from groundrec.rank.search.branches import Branches, Read
 from groundrec.rank.search.scoring import NEVER, TrieMask
 from groundrec.text.trie import ROOT
 
-__all__ = ["STRIDE", "BestFirst", "Found"]
+__all__ = ["STRIDE", "BestFirst", "BestLeaves"]
 
 FRONTIER = 4096
 """Most open nodes kept for each query; the best bound among those dropped is remembered."""
 STRIDE = 4
-"""Most tokens of an edge that are read before its bound is looked at again."""
+"""Most tokens of an edge that are read before its bound is compared again."""
 SHRINK = 0.75
-"""Finished queries leave the batch when no more than this share of it is still searched."""
+"""Finished queries leave the batch once at most this share of it is still searched."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The best leaves that were found for Q queries."""
+class BestLeaves:
+    """The best leaves of Q queries."""
 
     leaves: Tensor
     """Shape: [Q, K]."""
     scores: Tensor
     """Descending; -inf where there are fewer leaves. Shape: [Q, K]."""
     bound: Tensor
-    """No leaf outside scores more than this; -inf where the list is proved. Shape: [Q]."""
+    """No other leaf scores more than this; -inf where the list is proved. Shape: [Q]."""
 
 
 class BestFirst:
     """One best-first search over Q queries, until all are proved or have read `budget` tree tokens.
 
-    About `width` tokens are read a pass for each query: more take fewer passes and read some nodes
-    in vain. With a `goal`, only leaves that it allows are looked for.
+    About `width` tokens are read per pass for each query: more take fewer passes and read some
+    nodes in vain. With a `goal`, only leaves that it allows are searched for.
     """
 
     def __init__(
@@ -57,116 +57,121 @@ class BestFirst:
         q = len(branches.trie_mask)
         device = self._scoring.depth.device
         self._query = torch.arange(q, device=device)
-        """Which query each row of what follows is about."""
+        """Which query each row of the tensors below is about."""
+        # The frontier: nodes whose edge or children are still to be read, best bound first.
         self._open = torch.full((q, 1), ROOT, device=device)
+        """Nodes. Shape: [Q, F]."""
         self._bound = torch.full((q, 1), NEVER, device=device)
-        """Open nodes and their bounds, best first. Shapes: [Q, F]."""
+        """No leaf below a node scores more. Shape: [Q, F]."""
         self._above = torch.full((q, 1), -1, device=device)
-        """Tree slot of the last token before what is to be read of the edge into each. Shape: [Q,
-        F].
-        """
-        self._place = torch.zeros((q, 1), dtype=torch.long, device=device)
-        """How many tokens of that edge have been read. Shape: [Q, F]."""
+        """Tree slot of the last token read before the rest of the edge. Shape: [Q, F]."""
+        self._n_read = torch.zeros((q, 1), dtype=torch.long, device=device)
+        """How many tokens of the edge have been read. Shape: [Q, F]."""
         self._dropped = torch.full((q,), NEVER, device=device)
+        """The best bound of the nodes that a full frontier has dropped. Shape: [Q]."""
         self._leaf = torch.full((q, k), ROOT, device=device)
+        """The best leaves so far. Shape: [Q, K]."""
         self._score = torch.full((q, k), NEVER, device=device)
-        """The best leaves so far, and their scores. Shapes: [Q, K]."""
-        self._found = Found(self._leaf.clone(), self._score.clone(), self._dropped.clone())
+        """Their scores, descending. Shape: [Q, K]."""
+        self._result = BestLeaves(self._leaf.clone(), self._score.clone(), self._dropped.clone())
 
-    def run(self) -> Found:
+    def run(self) -> BestLeaves:
         """Return the best leaves."""
         root = torch.zeros_like(self._bound)
-        self._note(self._branches.root(), root, self._open)
+        self._add(self._branches.root(), root, self._open)
         while self._step():
             pass
-        return self._found
+        return self._result
 
     def _step(self) -> bool:
         """Read the nodes with the best bounds; return whether there were any."""
-        worth = self._worth()
-        searched = worth.any(1)
-        count = int(searched.sum())
-        if count < len(searched) and (count == 0 or count <= SHRINK * len(searched)):
-            self._leave(~searched, searched.nonzero()[:, 0])
-            worth = worth[searched]
+        chosen = self._choose()
+        searching = chosen.any(1)
+        count = int(searching.sum())
+        if count < len(searching) and (count == 0 or count <= SHRINK * len(searching)):
+            self._leave(~searching, searching.nonzero()[:, 0])
+            chosen = chosen[searching]
         if count == 0:
             return False
-        width = worth.shape[1]
+        width = chosen.shape[1]
         bound = self._bound[:, :width]
         node = self._open[:, :width]
         reads = self._branches.read(
-            node, self._above[:, :width], worth, self._place[:, :width], STRIDE
+            node, self._above[:, :width], chosen, self._n_read[:, :width], STRIDE
         )
-        self._bound = torch.cat([bound.masked_fill(worth, NEVER), self._bound[:, width:]], 1)
+        # What is being read leaves the frontier; `_add` puts back what is unfinished.
+        self._bound = torch.cat([bound.masked_fill(chosen, NEVER), self._bound[:, width:]], 1)
         for read in reads:
-            self._note(read, bound.gather(1, read.column), node.gather(1, read.column))
+            self._add(read, bound.gather(1, read.column), node.gather(1, read.column))
         return True
 
-    def _worth(self) -> Tensor:
-        """Return which of the best open nodes to read next: enough for `width` tokens, none in
-        vain. Shape: [Q, W].
+    def _choose(self) -> Tensor:
+        """Return which of the best open nodes to read next, about `width` tokens. Shape: [Q, W].
+
+        None whose bound is below the K-th score, and none of a query out of budget.
         """
         width = min(self._width, self._bound.shape[1])
         bound = self._bound[:, :width]
         length = self._scoring.tokens_to_read(self._open[:, :width])
-        length = (length - self._place[:, :width]).clamp(max=STRIDE)
-        worth = (
-            (bound >= self._score[:, -1:])
-            & (bound > NEVER)
-            & (length.cumsum(1) - length < self._width)
-        )
-        return worth & (self._branches.spent < self._budget)[:, None]
+        length = (length - self._n_read[:, :width]).clamp(max=STRIDE)
+        tokens_before = length.cumsum(1) - length
+        useful = (bound >= self._score[:, -1:]) & (bound > NEVER) & (tokens_before < self._width)
+        return useful & (self._branches.spent < self._budget)[:, None]
 
     def _leave(self, finished: Tensor, kept: Tensor) -> None:
-        """Write down the result of the `finished` queries, and go on with the `kept` ones."""
+        """Save the results of the `finished` [Q] queries, and continue with the rows `kept` [q]."""
         rows = self._query[finished]
         bound = torch.maximum(self._bound[:, 0], self._dropped)
         bound = bound.where(bound >= self._score[:, -1], NEVER)
-        self._found.leaves[rows] = self._leaf[finished]
-        self._found.scores[rows] = self._score[finished]
-        self._found.bound[rows] = bound[finished]
-        for name in (
-            "_query",
-            "_open",
-            "_bound",
-            "_above",
-            "_place",
-            "_dropped",
-            "_leaf",
-            "_score",
-        ):
-            setattr(self, name, getattr(self, name)[kept])
+        self._result.leaves[rows] = self._leaf[finished]
+        self._result.scores[rows] = self._score[finished]
+        self._result.bound[rows] = bound[finished]
+        self._query = self._query[kept]
+        self._open = self._open[kept]
+        self._bound = self._bound[kept]
+        self._above = self._above[kept]
+        self._n_read = self._n_read[kept]
+        self._dropped = self._dropped[kept]
+        self._leaf = self._leaf[kept]
+        self._score = self._score[kept]
         if len(kept):
             self._branches.keep(kept)
             self._goal = self._goal and self._goal.take(kept)
 
-    def _note(self, read: Read, bound: Tensor, node: Tensor) -> None:
-        """Finish the leaves that were read, open or finish their children, and go on with
-        unfinished edges later.
+    def _add(self, read: Read, bound: Tensor, node: Tensor) -> None:
+        """Add what was read to the best leaves and to the frontier.
+
+        `node` [Q, A] are the nodes read, `bound` [Q, A] their bounds before: log-probabilities of
+        all tokens up to the first of the edge that was read now.
         """
         reached = (bound + read.chain.sum(2)).masked_fill(~read.real, NEVER)
-        self._finish(node, reached.masked_fill(~(self._scoring.is_leaf(node) & read.ended), NEVER))
+        finished = self._scoring.is_leaf(node) & read.ended
+        self._add_leaves(node, reached.masked_fill(~finished, NEVER))
+        # The children of each node in a row: [Q, A, C] → [Q, A · C].
         child = read.children.flatten(1)
         score = (reached[:, :, None] + read.entering).flatten(1)
         if self._goal:
             score = score.masked_fill(~self._goal.allowed(child), NEVER)
-        done = self._scoring.is_leaf(child) & (self._scoring.tokens_to_read(child) == 0)
-        self._finish(child, score.masked_fill(~done, NEVER))
+        finished = self._scoring.is_leaf(child) & (self._scoring.tokens_to_read(child) == 0)
+        self._add_leaves(child, score.masked_fill(~finished, NEVER))
         above = read.slot[:, :, None].expand_as(read.children).flatten(1)
-        self._enlarge(child, score.masked_fill(done, NEVER), above, torch.zeros_like(child))
-        self._enlarge(node, reached.masked_fill(read.ended, NEVER), read.slot, read.place)
+        self._add_open(child, score.masked_fill(finished, NEVER), above, torch.zeros_like(child))
+        # Edges that were not read to their end.
+        self._add_open(node, reached.masked_fill(read.ended, NEVER), read.slot, read.n_read)
 
-    def _finish(self, leaf: Tensor, score: Tensor) -> None:
+    def _add_leaves(self, leaf: Tensor, score: Tensor) -> None:
+        """Keep the best K of the leaves so far and of `leaf` [Q, n]; -inf is no leaf."""
         self._score, best = torch.cat([self._score, score], 1).topk(self._k, dim=1)
         self._leaf = torch.cat([self._leaf, leaf], 1).gather(1, best)
 
-    def _enlarge(self, node: Tensor, bound: Tensor, above: Tensor, place: Tensor) -> None:
-        every = torch.cat([self._bound, bound], 1)
-        kept, best = every.topk(min(FRONTIER + 1, every.shape[1]), dim=1)
+    def _add_open(self, node: Tensor, bound: Tensor, above: Tensor, n_read: Tensor) -> None:
+        """Put nodes [Q, n] into the frontier, and keep the `FRONTIER` best; -inf is no node."""
+        bounds = torch.cat([self._bound, bound], 1)
+        kept, best = bounds.topk(min(FRONTIER + 1, bounds.shape[1]), dim=1)
         if kept.shape[1] > FRONTIER:
             self._dropped = torch.maximum(self._dropped, kept[:, -1])
         self._bound = kept[:, :FRONTIER]
         best = best[:, :FRONTIER]
         self._open = torch.cat([self._open, node], 1).gather(1, best)
         self._above = torch.cat([self._above, above], 1).gather(1, best)
-        self._place = torch.cat([self._place, place], 1).gather(1, best)
+        self._n_read = torch.cat([self._n_read, n_read], 1).gather(1, best)

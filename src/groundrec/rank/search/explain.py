@@ -153,11 +153,11 @@ def _lost(beam: BeamSearch, where: list[tuple[int, int]]) -> int | None:
     """
     beam.begin()
     for step, (node, used) in enumerate(where, 1):
-        if not beam.goes_on():
+        if not beam.continues():
             return step
         beam.step()
-        if step < len(where) and not beam.holds(node, used):
+        if step < len(where) and not beam.is_alive(node, used):
             return step
-    while beam.goes_on():
+    while beam.continues():
         beam.step()
-    return None if beam.has_found(where[-1][0]) else len(where)
+    return None if beam.has_kept(where[-1][0]) else len(where)

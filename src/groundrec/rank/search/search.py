@@ -25,7 +25,7 @@ from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged, Scores
 from groundrec.rank.search.beam import WHOLE, BeamSearch
 from groundrec.rank.search.branches import Branches
-from groundrec.rank.search.exact import BestFirst, Found
+from groundrec.rank.search.exact import BestFirst, BestLeaves
 from groundrec.rank.search.exhaustive import score_leaves
 from groundrec.rank.search.masks import Guide, Mask
 from groundrec.rank.search.scoring import NEVER, ScoreKind, TrieMask, TrieScoring
@@ -219,7 +219,7 @@ class Search:
         return 1 if several and not self.scoring.renormalised else WHOLE
 
     def _dive(
-        self, branches: Branches, found: Found, rows: NDArray[np.intp], k: int
+        self, branches: Branches, found: BestLeaves, rows: NDArray[np.intp], k: int
     ) -> tuple[Tensor, Tensor]:
         """Return all leaves found [Q, k], and their scores, those of `rows` with what a beam search
         of them adds.
