@@ -1,19 +1,19 @@
-"""The best items of the catalogue under a language model: the answer to "how do I know that the
-item exists?".
+"""The best items of the catalogue under a language model: every answer is an item that exists.
 
 Only scoring of the catalogue's trie are ever scored, so every answer is an item. The score of an item
 is the sum of the log-probabilities of its tokens; `full` normalises each over the whole vocabulary,
 as BIGRec and D3 sum it, `renormalised` over the tokens that lead to an allowed item, so a forced
 token costs nothing and the items' probabilities sum to one. A checkpoint's own generation settings
-(sampling, penalties) are never looked at.
+(sampling, penalties) are ignored.
 
-Knows nothing about users, prompts' words or how a signal was made.
+Knows nothing about users, the text of prompts or how a signal was made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,10 +40,10 @@ __all__ = ["Answer", "ScoreKind", "Search", "Work"]
 
 @dataclass
 class Work:
-    """What a search asked of the model: forward passes of a batch, and tokens of all its queries.
+    """What the model was asked to compute: forward passes of batches, and tokens of all queries.
 
-    `unproved` counts the queries of `exact` that ran out of budget, `silent` those to which nothing
-    was written.
+    `unproved` counts the queries of `exact` that exhausted their budget, `silent` those for which
+    the model wrote nothing.
     """
 
     passes: int = 0
@@ -52,12 +52,12 @@ class Work:
     silent: int = 0
 
     def add(self, other: Work) -> None:
-        """Add another search's work."""
+        """Add other work."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all counters to 0."""
         for field in fields(self):
             setattr(self, field.name, 0)
 
@@ -71,14 +71,16 @@ class Answer:
     scores: Scores
     """Shape: [Q, k]."""
     gap: NDArray[np.float32]
-    """How much better than the last item an unlisted one might score: 0 where the slate is proved.
-    Shape: [Q].
-    """
+    """How much better than the last item another might score; 0 where proved. Shape: [Q]."""
 
 
 class Search:
-    """Finds items of one catalogue with one model. Results do not depend on how queries are
-    batched.
+    """Finds items of one catalogue with one model; results do not depend on how queries are batched.
+
+    Several threads may search with one object. They share the model, the trie and its tensors, and
+    the instruction's keys and values, all of which are only read: a forward pass registers no hook
+    and replaces no layer, and each search has a cache, masks and tensors of its own. The counters
+    of `work` are added under a lock; clear them while no other thread searches.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Search:
             trie: The catalogue, in the model's tokens.
             score: `full` or `renormalised`.
             temperature: Divides the logits.
-            instruction: Tokens that all prompts begin with; read once.
+            instruction: Tokens that prompts begin with; read once, here.
         """
         if temperature <= 0:
             raise SearchError("not a temperature", value=temperature, accepted="a number above 0")
@@ -106,6 +108,7 @@ class Search:
         self.scoring = TrieScoring(model, trie, score, temperature)
         self._instruction = Instruction.read(model, instruction)
         self.work = Work()
+        self._lock = Lock()
 
     @torch.inference_mode()
     def beam(
@@ -117,11 +120,10 @@ class Search:
         guide: Guide | None = None,
         length_penalty: float = 0.0,
     ) -> Answer:
-        """Return the `k` best items found by beam search.
+        """Return the `k` best items found by beam search; `gap` is infinite.
 
         The same as transformers' `generate` with `early_stopping="never"` and prefixes constrained
-        to the catalogue: the best item can be lost where its first tokens look worse than those of
-        `beams` others. `gap` is infinite.
+        to the catalogue: the best item is lost if `beams` others score better at one of its tokens.
         """
         if beams < k:
             raise SearchError(
@@ -148,46 +150,45 @@ class Search:
     ) -> Answer:
         """Return the `k` best items, proved by best-first search.
 
-        A query that has read `budget` tree tokens is finished by a beam search of `k` beams, and
-        its `gap` is not 0. About `width` tokens are read at once: it changes how fast, never what.
+        A query that exhausts its `budget` of tree tokens is completed by a beam search of `k`
+        beams, and its `gap` is not 0. About `width` tokens are read at once, which changes only how
+        fast.
         """
         branches, mask = self._branches(prompts, mask, guide)
-        found = BestFirst(branches, k, width, budget).run()
+        best = BestFirst(branches, k, width, budget).run()
         self._count(branches)
-        del branches  # its keys and values: those of the dive take their place
-        open_ = np.flatnonzero((found.bound > NEVER).cpu().numpy())
-        leaves = found.leaves
-        scores = found.scores
-        if len(open_):
-            self.work.unproved += len(open_)
-            trie_mask = TrieMask(self.scoring, mask, guide).take(
-                torch.from_numpy(open_).to(found.bound.device)
-            )
-            some = Branches(self.scoring, self._reader([prompts[i] for i in open_]), trie_mask)
-            leaves, scores = self._dive(some, found, open_, k)
-        gap = torch.where(found.bound > NEVER, found.bound - scores[:, -1], 0).clamp(min=0)
+        del branches  # frees its keys and values before those of the beam search are computed
+        unproved = np.flatnonzero((best.bound > NEVER).cpu().numpy())
+        leaves = best.leaves
+        scores = best.scores
+        if len(unproved):
+            rows = torch.from_numpy(unproved).to(best.bound.device)
+            trie_mask = TrieMask(self.scoring, mask, guide).take(rows)
+            reader = self._reader([prompts[i] for i in unproved])
+            leaves, scores = self._complete(Branches(self.scoring, reader, trie_mask), best, rows)
+            self._add_work(Work(unproved=len(unproved)))
+        gap = torch.where(best.bound > NEVER, best.bound - scores[:, -1], 0).clamp(min=0)
         return self._answer(leaves, scores, gap, k, mask)
 
     @torch.inference_mode()
     def score(
         self, prompts: list[list[int]], items: Ragged, mask: Mask | None = None, *, width: int = 64
     ) -> Scores:
-        """Return the exact scores of some `items` for each prompt, -inf for all others. Shape: [Q,
-        I].
+        """Return the exact scores of some `items`, a row per prompt; -inf elsewhere. Shape: [Q, I].
 
         They are the scores that `all` gives under the same `mask`.
         """
         branches, mask = self._branches(prompts, mask, None)
         goal = TrieMask(self.scoring, Mask.of(len(prompts), allow=items))
         most = max(1, int(items.lengths.max()))
-        found = BestFirst(branches, most, width, 2**62, goal).run()
+        best = BestFirst(branches, most, width, 2**62, goal).run()
         self._count(branches)
         table = np.full((len(prompts), len(self.trie.item_order)), np.float32(NEVER))
-        leaves = found.leaves.cpu().numpy()
-        scores = found.scores.cpu().numpy()
-        numbers, values = self._items(leaves, scores, table.shape[1], mask)
-        rows, places = np.nonzero(numbers != NO_ITEM)
-        table[rows, numbers[rows, places]] = values[rows, places]
+        ranked, scores = self._items(
+            best.leaves.cpu().numpy(), best.scores.cpu().numpy(), table.shape[1], mask
+        )
+        rows, ranks = np.nonzero(ranked != NO_ITEM)
+        table[rows, ranked[rows, ranks]] = scores[rows, ranks]
         wanted = Mask.of(len(prompts), allow=items).dense(table.shape[1])
         return np.where(wanted, table, np.float32(NEVER))
 
@@ -202,44 +203,45 @@ class Search:
             score_leaves(self.scoring, branches.reader, branches.trie_mask).cpu().numpy()[:, leaves]
         )
         self._count(branches)
+        # Leaves tile the items in the trie's order: [Q, leaves] → [Q, I], then to item numbers.
         scores = np.empty((len(prompts), len(self.trie.item_order)), np.float32)
         width = self.trie.item_hi[leaves] - self.trie.item_lo[leaves]
         scores[:, self.trie.item_order] = np.repeat(total, width, axis=1)
         return np.where(mask.dense(scores.shape[1]), scores, np.float32(NEVER))
 
     def _stride(self, queries: int) -> int:
-        """Return how many forced tokens a beam search reads at once: it changes how fast, never
-        what.
+        """Return how many forced tokens a beam search reads at once, which changes only how fast.
 
-        A pass takes about as long for a few more tokens, except where a processor reads for several
-        queries: there it is slower with each, and none are read for hypotheses that are dropped
-        inside an edge.
+        A few more tokens cost a pass next to nothing, except on a CPU that reads several queries:
+        there each one costs, so none is read for a hypothesis that may be dropped inside an edge.
         """
         several = queries > 1 and self.model.device.type == "cpu"
         return 1 if several and not self.scoring.renormalised else WHOLE
 
-    def _dive(
-        self, branches: Branches, found: BestLeaves, rows: NDArray[np.intp], k: int
+    def _complete(
+        self, branches: Branches, best: BestLeaves, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return all leaves found [Q, k], and their scores, those of `rows` with what a beam search
-        of them adds.
+        """Return the best leaves and their scores, with what a beam search of `rows` [q] adds.
+
+        Shapes: [Q, k], twice.
         """
-        more, more_scores = BeamSearch(branches, k, k, stride=self._stride(len(rows))).run()
+        k = best.leaves.shape[1]
+        beam_leaves, beam_scores = BeamSearch(branches, k, k, stride=self._stride(len(rows))).run()
         self._count(branches)
-        leaves = found.leaves.clone()
-        scores = found.scores.clone()
-        at = torch.from_numpy(rows).to(more.device)
-        known = leaves[at].where(scores[at] > NEVER, ROOT)
-        twice = (more[:, :, None] == known[:, None]).any(2)
-        every = torch.cat([scores[at], more_scores.masked_fill(twice, NEVER)], 1)
-        scores[at], best = every.topk(k, dim=1)
-        leaves[at] = torch.cat([leaves[at], more], 1).gather(1, best)
+        leaves = best.leaves.clone()
+        scores = best.scores.clone()
+        known = leaves[rows].where(scores[rows] > NEVER, ROOT)
+        # A leaf that both searches found counts once: [q, k, 1] against [q, 1, k].
+        twice = (beam_leaves[:, :, None] == known[:, None]).any(2)
+        merged = torch.cat([scores[rows], beam_scores.masked_fill(twice, NEVER)], 1)
+        scores[rows], order = merged.topk(k, dim=1)
+        leaves[rows] = torch.cat([leaves[rows], beam_leaves], 1).gather(1, order)
         return leaves, scores
 
     def branches(
         self, prompts: list[list[int]], mask: Mask | None = None, guide: Guide | None = None
     ) -> Branches:
-        """Return the prompts, read, and the trie behind each, not yet read."""
+        """Read the prompts, and return the trie after each, not yet read."""
         return self._branches(prompts, mask, guide)[0]
 
     def _branches(
@@ -262,9 +264,12 @@ class Search:
 
     def _count(self, branches: Branches) -> None:
         reader = branches.reader
-        self.work.add(
-            Work(reader.passes, reader.tokens + branches.read_before + int(branches.spent.sum()))
-        )
+        tokens = reader.tokens + branches.read_before + int(branches.spent.sum())
+        self._add_work(Work(reader.passes, tokens))
+
+    def _add_work(self, work: Work) -> None:
+        with self._lock:
+            self.work.add(work)
 
     def _answer(self, leaves: Tensor, scores: Tensor, gap: Tensor, k: int, mask: Mask) -> Answer:
         items, best = self._items(leaves.cpu().numpy(), scores.cpu().numpy(), k, mask)
@@ -273,25 +278,30 @@ class Search:
     def _items(
         self, leaves: NDArray[np.int64], scores: Scores, k: int, mask: Mask
     ) -> tuple[NDArray[np.int32], Scores]:
-        """Return the items of `leaves` [Q, n] and their scores, best first, those of one leaf in
-        the trie's order.
+        """Return the best `k` items of `leaves` [Q, n] and their scores. Shapes: [Q, k], twice.
+
+        A leaf stands for all items of one title: they follow each other in the trie's order.
         """
         trie = self.trie
         q = len(leaves)
-        items = np.full((q, k), NO_ITEM, np.int32)
-        best = np.full((q, k), NEVER, np.float32)
-        leaves = np.where(np.isneginf(scores), ROOT, leaves)
+        leaves = np.where(np.isneginf(scores), ROOT, leaves)  # the root stands for no leaf
+        # All items of all leaves in one list, query by query, best leaf first: `width` items for
+        # each of the Q · n leaves, `row` and `item` of length m = width.sum().
         width = np.where(leaves == ROOT, 0, trie.item_hi[leaves] - trie.item_lo[leaves]).ravel()
         row = np.repeat(np.arange(q).repeat(leaves.shape[1]), width)
-        place = np.arange(width.sum()) - np.repeat(width.cumsum() - width, width)
-        item = trie.item_order[np.repeat(trie.item_lo[leaves].ravel(), width) + place]
+        index = np.arange(width.sum()) - np.repeat(width.cumsum() - width, width)
+        item = trie.item_order[np.repeat(trie.item_lo[leaves].ravel(), width) + index]
         score = np.repeat(scores.ravel(), width)
+        # A leaf is kept for one allowed item; its others may be forbidden.
         keep = mask.allows(row, item)
         row = row[keep]
         item = item[keep]
         score = score[keep]
-        column = np.arange(len(row)) - np.searchsorted(row, row)
-        inside = column < k
-        items[row[inside], column[inside]] = item[inside]
-        best[row[inside], column[inside]] = score[inside]
+        # `row` ascends, so an item's rank is its distance from the first item of its row.
+        rank = np.arange(len(row)) - np.searchsorted(row, row)
+        inside = rank < k
+        items = np.full((q, k), NO_ITEM, np.int32)
+        best = np.full((q, k), NEVER, np.float32)
+        items[row[inside], rank[inside]] = item[inside]
+        best[row[inside], rank[inside]] = score[inside]
         return items, best
