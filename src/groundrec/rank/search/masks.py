@@ -1,8 +1,8 @@
-"""What lies below each node of the trie: allowed items, and a signal's share of probability.
+"""Which items a query may be given, and how a signal guides a search.
 
-A mask is a list of items per query, and a node's count of them a difference of two look-ups in the
-trie's item order, so the cost of a mask grows with the list, not with the catalogue. Knows nothing
-about language models.
+A mask is a list of items per query. How many of them are below a node of the trie is the difference
+of two look-ups in the trie's item order, so a mask costs as much as its list is long, not as the
+catalogue is. Knows nothing about language models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Guide", "Mask", "Mass", "guide_steps", "guide_totals"]
 
 Mass = Literal["sum", "max"]
 LEAST = 1e-20
-"""Least probability of an allowed item under a signal: a signal alone never forbids."""
+"""Minimum probability of an allowed item under a signal: a signal alone never forbids."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Mask:
 
     @classmethod
     def of(cls, queries: int, allow: Ragged | None = None, deny: Ragged | None = None) -> Mask:
-        """Return the mask of allow-lists and deny-lists, one row per query; an item denied is never
-        allowed.
+        """Return the mask of allow-lists and deny-lists, a row per query.
+
+        A denied item is never allowed.
         """
         if allow is None:
             return cls(Ragged.of([[]] * queries) if deny is None else deny, only=False)
@@ -59,9 +60,7 @@ class Mask:
         return listed == self.only
 
     def check(self, items: int) -> None:
-        """Raise `SearchError` where a list names no item of the catalogue, or a query has no item
-        left.
-        """
+        """Raise `SearchError` for an unknown item in a list, and for a query without an item left."""
         values = self.listed.values
         if len(values) and (values.min() < 0 or values.max() >= items):
             wrong = values[(values < 0) | (values >= items)][0]
@@ -78,20 +77,21 @@ class Mask:
             )
 
     def leaves_any(self, items: int) -> NDArray[np.bool_]:
-        """Return whether any of so many `items` is left to each query. Shape: [Q]."""
+        """Return whether each query may be given any of the `items` items. Shape: [Q]."""
         distinct = np.array([len(np.unique(row)) for row in self.listed], np.int64)
         return distinct > 0 if self.only else distinct < items
 
-    def places(self, trie: Trie) -> NDArray[np.int64]:
-        """Return the listed items' places in the trie's order, ascending, then I. Shape: [Q,
-        longest].
+    def positions(self, trie: Trie) -> NDArray[np.int64]:
+        """Return the listed items' positions in the trie's order, ascending. Shape: [Q, longest].
+
+        Shorter rows are padded with I, which is past every position.
         """
-        place = np.empty(len(trie.item_order), np.int64)
-        place[trie.item_order] = np.arange(len(place))
-        rows = [np.unique(place[row]) for row in self.listed]
-        table = np.full((len(rows), max((len(r) for r in rows), default=0)), len(place))
-        for row, found in zip(table, rows, strict=True):
-            row[: len(found)] = found
+        position = np.empty(len(trie.item_order), np.int64)
+        position[trie.item_order] = np.arange(len(position))
+        rows = [np.unique(position[row]) for row in self.listed]
+        table = np.full((len(rows), max(map(len, rows), default=0)), len(position))
+        for padded, row in zip(table, rows, strict=True):
+            padded[: len(row)] = row
         return table
 
 
@@ -111,51 +111,46 @@ class Guide:
 
 
 def guide_steps(trie: Trie, guide: Guide, mask: Mask) -> Tensor:
-    """Return log p_signal of entering each node from its parent, among allowed items; 0 at the
-    root. [Q, N], fp32.
+    """Return log p_signal of entering each node from its parent, among allowed items. [Q, N], fp32.
+
+    0 at the root, -inf where no allowed item is below.
     """
+    # Probabilities in the trie's order, so that the items below a node are neighbours. [Q, I].
     allowed = mask.dense(len(trie.item_order))[:, trie.item_order]
-    p = np.exp(log_softmax(guide.scores[:, trie.item_order], allowed).astype(np.float64)).clip(
-        LEAST
-    )
-    p = np.where(allowed, p, 0.0)
-    value = np.zeros((len(p), len(trie)))
-    leaves = np.flatnonzero(trie.child_counts == 0)
+    log_p = log_softmax(guide.scores[:, trie.item_order], allowed).astype(np.float64)
+    p = np.where(allowed, np.exp(log_p).clip(LEAST), 0.0)
+    # The mass below each node, and that of its children together. [Q, N].
+    mass = np.zeros((len(p), len(trie)))
+    child_mass = np.zeros_like(mass)
     gather = np.add if guide.mass == "sum" else np.maximum
-    value[:, leaves] = gather.reduceat(
-        p, trie.item_lo[leaves], axis=1
-    )  # leaves tile the items, in order
-    siblings = np.zeros_like(value)
+    leaves = np.flatnonzero(trie.child_counts == 0)
+    mass[:, leaves] = gather.reduceat(p, trie.item_lo[leaves], axis=1)  # leaves tile the items
     level = trie.level
     for depth in range(int(level.max(initial=0)), 0, -1):
         nodes = np.flatnonzero(level == depth)
         parents = trie.parent[nodes]
-        first = np.flatnonzero(
-            np.diff(parents, prepend=-1)
-        )  # children of one node are neighbours at their level
+        # The children of one node are neighbours at their level: `first` is each family's first.
+        first = np.flatnonzero(np.diff(parents, prepend=-1))
         above = parents[first]
-        siblings[:, above] = np.add.reduceat(value[:, nodes], first, axis=1)
-        value[:, above] = gather.reduceat(value[:, nodes], first, axis=1)
+        child_mass[:, above] = np.add.reduceat(mass[:, nodes], first, axis=1)
+        mass[:, above] = gather.reduceat(mass[:, nodes], first, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.log(value[:, 1:]) - np.log(siblings[:, trie.parent[1:]])
+        steps = np.log(mass[:, 1:]) - np.log(child_mass[:, trie.parent[1:]])
     steps = np.where(np.isnan(steps), -np.inf, steps)
-    return torch.from_numpy(
-        np.concatenate([np.zeros((len(p), 1)), steps], axis=1).astype(np.float32)
-    )
+    root = np.zeros((len(p), 1))
+    return torch.from_numpy(np.concatenate([root, steps], axis=1).astype(np.float32))
 
 
 def guide_totals(trie: Trie, guide: Guide, mask: Mask) -> Scores:
-    """Return log p_signal of each item, summed along its path; -inf where it is not allowed. Shape:
-    [Q, I].
-    """
+    """Return log p_signal of each item, summed along its path; -inf where forbidden. [Q, I]."""
     total = guide_steps(trie, guide, mask).numpy().astype(np.float64)
     level = trie.level
     for depth in range(1, int(level.max(initial=0)) + 1):
         nodes = np.flatnonzero(level == depth)
         total[:, nodes] += total[:, trie.parent[nodes]]
     leaves = np.flatnonzero(trie.child_counts == 0)
+    # Each leaf's total for all its items, from the trie's order to item numbers. [Q, I].
+    width = trie.item_hi[leaves] - trie.item_lo[leaves]
     scores = np.empty((len(total), len(trie.item_order)), np.float32)
-    scores[:, trie.item_order] = np.repeat(
-        total[:, leaves], trie.item_hi[leaves] - trie.item_lo[leaves], axis=1
-    )
+    scores[:, trie.item_order] = np.repeat(total[:, leaves], width, axis=1)
     return np.where(mask.dense(scores.shape[1]), scores, np.float32(-np.inf))

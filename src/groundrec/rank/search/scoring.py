@@ -1,4 +1,4 @@
-"""The catalogue's trie on the model's device: what continues a node, and how likely it is.
+"""The catalogue's trie on the model's device: what continues a node, and how likely each is.
 
 Knows nothing about the order in which nodes are visited.
 """
@@ -56,26 +56,26 @@ class TrieScoring:
         chosen, column = np.unique(trie.first_tokens[1:], return_inverse=True)
         narrow = narrowed(model, tensor(chosen)) if self.renormalised else None
         self.model = narrow or model
-        """The model, with logits of the tokens that are ever chosen alone where it can."""
+        """The model; where possible, its output layer is cut down to the tokens ever chosen."""
         first = column if narrow else trie.first_tokens[1:]
         self._logit = tensor(np.append(0, first))
-        """Column of the logits that enters each node. Shape: [N]."""
+        """Column of the logits for the first token of each node's edge. Shape: [N]."""
         self.outputs = len(chosen) if narrow else int(model.config.get_text_config().vocab_size)
 
     def __len__(self) -> int:
         return len(self.depth)
 
-    def edge_token(self, nodes: Tensor, place: Tensor) -> Tensor:
-        """Return the token `place` steps into the edge of each node; any token for the root. Same
-        shape.
-        """
-        return self._edge_tokens[
-            (self._edge_start[nodes] + place).clamp(max=len(self._edge_tokens) - 1)
-        ]
+    def edge_token(self, nodes: Tensor, offset: Tensor) -> Tensor:
+        """Return the token at `offset` in the edge into each node; any for the root. Same shape."""
+        # The root has no edge, and its start may lie past the end: clamped, not read out of bounds.
+        index = (self._edge_start[nodes] + offset).clamp(max=len(self._edge_tokens) - 1)
+        return self._edge_tokens[index]
 
     def tokens_to_read(self, nodes: Tensor) -> Tensor:
-        """Return how many tokens the model must read to score what lies below each node, from its
-        edge. Same shape.
+        """Return how many tokens of each node's edge the model must read. Same shape.
+
+        All of them to score the children; at a leaf, all but the last, or none where forced tokens
+        cost nothing.
         """
         leaf_tokens = 0 if self.renormalised else (self.edge_length[nodes] - 1).clamp(min=0)
         return torch.where(self.child_count[nodes] > 0, self.edge_length[nodes], leaf_tokens)
@@ -85,55 +85,54 @@ class TrieScoring:
         return self.child_count[nodes] == 0
 
     def children(self, nodes: Tensor, most: int) -> tuple[Tensor, Tensor]:
-        """Return the children of `nodes` [Q, n], and which of the places hold one. Shapes: [Q, n,
-        most].
-        """
-        place = torch.arange(most, device=nodes.device)
-        there = place < self.child_count[nodes][:, :, None]
-        at = torch.where(there, self._child_start[nodes][:, :, None] + place, 0)
-        return self._children[at.clamp(max=max(len(self._children) - 1, 0))], there
+        """Return the children of `nodes` [Q, n], and which are real, not padding. [Q, n, most]."""
+        number = torch.arange(most, device=nodes.device)
+        real = number < self.child_count[nodes][:, :, None]
+        index = torch.where(real, self._child_start[nodes][:, :, None] + number, 0)
+        return self._children[index.clamp(max=max(len(self._children) - 1, 0))], real
 
-    def child(self, nodes: Tensor, place: Tensor) -> Tensor:
-        """Return the child of each node at `place`. Same shape."""
-        return self._children[self._child_start[nodes] + place]
+    def child(self, nodes: Tensor, number: Tensor) -> Tensor:
+        """Return the `number`-th child of each node, from 0. Same shape."""
+        return self._children[self._child_start[nodes] + number]
 
     def log_weights(self, logits: Tensor) -> Tensor:
-        """Return logits [..., V], tempered: as log-probabilities, or as they are when children
-        share them out.
+        """Return what logits [..., V] say of each token: log-probabilities after the temperature.
+
+        Renormalised, still logits: `log_children` normalises them over the children.
         """
         logits = logits if self.temperature == 1 else logits / self.temperature
         return logits if self.renormalised else logits.log_softmax(-1)
 
     def log_children(
-        self, weights: Tensor, at: Tensor, nodes: Tensor, most: int, trie_mask: TrieMask
+        self, weights: Tensor, rows: Tensor, nodes: Tensor, most: int, trie_mask: TrieMask
     ) -> tuple[Tensor, Tensor]:
-        """Return the children of nodes and the log-probability of entering each; -inf for none or a
-        forbidden one.
+        """Return the children of nodes and the log-probability of entering each.
+
+        Padding and forbidden children have -inf.
 
         Args:
             weights: What `log_weights` gave. Shape: [Q, R, V].
-            at: Which of the R rows lies behind each node. Shape: [Q, n].
+            rows: Which of the R rows follows each node. Shape: [Q, n].
             nodes: Shape: [Q, n].
             most: Most children any of them has.
             trie_mask: Mask and guide.
 
         Shapes: [Q, n, most], twice.
         """
-        children, there = self.children(nodes, most)
-        v = weights.shape[2]
-        column = (at[:, :, None] * v + self._logit[children]).flatten(1)
-        chosen = weights.flatten(1).gather(1, column).view(children.shape)
-        there &= trie_mask.allowed(children.flatten(1)).view(children.shape)
-        chosen = chosen.masked_fill(~there, NEVER)
-        entering = (
-            chosen - chosen.logsumexp(2, keepdim=True) if self.renormalised else chosen
-        ).flatten(1)
-        return children, trie_mask.mix(entering, children.flatten(1)).view(
-            children.shape
-        ).masked_fill(~there, NEVER)
+        children, real = self.children(nodes, most)
+        flat = children.flatten(1)  # [Q, n · most], as the mask and the guide take them
+        real &= trie_mask.allowed(flat).view(children.shape)
+        # One gather from [Q, R · V]: row `rows` of each node, column of each child.
+        column = (rows[:, :, None] * weights.shape[2] + self._logit[children]).flatten(1)
+        log_p = weights.flatten(1).gather(1, column).view(children.shape)
+        log_p = log_p.masked_fill(~real, NEVER)
+        if self.renormalised:
+            log_p = log_p - log_p.logsumexp(2, keepdim=True)
+        mixed = trie_mask.mix(log_p.flatten(1), flat).view(children.shape)
+        return children, mixed.masked_fill(~real, NEVER)
 
     def logit_of(self, nodes: Tensor) -> Tensor:
-        """Return the column of the logits that enters each node. Same shape."""
+        """Return the column of the logits for the first token of each edge. Same shape."""
         return self._logit[nodes]
 
 
@@ -144,25 +143,28 @@ class TrieMask:
         self._scoring = scoring
         self._only = mask.only
         device = scoring.depth.device
-        self._places = torch.from_numpy(mask.places(scoring.trie)).to(device)
+        self._listed = torch.from_numpy(mask.positions(scoring.trie)).to(device)
+        """The listed items' positions in the trie's order, ascending. Shape: [Q, longest]."""
         self._steps = guide_steps(scoring.trie, guide, mask).to(device) if guide else None
+        """log p_signal of entering each node. Shape: [Q, N]."""
         self.alpha = guide.alpha if guide else 1.0
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._listed)
 
     def take(self, rows: Tensor) -> TrieMask:
         """Return the same for some of the queries. `rows`: int64 [q]."""
         some = copy.copy(self)
-        some._places = self._places[rows]
+        some._listed = self._listed[rows]
         some._steps = None if self._steps is None else self._steps[rows]
         return some
 
     def allowed(self, nodes: Tensor) -> Tensor:
         """Return whether any allowed item lies below each of `nodes` [Q, n]. Shape: [Q, n]."""
+        # The items below a node are the range [lo, hi) of the trie's order.
         lo = self._scoring.item_lo[nodes]
         hi = self._scoring.item_hi[nodes]
-        listed = torch.searchsorted(self._places, hi) - torch.searchsorted(self._places, lo)
+        listed = torch.searchsorted(self._listed, hi) - torch.searchsorted(self._listed, lo)
         return listed > 0 if self._only else listed < hi - lo
 
     def mix(self, lm: Tensor, nodes: Tensor) -> Tensor:

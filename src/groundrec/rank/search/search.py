@@ -1,7 +1,6 @@
 """The best items of the catalogue under a language model: every answer is an item that exists.
 
-Only scoring of the catalogue's trie are ever scored, so every answer is an item. The score of an item
-is the sum of the log-probabilities of its tokens; `full` normalises each over the whole vocabulary,
+Only paths of the catalogue's trie are ever scored. The score of an item is the sum of the log-probabilities of its tokens; `full` normalises each over the whole vocabulary,
 as BIGRec and D3 sum it, `renormalised` over the tokens that lead to an allowed item, so a forced
 token costs nothing and the items' probabilities sum to one. A checkpoint's own generation settings
 (sampling, penalties) are ignored.
