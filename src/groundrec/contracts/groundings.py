@@ -84,7 +84,10 @@ def check_grounding(build: Callable[[GroundingInputs], Ranker]) -> None:
 
 
 def ranks_real_items(case: GroundingCase) -> None:
-    """A slate holds items of the catalogue, each once, by falling finite scores; int32 and float32."""
+    """A slate holds items of the catalogue, each once, by falling finite scores.
+
+    Items are int32, scores float32.
+    """
     found = case.ranker().slates(_queries(), K)
     assert (found.items.dtype, found.scores.dtype) == (
         np.int32,
@@ -100,7 +103,7 @@ def ranks_real_items(case: GroundingCase) -> None:
 
 
 def keeps_to_the_lists(case: GroundingCase) -> None:
-    """Nothing seen and nothing denied is recommended, nothing but what is allowed, and all of that."""
+    """Nothing seen and nothing denied is recommended, only what is allowed, and all of that."""
     allow = np.array([0, 3, 7, 8, 12, 13], np.int32)
     deny = np.array([8], np.int32)
     found = case.ranker(allow=allow, deny=deny).slates(_queries(), K)

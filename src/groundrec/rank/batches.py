@@ -103,7 +103,8 @@ class Batches:
             if len(queries) == 1:
                 raise self._too_little(str(error).partition("\n")[0]) from None
         self._size = len(queries) // 2
-        torch.cuda.empty_cache()  # only here: the error, gone by now, held the tensors of the search
+        # Only here, after the `except`: until then the error holds the tensors of the search.
+        torch.cuda.empty_cache()
         log.warning(
             f"  out of memory with {len(queries)} queries at once: going on with {self._size}"
         )

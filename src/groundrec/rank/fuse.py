@@ -40,8 +40,9 @@ Combine = Callable[[Scores, Scores, float], Scores]
 RANKS = 60
 PENALTY = 1e-4
 STEPS = 100
+"""Most Newton steps in which weights are learned."""
 ENOUGH = 1e-9
-"""Most steps in which weights are learned, and what a query's likelihood has to gain for one more."""
+"""Stop when a step would gain less log-likelihood per query."""
 BLOCK = 32
 """Queries looked at together while learning: few, so that they stay in the processor's cache."""
 EPSILON = np.float32(1e-3)
@@ -76,7 +77,9 @@ def mix(lm: Scores, signal: Scores, alpha: float) -> Scores:
     Both are made probabilities over those items first. Shape: [q, I].
     """
     if not 0 <= alpha <= 1:
-        raise SearchError("alpha is no share", value=alpha, accepted="a number from 0 to 1")
+        raise SearchError(
+            "alpha must be between 0 and 1", value=alpha, accepted="a number from 0 to 1"
+        )
     allowed = ~(np.isneginf(lm) | np.isneginf(signal))
     mixed = np.full(lm.shape, -np.inf, np.float32)
     mixed[allowed] = (
@@ -151,7 +154,7 @@ def learn(scores: Sequence[Scores], targets: Ragged) -> NDArray[np.float64]:
 
 
 class _Derivatives(NamedTuple):
-    """A convex function at one place: its value, its first derivatives and its second."""
+    """A convex function at one point."""
 
     value: float
     gradient: NDArray[np.float64]
@@ -159,22 +162,22 @@ class _Derivatives(NamedTuple):
 
 
 def _newton_minimize(
-    at: Callable[[NDArray[np.float64]], _Derivatives], place: NDArray[np.float64], enough: float
+    at: Callable[[NDArray[np.float64]], _Derivatives], point: NDArray[np.float64], enough: float
 ) -> NDArray[np.float64]:
-    """Return where a convex function is lowest: by Newton's steps, halved while they overshoot.
+    """Return the minimum of a convex function by Newton's method, halving steps that overshoot.
 
-    For few unknowns: it looks at five places where L-BFGS looks at forty.
+    For few unknowns it evaluates the function far less often than L-BFGS.
     """
-    here = at(place)
+    here = at(point)
     for _ in range(STEPS):
         step = np.linalg.solve(here.hessian, here.gradient)
         if here.gradient @ step < enough:
-            return place - step
-        while (there := at(place - step)).value > here.value - here.gradient @ step / 4:
+            return point - step
+        while (there := at(point - step)).value > here.value - here.gradient @ step / 4:
             step /= 2
-        place = place - step
+        point = point - step
         here = there
-    return place
+    return point
 
 
 def _negative_log_likelihood(
@@ -183,22 +186,24 @@ def _negative_log_likelihood(
     allowed: NDArray[np.bool_],
     wanted: NDArray[np.float64],
 ) -> _Derivatives:
-    """Return minus the targets' log-likelihood; `wanted`, the sum of their scores, is all it has to
-    know of them.
+    """Return minus the targets' log-likelihood under n weights.
+
+    `table` [n, Q, I] are the scores, `wanted` [n] their sums over the targets.
     """
     value = PENALTY * weights @ weights - weights @ wanted
     gradient = 2 * PENALTY * weights - wanted
     hessian = 2 * PENALTY * np.eye(len(weights))
     for start in range(0, len(allowed), BLOCK):
         rows = slice(start, start + BLOCK)
-        x = table[:, rows].astype(np.float64)
-        logits = np.where(allowed[rows], np.tensordot(weights, x, 1), -np.inf)
+        x = table[:, rows].astype(np.float64)  # [n, q, I]
+        logits = np.where(allowed[rows], np.tensordot(weights, x, 1), -np.inf)  # [q, I]
         top = logits.max(1, keepdims=True)
         p = np.exp(logits - top)
         total = p.sum(1, keepdims=True)
         value += (top + np.log(total)).sum()
+        # The gradient of log-sum-exp is the mean of x under p, its Hessian the covariance.
         px = x * (p / total)
-        mean = px.sum(2)
+        mean = px.sum(2)  # [n, q]
         gradient += mean.sum(1)
         hessian += px.reshape(len(x), -1) @ x.reshape(len(x), -1).T - mean @ mean.T
     return _Derivatives(float(value), gradient, hessian)
@@ -236,19 +241,18 @@ def exclude(scores: Scores, history: Ragged) -> Scores:
 
 
 def slates_to_scores(slates: Slates, item_count: int) -> Scores:
-    """Return the slates' scores with one for every item, those outside just below the lowest
-    inside. Shape: [Q, I].
+    """Return a score for every item: those outside a slate score just below its lowest. [Q, I].
 
-    For an exact slate the lowest score bounds all items outside, so this is the best guess of them
-    that changes no ranking. An empty slate knows nothing: all its items score alike.
+    The lowest score of an exact slate bounds all items outside. With an empty slate, all items
+    score alike.
     """
     present = (slates.items != NO_ITEM) & ~np.isneginf(slates.scores)
     lowest = np.where(present, slates.scores, np.inf).min(1, initial=np.inf)
     lowest = np.where(np.isinf(lowest), 0, lowest).astype(np.float32)
-    below = lowest - np.maximum(EPSILON, np.abs(lowest) * EPSILON)
-    scores = np.repeat(below[:, None], item_count, axis=1)
-    rows, places = np.nonzero(present)
-    scores[rows, slates.items[rows, places]] = slates.scores[rows, places]
+    outside = lowest - np.maximum(EPSILON, np.abs(lowest) * EPSILON)
+    scores = np.repeat(outside[:, None], item_count, axis=1)
+    rows, ranks = np.nonzero(present)
+    scores[rows, slates.items[rows, ranks]] = slates.scores[rows, ranks]
     return scores
 
 
@@ -298,9 +302,7 @@ def _point(alpha: float, values: NDArray[np.floating]) -> Point:
 
 
 def _shared(*scores: Scores) -> NDArray[np.bool_]:
-    """Return which items all have a score for, the language model's first; raise `SearchError` at
-    what is no number.
-    """
+    """Return which items all have a score for; raise `SearchError` for NaN and infinity."""
     for i, table in enumerate(scores):
         if (wrong := np.isnan(table) | np.isposinf(table)).any():
             raise SearchError(
@@ -312,9 +314,7 @@ def _shared(*scores: Scores) -> NDArray[np.bool_]:
 
 
 def _unit(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the values of each row from 0 to 1 over `allowed`; 0 where all are alike, and
-    elsewhere.
-    """
+    """Return each row scaled to 0…1 over `allowed`; 0 elsewhere, and where all are equal."""
     low = np.where(allowed, values, np.inf).min(1, keepdims=True).astype(np.float64)
     high = np.where(allowed, values, -np.inf).max(1, keepdims=True).astype(np.float64)
     low = np.where(np.isinf(low), 0, low)

@@ -86,7 +86,7 @@ class SearchRanker:
         return Slates(queries.ids, answer.items, answer.scores)
 
     def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
-        """Return the saved slates' scores, and for all other items one just below. Shape: [q, I]."""
+        """Return the saved slates' scores; other items score just below them. Shape: [q, I]."""
         return slates_to_scores(saved.slates(queries), len(self.inputs.texts))
 
     def prompts(self, queries: Queries) -> list[list[int]]:

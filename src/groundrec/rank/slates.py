@@ -62,9 +62,10 @@ class Shards:
 
 @dataclass(frozen=True)
 class SavedSlates:
-    """The slates in a folder of shards, found by query id; raises `ArtifactError` for an unknown id.
+    """The slates in a folder of shards, found by query id.
 
-    Only the query ids stay in memory: a shard is read when one of its queries is asked for.
+    Only the query ids stay in memory: a shard is read when one of its queries is asked for. Raises
+    `ArtifactError` for a query without a slate.
     """
 
     folder: Path
@@ -83,7 +84,7 @@ class SavedSlates:
         return Slates(queries.ids, found.items[order], found.scores[order])
 
     def column(self, name: str, queries: Queries) -> list[Any]:
-        """Return one of a grounding's own columns for `queries`; None for a query without a value."""
+        """Return one of the further columns for `queries`; None for a query without a value."""
         values: list[Any] = [None] * len(queries)
         for path, positions, rows in self._shards_of(queries):
             table = pq.read_table(path, columns=[name])
@@ -134,7 +135,7 @@ def save_slates(
     work: Work | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Write slates to a Parquet file, atomically, with the `work` they took and further `columns`."""
+    """Write slates, the `work` they took and further `columns` to a Parquet file, atomically."""
     values = {
         "query_id": slates.query_ids,
         "items": list(slates.items),

@@ -156,7 +156,7 @@ def test_empty_texts_do_not_vote_and_nothing_written_is_an_empty_slate(
     found = recommend(BIGRecRanker(parts), queries(), tmp_path / "slates")
     assert found.items[:, 0].tolist() == [5, NO_ITEM, 6]
     assert np.isneginf(found.scores[1]).all()
-    assert work_of(tmp_path / "recommend").silent == 1
+    assert work_of(tmp_path / "slates").silent == 1
 
 
 def test_what_is_longer_than_longest_loses_its_end(

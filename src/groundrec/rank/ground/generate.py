@@ -106,7 +106,7 @@ def _to_end(row: np.ndarray, stops: np.ndarray) -> list[int]:
 
 
 class _Ended(StoppingCriteria):
-    """A text has ended when its last token ends texts, or an earlier one did and padding follows."""
+    """Ends a text when one of its tokens is an end token; only padding follows that."""
 
     def __init__(self, ends: Tensor, prompt: int) -> None:
         self._ends = ends

@@ -22,7 +22,7 @@ __all__ = ["CHUNK", "Pooling", "Vote", "distances", "embed", "nearest", "nearest
 
 Pooling = Literal["last", "mean"]
 Vote = Literal["best", "nearest", "mean"]
-"""A query's distance to an item: its first text's, its nearest text's, or the mean over its texts."""
+"""A query's distance to an item: its first text's, its nearest text's, or the mean over all."""
 
 CHUNK = 2048
 """Items compared at a time."""
@@ -86,12 +86,13 @@ def nearest(
 
     The order is that of distances in float64; ties go to the smaller number. A pass in float32, a
     chunk of items at a time, leaves a few candidates; where its rounding could have lost an item,
-    the query is compared anew in float64. Places that no item fills hold -1 and infinity.
+    the query is compared again in float64. Unfilled ranks hold -1 and infinity.
 
     Args:
-        texts: Embeddings of each query's texts, likeliest first. Shape: [Q, V, D]. Its device is where to compute.
+        texts: Embeddings of each query's texts, likeliest first, on the device to compute on.
+            Shape: [Q, V, D].
         items: Embeddings of the items, perhaps on another device. Shape: [I, D].
-        k: Places.
+        k: How many items to return.
         vote: How several texts of a query count.
         allowed: Which items a query may be given; all when None. Shape: [Q, I], bool.
         chunk: Items compared at a time.
@@ -307,7 +308,7 @@ def _ordered(
 
 
 def _apart(texts: Tensor, items: Tensor, vote: Vote, room: Tensor | None = None) -> Tensor:
-    """Return distances as they are defined, in float64. Shape: [q, V, 1, D], [q, 1, c, D] → [q, c]."""
+    """Return distances by their definition, in float64. [q, V, 1, D], [q, 1, c, D] → [q, c]."""
     shape = torch.broadcast_shapes(texts.shape, items.shape)
     room = texts.new_empty(shape) if room is None else room[: shape[:-1].numel()].view(shape)
     # Widened first: a difference of two kinds of numbers takes longer.

@@ -20,7 +20,9 @@ WHOLE = 2**31
 
 
 class BeamSearch:
-    """One beam search over Q queries. Hypotheses are columns of [Q, B] tensors; dead ones score -inf.
+    """One beam search over Q queries.
+
+    Hypotheses are columns of [Q, B] tensors; dead ones score -inf.
 
     The best `keep` finished ones are kept; one of n tokens scores its log-probability divided by n
     ** `length_penalty`. At most `stride` tokens of an edge are read at once: more take fewer passes

@@ -60,7 +60,7 @@ class Mask:
         return listed == self.only
 
     def check(self, items: int) -> None:
-        """Raise `SearchError` for an unknown item in a list, and for a query without an item left."""
+        """Raise `SearchError` for an unknown item, and for a query without an item left."""
         values = self.listed.values
         if len(values) and (values.min() < 0 or values.max() >= items):
             wrong = values[(values < 0) | (values >= items)][0]

@@ -137,7 +137,7 @@ class TrieScoring:
 
 
 class TrieMask:
-    """A mask and perhaps a guide over the trie, for one batch of Q queries, on the model's device."""
+    """A mask, and perhaps a guide, over the trie for Q queries, on the model's device."""
 
     def __init__(self, scoring: TrieScoring, mask: Mask, guide: Guide | None = None) -> None:
         self._scoring = scoring

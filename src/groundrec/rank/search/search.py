@@ -1,8 +1,9 @@
 """The best items of the catalogue under a language model: every answer is an item that exists.
 
-Only paths of the catalogue's trie are ever scored. The score of an item is the sum of the log-probabilities of its tokens; `full` normalises each over the whole vocabulary,
-as BIGRec and D3 sum it, `renormalised` over the tokens that lead to an allowed item, so a forced
-token costs nothing and the items' probabilities sum to one. A checkpoint's own generation settings
+Only paths of the catalogue's trie are ever scored. The score of an item is the sum of the
+log-probabilities of its tokens; `full` normalises each over the whole vocabulary, as BIGRec and D3
+sum it, `renormalised` over the tokens that lead to an allowed item, so a forced token costs nothing
+and the items' probabilities sum to one. A checkpoint's own generation settings
 (sampling, penalties) are ignored.
 
 Knows nothing about users, the text of prompts or how a signal was made.
@@ -74,7 +75,7 @@ class Answer:
 
 
 class Search:
-    """Finds items of one catalogue with one model; results do not depend on how queries are batched.
+    """Finds items of one catalogue with one model. Batching never changes a result.
 
     Several threads may search with one object. They share the model, the trie and its tensors, and
     the instruction's keys and values, all of which are only read: a forward pass registers no hook

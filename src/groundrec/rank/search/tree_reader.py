@@ -1,6 +1,6 @@
 """A language model reading a tree: each prompt once, then many branches in one pass.
 
-The prompt's keys and values stay in the cache. Tree tokens are appended behind it; a 4-D mask lets
+The prompt's keys and values stay in the cache. Tree tokens are appended after it; a 4-D mask lets
 each see the prompt and its own ancestors only, at the position it would have in plain text. Padding
 never changes a number. Knows nothing about items or scores.
 """
@@ -60,9 +60,9 @@ class Instruction:
 
 
 class TreeReader:
-    """Reads one batch of Q prompts, and then trees behind them.
+    """Reads one batch of Q prompts, and then the trees after them.
 
-    `logits` [Q, 1, V] is what the model says behind the prompts. `slots` counts the tree tokens
+    `logits` [Q, 1, V] are the logits after the prompts. `slots` counts the tree tokens
     read so far; `passes` and `tokens` what the model was asked to do, without padding.
     """
 
@@ -108,11 +108,11 @@ class TreeReader:
         return out.logits.float()
 
     def read(self, tokens: Tensor, depth: Tensor, seen: Tensor, wanted: Tensor) -> Tensor:
-        """Read T more tree tokens per query and return the logits behind the `wanted` ones, fp32.
+        """Read T more tree tokens per query and return the logits after the `wanted` ones, fp32.
 
         Args:
             tokens: Token ids. Shape: [Q, T].
-            depth: How many tokens behind the prompt each one stands, 1 for the first. Shape: [Q, T].
+            depth: Distance of each token from the end of the prompt, from 1. Shape: [Q, T].
             seen: Which tree tokens each one sees, itself included. Shape: [Q, T, slots + T], bool.
             wanted: Indices of the positions whose logits are needed, [Q, R] → [Q, R, V].
         """
@@ -148,7 +148,7 @@ class TreeReader:
         )
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the queries only. `rows`: int64 [q]."""
+        """Continue with some of the queries only. `rows`: int64 [q]."""
         self._cache.batch_select_indices(rows)
         self._lengths, self._positions, self._prompt_seen = (
             t[rows] for t in (self._lengths, self._positions, self._prompt_seen)
