@@ -143,7 +143,7 @@ def test_shards_that_are_there_are_kept_and_their_work_is_remembered(
     searched: list[int] = []
     slates = SearchRanker.slates
     monkeypatch.setattr(
-        SearchRanker, "recommend", lambda r, q, k: searched.extend(q.ids) or slates(r, q, k)
+        SearchRanker, "slates", lambda r, q, k: searched.extend(q.ids) or slates(r, q, k)
     )
     same(recommend(recommender(), queries(), tmp_path / "part"), whole)
     assert sorted(searched) == list(range(10))
