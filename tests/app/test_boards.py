@@ -198,7 +198,7 @@ def test_a_board_that_is_lost_stops_nothing_and_is_told_once(
         }[at]
     )
     assert [r.message for r in caplog.records] == [
-        "  wandb is lost, and the run goes on without it: no server"
+        "  wandb failed, and the run continues without it: no server"
     ]
 
 
@@ -250,7 +250,7 @@ def test_wandb_without_a_login_is_lost_at_once_and_the_run_goes_on(
     write_run(Recipe(track=Track(board="wandb", mode="online")), tmp_path)
     assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 3
     (lost,) = [r.message for r in caplog.records if r.name == "groundrec"]
-    assert "wandb is lost, and the run goes on without it: No API key configured" in lost
+    assert "wandb failed, and the run continues without it: No API key configured" in lost
 
 
 @pytest.mark.slow
@@ -272,4 +272,4 @@ def test_tensorboard_without_its_folder_is_lost_and_the_run_goes_on(
     write_run(Recipe(track=Track(board="tensorboard")), tmp_path)
     assert len(Metrics.read(tmp_path / "metrics.jsonl")) == 3
     (lost,) = [r.message for r in caplog.records if r.name == "groundrec"]
-    assert "tensorboard is lost, and the run goes on without it" in lost
+    assert "tensorboard failed, and the run continues without it" in lost

@@ -50,11 +50,12 @@ ROOMS = {
         stages.item_names stages.names stages.made_from stages.artefacts stages.validation_ndcg
         stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
         stages.measure stages.page stages.training stages.stages stages.plan recommender
-        commands.recommend commands.explain_item jobs.job pipeline jobs.state jobs.queue
-        jobs.supervise jobs.background stages.comparison commands.recipes commands.runs_tables
-        commands.runs commands.plan commands.run commands.train commands.evaluate stages.agreement commands.typeset
-        commands.compare commands.explain_data commands.explain commands.vscode
-        commands.mirrors commands.doctor commands.main
+        commands.recommend commands.explain_item jobs.records jobs.job pipeline jobs.state
+        jobs.queue jobs.supervise jobs.background stages.comparison commands.recipes
+        commands.runs_tables commands.runs commands.plan commands.run commands.train
+        commands.evaluate stages.agreement commands.typeset commands.compare
+        commands.explain_data commands.explain commands.vscode commands.mirrors commands.doctor
+        commands.main
     """,
 }
 """Rooms and their modules: each may import what comes before it."""

@@ -116,7 +116,7 @@ def test_every_command_ends_as_it_should(typed: list[Any]) -> None:
 
 @pytest.mark.slow
 def test_three_runs_outlive_the_terminal_and_one_is_stopped_and_resumed(typed: list[Any]) -> None:
-    assert "quick+seed=2: queued, waits: 2 at work" in after(typed, "groundrec run ")[0].shown
+    assert "quick+seed=2: queued, waiting: 2 running" in after(typed, "groundrec run ")[0].shown
     shown, listing = next_listing(typed, "groundrec run ")
     assert shown == dict(zip(THREE, ("running", "running", "queued"), strict=True))
     assert {name: state.state for name, state in listing.states.items()} == shown

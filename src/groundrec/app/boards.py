@@ -1,6 +1,6 @@
 """Boards that show a run's numbers: wandb, TensorBoard and Trackio, through their own clients.
 
-What fails here is told once and never stops a run. Knows nothing about what the numbers mean.
+What fails here is reported once and never stops a run. Knows nothing about what the numbers mean.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError, MissingDependency
@@ -30,28 +31,29 @@ PACKAGES = ("tensorboard", "trackio", "wandb")
 SHOWN_ON = {"watch": PACKAGES, "model": ("wandb",)}
 
 ELSEWHERE = ("TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID")
-"""Where Trackio would send a run to; here it stays in its directory."""
+"""Where Trackio would upload a run to; here it stays in its directory."""
 
 
 class Board(Protocol):
     """What shows numbers."""
 
-    def write(self, stage: str, values: dict[str, Any]) -> None:
-        """Show the values of a moment of a stage."""
+    def write(self, stage: str, values: Mapping[str, object]) -> None:
+        """Show values that a stage has logged together."""
         ...
 
     def gradients(self, step: int, found: dict[str, Histogram]) -> None:
-        """Show how each weight's gradient is distributed."""
+        """Show the distribution of each weight's gradient."""
         ...
 
     def close(self, run: Path) -> None:
-        """Show what a run ended with, and end."""
+        """Show the final results of a run, and close the board."""
         ...
 
 
 def require(section: Track) -> None:
-    """Raise `MissingDependency` without the board's client, `ConfigError` for a setting that no
-    board would show.
+    """Raise `MissingDependency` if the board's client is missing.
+
+    Raises `ConfigError` for a setting that the board does not show.
     """
     package = section.board
     for name, boards in SHOWN_ON.items():
@@ -79,14 +81,14 @@ def shown(recipe: Recipe, run: Path) -> Iterator[None]:
         return
     kept: list[Board] = []
 
-    def attempt(work: Callable[[], Any]) -> None:
+    def attempt(work: Callable[[], object]) -> None:
         try:
             work()
         except Exception as error:
             kept.clear()
-            log.warning(f"  {section.board} is lost, and the run goes on without it: {error}")
+            log.warning(f"  {section.board} failed, and the run continues without it: {error}")
 
-    attempt(lambda: kept.append(_begin(recipe, run)))
+    attempt(lambda: kept.append(_open_board(recipe, run)))
     metrics_to(
         lambda stage, values: attempt(lambda: [board.write(stage, values) for board in kept])
     )
@@ -102,7 +104,7 @@ def shown(recipe: Recipe, run: Path) -> Iterator[None]:
         attempt(lambda: [board.close(run) for board in kept])
 
 
-def _begin(recipe: Recipe, run: Path) -> Board:
+def _open_board(recipe: Recipe, run: Path) -> Board:
     boards: dict[str, Callable[[Recipe, Path], Board]] = {
         "tensorboard": _TensorBoard,
         "trackio": _Trackio,
@@ -117,7 +119,8 @@ class _Wandb:
         section = recipe.track
         self._wandb = wandb
         self._with_model = section.model
-        self._name = re.sub(r"[^\w.-]", "-", recipe.name)  # all that an artifact may be called
+        # The only characters that the name of an artifact may have.
+        self._name = re.sub(r"[^\w.-]", "-", recipe.name)
         self._run = wandb.init(
             project=section.project,
             name=recipe.name,
@@ -127,7 +130,7 @@ class _Wandb:
             settings=wandb.Settings(silent=True, console="off"),
         )
 
-    def write(self, stage: str, values: dict[str, Any]) -> None:
+    def write(self, stage: str, values: Mapping[str, object]) -> None:
         self._run.log({f"{stage}/{name}": value for name, value in values.items()})
 
     def gradients(self, step: int, found: dict[str, Histogram]) -> None:
@@ -154,7 +157,7 @@ class _TensorBoard:
         self._steps = 0
         self._writer.add_text("recipe", f"```json\n{recipe.model_dump_json(indent=2)}\n```")
 
-    def write(self, stage: str, values: dict[str, Any]) -> None:
+    def write(self, stage: str, values: Mapping[str, object]) -> None:
         self._steps += 1
         for name, value in _numbers(values).items():
             self._writer.add_scalar(f"{stage}/{name}", value, _step(values, self._steps))
@@ -191,9 +194,7 @@ class _TensorBoard:
 
 
 class _Trackio:
-    """The client measures the machine itself; what its own thread cannot write, it says itself,
-    once.
-    """
+    """Trackio; its client measures the machine itself and reports its own write errors once."""
 
     def __init__(self, recipe: Recipe, run: Path) -> None:
         folder = run.resolve() / "trackio"
@@ -208,7 +209,7 @@ class _Trackio:
                 embed=False,
             )
 
-    def write(self, stage: str, values: dict[str, Any]) -> None:
+    def write(self, stage: str, values: Mapping[str, object]) -> None:
         self._lines += 1
         shown = {f"{stage}/{name}": value for name, value in values.items()}
         self._run.log(shown, step=_step(values, self._lines))
@@ -226,37 +227,43 @@ class _Trackio:
 
 
 @contextlib.contextmanager
-def _trackio_in(folder: Path) -> Iterator[Any]:
-    """Yield a client that keeps all in `folder` and asks nobody; it reads its places when imported
-    and when begun.
+def _trackio_in(folder: Path) -> Iterator[ModuleType]:
+    """Yield a client that keeps everything in `folder` and contacts no server.
+
+    It reads its settings when it is imported and when a run starts.
     """
+    # One that another run has imported would write to the folder of that run.
     for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
-        del sys.modules[name]  # that of another run, in another folder
+        del sys.modules[name]
     before = {name: os.environ.pop(name, None) for name in ("TRACKIO_DIR", *ELSEWHERE)}
     os.environ["TRACKIO_DIR"] = str(folder)
     try:
-        trackio: Any = importlib.import_module("trackio")
-        trackio.Run._get_username = lambda _: None  # it would ask Hugging Face whose token this is
+        trackio = importlib.import_module("trackio")
+        # It would ask Hugging Face whose token this is.
+        trackio.Run._get_username = lambda _: None
         yield trackio
     finally:
         del os.environ["TRACKIO_DIR"]
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _histograms(found: dict[str, Histogram], kind: Any) -> dict[str, Any]:
-    return {f"gradients/{name}": kind(np_histogram=histogram) for name, histogram in found.items()}
+def _histograms(found: dict[str, Histogram], make: Callable[..., object]) -> dict[str, object]:
+    """Return a board's own histograms, which `make` makes."""
+    return {f"gradients/{name}": make(np_histogram=histogram) for name, histogram in found.items()}
 
 
 def _silent() -> contextlib.redirect_stdout[io.StringIO]:
-    return contextlib.redirect_stdout(io.StringIO())  # stdout is for results
+    # Only results belong on the standard output.
+    return contextlib.redirect_stdout(io.StringIO())
 
 
-def _step(values: dict[str, Any], otherwise: int) -> int:
-    return int(values.get("step", values.get("epoch", otherwise)))
+def _step(values: Mapping[str, object], otherwise: int) -> int:
+    numbers = _numbers(values)
+    return int(numbers.get("step", numbers.get("epoch", otherwise)))
 
 
 def _report(run: Path) -> dict[str, dict[str, float]]:
-    """Return each method's means on test; nothing before the run is measured."""
+    """Return each method's means on test; empty if the run is not evaluated yet."""
     methods = (read_json(step_folder(run, "evaluate") / "test.json") or {}).get("methods", {})
     return {
         method: {name: value["mean"] for name, value in row["metrics"].items()}
@@ -264,8 +271,8 @@ def _report(run: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def _table(methods: dict[str, dict[str, float]]) -> list[list[Any]]:
-    """Return the report as rows, the names of the columns first."""
+def _table(methods: dict[str, dict[str, float]]) -> list[list[str | float | None]]:
+    """Return the report as rows, the column names first."""
     names = sorted({name for values in methods.values() for name in values})
     return [
         ["method", *names],
@@ -273,14 +280,12 @@ def _table(methods: dict[str, dict[str, float]]) -> list[list[Any]]:
     ]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: str | float | None) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value or "")
 
 
 def _load() -> dict[str, float]:
-    """Return how busy the machine is: percent of the CPUs since the last call, GiB of this process
-    and of the GPU.
-    """
+    """Return the load of the machine: CPU percent since the last call, GiB of process and GPU."""
     import psutil
     import torch
 
@@ -293,5 +298,5 @@ def _load() -> dict[str, float]:
     return busy
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
+def _numbers(values: Mapping[str, object]) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(value, int | float)}

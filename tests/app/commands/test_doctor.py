@@ -48,8 +48,8 @@ def world(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("GROUNDREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mirrors, "MIRRORS", dict.fromkeys(mirrors.MIRRORS, (closed(),)))
     monkeypatch.setattr(mirrors, "PATIENCE", 10.0)
-    monkeypatch.setattr(doctor, "LEAST_MEMORY", 0.0)
-    monkeypatch.setattr(doctor, "LEAST_DISK", 0.0)
+    monkeypatch.setattr(doctor, "MIN_MEMORY", 0.0)
+    monkeypatch.setattr(doctor, "MIN_DISK", 0.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -91,12 +91,12 @@ def test_where_all_that_is_needed_is_there_it_exits_with_0(server: Server) -> No
     assert found["Hugging Face"]["found"] == f"{server.address} answers"
     assert found["package index"]["found"] == f"{server.address}/simple answers"
     assert SIMPLE in [asked.path for asked in server.asked]
-    assert found["torch"]["found"] == f"{torch.__version__.split('+')[0]}, built for CPUs"
+    assert found["torch"]["found"] == f"{torch.__version__.split('+')[0]}, CPU build"
 
 
 def test_each_line_has_a_mark_and_the_command_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", closed())
-    monkeypatch.setattr(doctor, "LEAST_MEMORY", 1e9)
+    monkeypatch.setattr(doctor, "MIN_MEMORY", 1e9)
     result: Result = command("doctor")
     lines = result.out.splitlines()
     assert result.code == 1
@@ -239,7 +239,7 @@ def test_what_this_package_requires_is_read_from_its_own_description() -> None:
 
 
 def test_old_python_and_no_torch_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (99, 0))
+    monkeypatch.setattr(doctor, "MIN_PYTHON", (99, 0))
     monkeypatch.setitem(sys.modules, "torch", None)
     code, found = looked()
     assert code == 1
@@ -254,8 +254,8 @@ def test_little_memory_and_little_disk_are_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     assert looked()[0] == 0
-    monkeypatch.setattr(doctor, "LEAST_MEMORY", 2.0)
-    monkeypatch.setattr(doctor, "LEAST_DISK", 5.0)
+    monkeypatch.setattr(doctor, "MIN_MEMORY", 2.0)
+    monkeypatch.setattr(doctor, "MIN_DISK", 5.0)
     code, found = looked()
     assert code == 1
     assert found["memory"]["found"] == "1.0 of 16.0 GiB free"
@@ -270,7 +270,7 @@ def test_a_gpu_that_torch_cannot_use_is_told(tmp_path: Path) -> None:
     check = check_of("GPU")
     assert (check["ok"], check["found"]) == (
         False,
-        "NVIDIA H100 is there, and torch is built for CPUs",
+        "found NVIDIA H100, but torch is a CPU build",
     )
     assert "torch" in check["fix"]
 

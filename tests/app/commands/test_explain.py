@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.app.commands.explain_data import EXAMPLES, Data
+from groundrec.app.commands.explain_data import EXAMPLES, ExampleData
 from groundrec.core.recipe import Recipe, settings
 from groundrec.models import language
 from tests.app.conftest import FILMS, LENGTH, USERS, Tiny
@@ -68,7 +68,7 @@ def test_the_batch_of_a_run_is_taken_apart_where_it_divides(tiny: Tiny) -> None:
 
 def test_prompts_that_are_trimmed_are_counted_as_training_counts_them(tiny: Tiny) -> None:
     [row] = json.loads(command("explain", "train.cutoff_len", "--run", tiny.run, "--json").out)
-    x = Data.at(tiny.run, "en")
+    x = ExampleData.at(tiny.run, "en")
     lengths, whose = x.prompt_lengths()
     assert whose == str(tiny.run / "train")
     assert len(lengths) == len(x.histories) == USERS
@@ -90,7 +90,10 @@ def _encoder(tiny: Tiny, limit: int):
 
     tokenizer = language.load(tiny.run / "train").tokenizer
     return Encoder(
-        load_template("list"), tokenizer, Data.at(tiny.run, "en").dataset.catalogue.titles, limit
+        load_template("list"),
+        tokenizer,
+        ExampleData.at(tiny.run, "en").dataset.catalogue.titles,
+        limit,
     )
 
 
@@ -128,7 +131,7 @@ def test_examples_are_true(tiny: Tiny) -> None:
 
 def test_every_example_belongs_to_a_setting_and_works(tiny: Tiny) -> None:
     assert set(EXAMPLES) <= {setting for setting, *_ in settings(Recipe())}
-    x = Data.at(tiny.run, "zh")
+    x = ExampleData.at(tiny.run, "zh")
     for setting, example in EXAMPLES.items():
         assert re.search(r"[\u4e00-\u9fff]", "".join(example(x))), setting
 
@@ -137,7 +140,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     unknown = command("explain", "cuttof_len")
     assert (unknown.code, "did you mean 'cutoff_len'" in unknown.err) == (2, True)
     nothing = command("explain", "cutoff_len", "--run", tmp_path)
-    assert (nothing.code, "no prepared data here" in nothing.err) == (2, True)
+    assert (nothing.code, "no prepared data found" in nothing.err) == (2, True)
     both = command("explain", "cutoff_len", "--run", tmp_path, "--dataset", tmp_path)
     assert (both.code, "one of the two" in both.err) == (2, True)
     assert command("explain", "cutoff_len", "--lang", "fr").code == 2

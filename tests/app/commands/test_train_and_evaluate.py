@@ -10,6 +10,7 @@ import pytest
 
 from groundrec.app.commands.published_flags import parse_flags
 from groundrec.app.commands.train import PUBLISHED_FLAGS
+from groundrec.core.inputs import step_folder
 from groundrec.core.runs import read_json
 from tests.app.conftest import Tiny, slate_bytes, write_shop
 from tests.commands import Result, command
@@ -28,7 +29,7 @@ def test_train_with_a_recipe_stops_after_training(tmp_path: Path) -> None:
     recipe = write_shop(tmp_path)
     done = command("train", recipe, *FAST, "--set", "train.epochs=1", "--run-dir", tmp_path / "run")
     assert done.code == 0, done.err
-    assert (tmp_path / "run" / "model" / "manifest.json").is_file()
+    assert (step_folder(tmp_path / "run", "train") / "manifest.json").is_file()
     assert not (tmp_path / "run" / "slates").exists()
     assert read_json(tmp_path / "run" / "job.json")["until"] == "train"
     again = command("train", recipe, *FAST, "--run-dir", tmp_path / "run")
@@ -81,7 +82,7 @@ def test_evaluate_measures_a_finished_run_again_without_redoing_it(
     before = slate_bytes(tmp_path / "run")
     shown = command("evaluate", tmp_path / "run", "--json")
     assert shown.code == 0, shown.err
-    assert json.loads(shown.out) == read_json(tiny.run / "eval" / "test.json")
+    assert json.loads(shown.out) == read_json(step_folder(tiny.run, "evaluate") / "test.json")
     assert slate_bytes(tmp_path / "run") == before
     table = command("evaluate", tmp_path / "run").err
     assert "language model" in table
@@ -92,13 +93,13 @@ def test_evaluate_finishes_a_run_that_stopped_after_an_earlier_stage(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny.run, tmp_path / "run")
-    for name in ("eval", "fusion"):
-        shutil.rmtree(tmp_path / "run" / name)
+    for name in ("evaluate", "fuse"):
+        shutil.rmtree(step_folder(tmp_path / "run", name))
     job = read_json(tmp_path / "run" / "job.json")
     (tmp_path / "run" / "job.json").write_text(json.dumps({**job, "until": "recommend"}))
     done = command("evaluate", tmp_path / "run", "--json")
     assert done.code == 0, done.err
-    assert json.loads(done.out) == read_json(tiny.run / "eval" / "test.json")
+    assert json.loads(done.out) == read_json(step_folder(tiny.run, "evaluate") / "test.json")
     assert slate_bytes(tmp_path / "run") == slate_bytes(tiny.run)
     assert read_json(tmp_path / "run" / "job.json")["until"] is None
 
@@ -116,7 +117,7 @@ def test_evaluate_sees_paths_from_where_the_run_was_started(
     monkeypatch.chdir(tmp_path / "elsewhere")
     done = command("evaluate", "../run")
     assert done.code == 0, done.err
-    assert (tmp_path / "run" / "eval" / "test.json").is_file()
+    assert (step_folder(tmp_path / "run", "evaluate") / "test.json").is_file()
 
 
 @pytest.mark.parametrize(

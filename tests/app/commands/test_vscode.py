@@ -68,7 +68,7 @@ def test_what_is_there_stays_to_the_letter_and_a_second_time_changes_nothing(
     assert 'web "server" // not a comment' in names(value)
     assert set(OURS) <= set(names(value))
     assert value["inputs"] == [{"configurations": ["nor these"]}]
-    assert "everything was there already" in command("doctor", "--vscode").out
+    assert "nothing to add" in command("doctor", "--vscode").out
     assert file.read_text(encoding="utf-8") == once
 
 

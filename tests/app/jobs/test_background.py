@@ -129,13 +129,13 @@ def test_a_killed_supervisor_leaves_a_run_that_works_and_says_so(terminal: Termi
     until(lambda: state_of(run).supervisor is None)
     row = terminal.listed()["one"]
     assert (row["state"], row["stage"], row["supervisor"]) == ("running", "prepare", None)
-    assert row["why"] == "its supervisor is gone, and nobody will see how it ends"
+    assert row["why"] == "its supervisor is gone, so its exit status will not be recorded"
     assert "running: its supervisor is gone" in terminal.call("runs", "show", "one")
     assert "in use" in terminal.call("run", terminal.recipe, "--run-dir", "runs/one", code=2)
     refused = terminal.call(
         "run", terminal.recipe, "--run-dir", "runs/one", "--if-exists", "resume", code=2
     )
-    assert "another process is using in this run directory" in refused
+    assert "another process is using this run directory" in refused
     terminal.go()
     until(lambda: state_of(run).is_over)
     assert (state_of(run).state, state_of(run).exit) == ("finished", None)
@@ -370,9 +370,9 @@ def test_two_runs_in_one_folder_are_refused_and_harm_nothing(terminal: Terminal)
         "resume",
     ]
     assert "a detached run waits or works in this run directory" in terminal.call(*again, code=2)
-    assert "this run waits or works" in terminal.call(*again, "--detach", code=2)
-    assert "this run waits or works" in terminal.call("runs", "resume", "one", code=2)
-    assert "this run waits or works" in terminal.call("runs", "rm", "one", "--yes", code=2)
+    assert "this run is queued or running" in terminal.call(*again, "--detach", code=2)
+    assert "this run is queued or running" in terminal.call("runs", "resume", "one", code=2)
+    assert "this run is queued or running" in terminal.call("runs", "rm", "one", "--yes", code=2)
     assert {path: path.read_bytes() for path in before} == before
     assert state_of(run).state == "running"
 

@@ -48,8 +48,8 @@ def ticket(run: str, order: float, most: int | None = None, who: int | None = No
 def test_turns_come_in_the_order_of_asking(tmp_path: Path) -> None:
     queue = Queue(tmp_path, [])
     assert isinstance(queue.take(ticket("a", 1, 1)), Ticket)
-    assert queue.take(ticket("c", 3, 1)) == "1 at work, --max-parallel 1"
-    assert queue.take(ticket("b", 2, 1)) == "1 at work, --max-parallel 1"
+    assert queue.take(ticket("c", 3, 1)) == "1 running, --max-parallel 1"
+    assert queue.take(ticket("b", 2, 1)) == "1 running, --max-parallel 1"
     assert queue.take(ticket("c", 3, 1)) == "1 ahead in the queue"
     queue.leave("a")
     assert queue.take(ticket("c", 3, 1)) == "1 ahead in the queue"
@@ -60,7 +60,7 @@ def test_a_run_without_a_limit_waits_for_nobody_and_counts(tmp_path: Path) -> No
     queue = Queue(tmp_path, [])
     assert isinstance(queue.take(ticket("a", 1)), Ticket)
     assert isinstance(queue.take(ticket("b", 2)), Ticket)
-    assert queue.take(ticket("c", 3, 2)) == "2 at work, --max-parallel 2"
+    assert queue.take(ticket("c", 3, 2)) == "2 running, --max-parallel 2"
     assert isinstance(queue.take(ticket("d", 4)), Ticket)
 
 
@@ -83,11 +83,11 @@ def test_the_dead_hold_no_place_and_a_living_worker_does(
 ) -> None:
     queue = Queue(tmp_path, [])
     queue.take(ticket("a", 1, 1, somebody.pid))
-    assert queue.take(ticket("b", 2, 1)) == "1 at work, --max-parallel 1"
-    queue.works("a", Identity.of())
+    assert queue.take(ticket("b", 2, 1)) == "1 running, --max-parallel 1"
+    queue.set_worker("a", Identity.of())
     somebody.kill()
     somebody.wait()
-    assert queue.take(ticket("b", 2, 1)) == "1 at work, --max-parallel 1"
+    assert queue.take(ticket("b", 2, 1)) == "1 running, --max-parallel 1"
     queue.leave("a")
     assert isinstance(queue.take(ticket("b", 2, 1)), Ticket)
 
@@ -176,7 +176,7 @@ def test_a_full_queue_works_in_order_and_loses_nobody_to_a_kill(terminal: Termin
     killed = at_work(runs[0])
     listed = terminal.listed()
     assert [listed[name]["state"] for name in "abcd"] == ["running", "queued", "queued", "queued"]
-    assert listed["b"]["why"] == "1 at work, --max-parallel 1"
+    assert listed["b"]["why"] == "1 running, --max-parallel 1"
     assert listed["d"]["why"] == "2 ahead in the queue"
     assert "c: stopped" in terminal.call("runs", "stop", "c")
     os.kill(killed.pid or 0, signal.SIGKILL)
@@ -193,9 +193,9 @@ def test_a_run_after_another_begins_only_when_that_has_finished(terminal: Termin
     first = terminal.detach("first")
     second = terminal.detach("second", "--after", "first")
     at_work(first)
-    assert state_of(second).why == "until first, which is running, has finished"
+    assert state_of(second).why == "until first, now running, has finished"
     terminal.call("runs", "stop", "first")
-    until(lambda: state_of(second).why == "until first, which is stopped, has finished")
+    until(lambda: state_of(second).why == "until first, now stopped, has finished")
     terminal.go()
     terminal.call("runs", "resume", "first")
     until(lambda: state_of(second).state == "finished")

@@ -1,5 +1,4 @@
-"""`groundrec compare`: methods of finished runs beside each other, as a table to print and a
-picture.
+"""`groundrec compare`: methods of finished runs side by side, as a table to print and a picture.
 
 Knows nothing about how anything is measured; it asks, and lays out.
 """
@@ -8,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundrec.app.commands.options import Bootstrap, Root, RunNames
+from groundrec.app.commands.options import Bootstrap, Root, RunNames, check_choice
 from groundrec.app.commands.typeset import Sheet, latex, markdown
 from groundrec.app.jobs.state import ROOT, named
-from groundrec.core.errors import ConfigError, did_you_mean
+from groundrec.core.errors import ConfigError
 from groundrec.core.track import log_to
 
 if TYPE_CHECKING:
@@ -29,183 +28,179 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_command"]
 
-_SETTERS = {"markdown": markdown, "latex": latex}
-FORMATS = (*_SETTERS, "json")
-SURE = 0.05
+_TYPESET = {"markdown": markdown, "latex": latex}
+FORMATS = (*_TYPESET, "json")
+SIGNIFICANT = 0.05
 """A difference with a smaller p-value is marked."""
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(help="A method of the runs; repeatable. Default: every one that all runs have."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A metric, e.g. `hr@10`, or `all`. Default: those at the recipe's main cut-off."
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        help="The method of the first run to compare the others with. Default: its first method."
+    ),
+]
+TopK = Annotated[
+    int, typer.Option("-k", min=1, help="Count common items among the first K of each slate.")
+]
+Format = Annotated[str, typer.Option("--format", help=f"What to print: {', '.join(FORMATS)}.")]
+Picture = Annotated[
+    Path | None, typer.Option(help="Also draw to this file, ending in .png or .svg.")
+]
 
 
 def compare_command(
     runs: RunNames,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=(
-                "A method of the runs; every one that all runs have when left out. May be given"
-                " again."
-            )
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=(
-                "A metric, e.g. `hr@10`, or `all`; those of the recipe's main cut-off when left"
-                " out."
-            )
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "The method of the first run that the others are compared with; its first when left"
-                " out."
-            )
-        ),
-    ] = None,
-    k: Annotated[
-        int, typer.Option("-k", min=1, help="Places of a slate in which common items are counted.")
-    ] = 20,
+    method: Methods = None,
+    metric: Metrics = None,
+    against: Against = None,
+    k: TopK = 20,
     bootstrap: Bootstrap = 1000,
-    format_: Annotated[
-        str, typer.Option("--format", help="What to print: `markdown`, `latex` or `json`.")
-    ] = "markdown",
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw it too: a file ending in .png or .svg.")
-    ] = None,
+    format_: Format = "markdown",
+    picture: Picture = None,
     root: Root = ROOT,
 ) -> None:
-    """Print the methods of finished runs beside each other: metrics, tests, head and tail, common
-    items.
+    """Compare the methods of finished RUNS: metrics, tests, head and tail, common items.
 
-    Intervals and tests are over users; p-values are corrected by Holm over the rows of each metric.
+    Intervals and tests are over users; p-values are Holm-adjusted over the rows of each metric.
     """
-    if format_ not in FORMATS:
-        raise ConfigError(
-            f"unknown --format{did_you_mean(format_, FORMATS)}",
-            value=format_,
-            accepted=", ".join(FORMATS),
-        )
+    check_choice("--format", format_, FORMATS)
     if picture and picture.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(
-            "no such picture format", value=picture.name, accepted="a name ending in .png or .svg"
+            "unknown picture format",
+            value=picture.name,
+            accepted="a name ending in .png or .svg",
+            next_step="--picture comparison.svg",
         )
     log_to(None, quiet=True)
     from groundrec.app.stages.agreement import agreement
     from groundrec.app.stages.comparison import ALL, compare_runs
 
-    paths = _named(runs, root)
+    paths = _paths_by_name(runs, root)
     table = compare_runs(paths, method or [ALL], metric or [], against=against, samples=bootstrap)
     main = next(iter(table.rows[0].metrics))
-    common = agreement(
-        paths, [(row.run, row.method) for row in table.rows], main, k, samples=bootstrap
-    )
+    rows = [(row.run, row.method) for row in table.rows]
+    common = agreement(paths, rows, main, k, samples=bootstrap)
     if picture:
         _draw(picture, table, common, main)
-    print(
-        _json(table, common)
-        if format_ == "json"
-        else _SETTERS[format_](_sheets(table, common, main))
-    )
+    if format_ == "json":
+        print(_as_json(table, common))
+    else:
+        print(_TYPESET[format_](list(_sheets(table, common, main))))
 
 
-def _named(runs: Sequence[str], root: Path) -> dict[str, Path]:
+def _paths_by_name(runs: Sequence[str], root: Path) -> dict[str, Path]:
     """Return run directories by the shortest names that tell them apart."""
     paths = list(dict.fromkeys(path for name in runs for path in named(name, root)))
-    alone = len({path.name for path in paths}) == len(paths)
-    return {path.name if alone else str(path): path for path in paths}
+    are_distinct = len({path.name for path in paths}) == len(paths)
+    return {path.name if are_distinct else str(path): path for path in paths}
 
 
-def _json(table: Table, common: Agreement) -> str:
+def _as_json(table: Table, common: Agreement) -> str:
     from groundrec.app.stages.page import defined
 
     return json.dumps(defined({**asdict(table), "agreement": asdict(common)}), ensure_ascii=False)
 
 
 def _labels(table: Table) -> list[str]:
-    """Return what the rows are called: their methods, with their runs where there are several."""
-    several = len({row.run for row in table.rows}) > 1
-    return [f"{row.run}: {row.method}" if several else row.method for row in table.rows]
+    """Return the labels of the rows: their methods, with their runs if there are several."""
+    has_runs = len({row.run for row in table.rows}) > 1
+    return [f"{row.run}: {row.method}" if has_runs else row.method for row in table.rows]
 
 
-def _sheets(table: Table, common: Agreement, main: str) -> list[Sheet]:
+def _sheets(table: Table, common: Agreement, main: str) -> Iterator[Sheet]:
     labels = _labels(table)
+    yield _means_sheet(table, labels)
+    if len(labels) > 1:
+        yield _differences_sheet(table, labels)
+    yield _slices_sheet(common, labels, main)
+    yield _common_items_sheet(common, labels)
+
+
+def _means_sheet(table: Table, labels: Sequence[str]) -> Sheet:
     metrics = list(table.rows[0].metrics)
-    rows = list(zip(labels, table.rows, strict=True))
-    left = f"; {table.left_out:,} that not all have ranked are left out" if table.left_out else ""
-    asked = (
+    left = f"; {table.left_out:,} not ranked by all are left out" if table.left_out else ""
+    caption = (
         f"{table.queries:,} test queries of {table.users:,} users{left}. Means with 95% intervals"
         " over users."
     )
-    marks = (
-        f" ▲ and ▼: above and below {labels[0]} with p < {SURE} after Holm's correction over the"
-        " rows."
-    )
-    sheets = [
-        Sheet(
-            asked + marks * (len(rows) > 1),
-            ["method", *map(str.upper, metrics)],
-            [
-                [label, *(_mean(row.metrics[m], row.versus.get(m)) for m in metrics)]
-                for label, row in rows
-            ],
+    if len(labels) > 1:
+        caption += (
+            f" ▲ and ▼: above and below {labels[0]} with p < {SIGNIFICANT}, Holm-adjusted over the"
+            " rows."
         )
+    rows = [
+        [label, *(_format_mean(row.metrics[name], row.versus.get(name)) for name in metrics)]
+        for label, row in zip(labels, table.rows, strict=True)
     ]
-    if len(rows) > 1:
-        sheets.append(
-            Sheet(
-                f"Differences from {labels[0]}, query by query, with 95% intervals over users, and"
-                " p after Holm.",
-                ["method", *map(str.upper, metrics)],
-                [
-                    [label, *(_difference(row.versus[m]) for m in metrics)]
-                    for label, row in rows[1:]
-                ],
-            )
-        )
+    return Sheet(caption, ["method", *map(str.upper, metrics)], rows)
+
+
+def _differences_sheet(table: Table, labels: Sequence[str]) -> Sheet:
+    metrics = list(table.rows[0].metrics)
+    caption = (
+        f"Differences from {labels[0]}, query by query, with 95% intervals over users and"
+        " Holm-adjusted p-values."
+    )
+    rows = [
+        [label, *(_format_difference(row.versus[name]) for name in metrics)]
+        for label, row in zip(labels[1:], table.rows[1:], strict=True)
+    ]
+    return Sheet(caption, ["method", *map(str.upper, metrics)], rows)
+
+
+def _slices_sheet(common: Agreement, labels: Sequence[str], main: str) -> Sheet:
     names = list(common.slices[0])
-    sheets.append(
-        Sheet(
-            f"{main.upper()} for the targets of each third of the training interactions alone, most"
-            " popular first.",
-            ["method", *names],
-            [
-                [n, *(_mean(part[s]) for s in names)]
-                for n, part in zip(labels, common.slices, strict=True)
-            ],
-        )
+    caption = (
+        f"{main.upper()} on the targets in each third of the training interactions, most popular"
+        " first."
     )
-    numbers = [str(place) for place in range(1, len(labels) + 1)]
-    sheets.append(
-        Sheet(
-            f"Share of the first {common.k} items that two methods have in common, mean over"
-            " queries.",
-            ["method", *numbers],
-            [
-                [f"{place} {label}", *(f"{share:.2f}" for share in shares)]
-                for place, label, shares in zip(numbers, labels, common.shared, strict=True)
-            ],
-        )
-    )
-    return sheets
+    rows = [
+        [label, *(_format_mean(part[name]) for name in names)]
+        for label, part in zip(labels, common.slices, strict=True)
+    ]
+    return Sheet(caption, ["method", *names], rows)
 
 
-def _mean(found: Interval, paired: Paired | None = None) -> str:
-    """Return a mean, its interval where there is one, and a mark where it surely differs; – where
-    nothing counted.
+def _common_items_sheet(common: Agreement, labels: Sequence[str]) -> Sheet:
+    """Return the table whose columns are the rows' numbers, as in a table of distances."""
+    numbers = [str(number) for number in range(1, len(labels) + 1)]
+    caption = (
+        f"Share of the first {common.k} items that two methods have in common, mean over queries."
+    )
+    rows = [
+        [f"{number} {label}", *(f"{share:.2f}" for share in shares)]
+        for number, label, shares in zip(numbers, labels, common.shared, strict=True)
+    ]
+    return Sheet(caption, ["method", *numbers], rows)
+
+
+def _format_mean(interval: Interval, paired: Paired | None = None) -> str:
+    """Return a mean, its interval if there is one, and a mark if it differs significantly.
+
+    `–` is a mean over no query.
     """
-    if not math.isfinite(found.mean):
+    if not math.isfinite(interval.mean):
         return "–"
-    ends = f" ({found.low:.3f}–{found.high:.3f})" if math.isfinite(found.low) else ""
-    mark = ("" if paired.p >= SURE else " ▲" if paired.difference > 0 else " ▼") if paired else ""
-    return f"{found.mean:.3f}{ends}{mark}"
+    is_bounded = math.isfinite(interval.low)
+    ends = f" ({interval.low:.3f}–{interval.high:.3f})" if is_bounded else ""
+    mark = ""
+    if paired and paired.p < SIGNIFICANT:
+        mark = " ▲" if paired.difference > 0 else " ▼"
+    return f"{interval.mean:.3f}{ends}{mark}"
 
 
-def _difference(paired: Paired) -> str:
-    ends = (
-        f" ({_signed(paired.low)} to {_signed(paired.high)})" if math.isfinite(paired.low) else ""
-    )
+def _format_difference(paired: Paired) -> str:
+    is_bounded = math.isfinite(paired.low)
+    ends = f" ({_signed(paired.low)} to {_signed(paired.high)})" if is_bounded else ""
     return f"{_signed(paired.difference)}{ends}, p = {paired.p:.3f}"
 
 
@@ -214,7 +209,7 @@ def _signed(value: float) -> str:
 
 
 def _draw(path: Path, table: Table, common: Agreement, main: str) -> None:
-    """Write the main metric, its head and tail, and the common items, side by side."""
+    """Draw the main metric, its head and tail, and the common items, side by side."""
     from groundrec.evaluate import charts
 
     labels = _labels(table)
@@ -222,14 +217,11 @@ def _draw(path: Path, table: Table, common: Agreement, main: str) -> None:
     panels = {main.upper(): [row.metrics[main] for row in table.rows]}
     for name in (names[0], names[-1]):
         panels[f"{main.upper()}, {name}"] = [part[name] for part in common.slices]
-    draws = [
-        partial(
-            charts.dots,
-            rows=[charts.DotPlotRow(*row) for row in zip(labels, common.kinds, means, strict=True)],
-            label=label,
-        )
-        for label, means in panels.items()
-    ]
+    draws = []
+    for label, means in panels.items():
+        kinds = zip(labels, common.kinds, means, strict=True)
+        rows = [charts.DotPlotRow(*row) for row in kinds]
+        draws.append(partial(charts.dots, rows=rows, label=label))
     same = f"% of the first {common.k} items in common"
     draws.append(partial(charts.matrix, names=labels, shares=common.shared, label=same))
     charts.save(path, draws, height=max(320, 90 + 28 * len(labels)))

@@ -1,7 +1,7 @@
-"""What this machine has and what it lacks, each with the command that helps.
+"""What this machine has and what it lacks, each with the command that fixes it.
 
-A recipe says what it needs; without one, only what every run needs is needed. Addresses are asked
-once, for seconds. Knows nothing about how the things it looks for are used.
+With a recipe, what that recipe needs is required; without one, what every run needs. Each address
+is asked once, for seconds. Knows nothing about how the things it looks for are used.
 """
 
 from __future__ import annotations
@@ -28,23 +28,22 @@ from rich.console import Console
 from rich.text import Text
 
 from groundrec.app.commands.mirrors import services
+from groundrec.app.commands.options import Json
 from groundrec.core.recipe import Recipe, load_recipe
 
 __all__ = ["Check", "checks", "doctor", "needs"]
 
 GIB = 1 << 30
-LEAST_MEMORY = 2.0
-LEAST_DISK = 5.0
-"""GiB that are free."""
-OLDEST_PYTHON = (3, 11)
+MIN_MEMORY = 2.0
+MIN_DISK = 5.0
+"""Free GiB."""
+MIN_PYTHON = (3, 11)
 ALWAYS = frozenset({"Python", "packages", "torch", "memory", "disk: runs", "disk: cache"})
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: whether it is well, what was found, the command that helps where it is
-    not.
-    """
+    """One check: whether it passed, what was found, and the command that fixes it if not."""
 
     name: str
     ok: bool
@@ -58,7 +57,7 @@ def doctor(
         Path | None,
         typer.Argument(
             help=(
-                "A recipe, file or packaged name: what it needs is needed; without one, what every"
+                "A recipe, file or packaged name: what it needs is required. Default: what every"
                 " run needs."
             )
         ),
@@ -67,13 +66,14 @@ def doctor(
         bool,
         typer.Option(
             "--vscode",
-            help="Write .vscode/launch.json for --debug-attach instead; nothing is replaced.",
+            help="Write entries for --debug-attach to .vscode/launch.json instead.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Check this machine: what is there, or the command that helps. Exit status 1 where a need is
-    unmet.
+    """Check this machine for every run, or for RECIPE; name the commands that fix what is missing.
+
+    Exits with 1 if something required is missing.
     """
     if vscode:
         _write_launch(as_json=as_json)
@@ -92,7 +92,7 @@ def doctor(
 
 
 def needs(recipe: Recipe) -> frozenset[str]:
-    """Return the names of the checks that must be well for a recipe."""
+    """Return the names of the checks that must pass for a recipe."""
     wanted = {
         "extra: lora": "lora" in recipe.train.method,
         "extra: qlora": recipe.train.method == "qlora",
@@ -118,7 +118,7 @@ def needs(recipe: Recipe) -> frozenset[str]:
 
 
 def checks(needed: frozenset[str] = ALWAYS) -> Iterator[Check]:
-    """Yield every check in the order it is shown. Hubs and mirrors are asked at the same time."""
+    """Yield every check in the order shown. Hubs and mirrors are asked concurrently."""
     with ThreadPoolExecutor() as pool:
         asked = [pool.submit(service.look) for service in services()]
         for look in (_python, _packages, _torch, _gpu, _memory, _disks):
@@ -134,14 +134,18 @@ def _with(check: Check, needed: frozenset[str]) -> Check:
 
 
 def _python() -> Iterator[Check]:
-    wanted = ".".join(map(str, OLDEST_PYTHON))
+    wanted = ".".join(map(str, MIN_PYTHON))
     fix = f"make setup PYTHON=python{wanted}, or conda create -n recommender python={wanted}"
-    yield Check("Python", sys.version_info[:2] >= OLDEST_PYTHON, platform.python_version(), fix)
+    yield Check("Python", sys.version_info[:2] >= MIN_PYTHON, platform.python_version(), fix)
 
 
 def _packages() -> Iterator[Check]:
     missing = [text for text, extra in _requirements() if extra is None and not _is_met(text)]
-    found = f"missing or too old: {', '.join(missing)}" if missing else "all that every run needs"
+    found = (
+        f"missing or too old: {', '.join(missing)}"
+        if missing
+        else "everything that every run needs"
+    )
     yield Check("packages", not missing, found, f"pip install {' '.join(map(repr, missing))}")
 
 
@@ -153,7 +157,7 @@ def _torch() -> Iterator[Check]:
             "torch", False, f"cannot be loaded: {error}", "pip install --force-reinstall torch"
         )
         return
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     yield Check("torch", True, f"{torch.__version__.split('+')[0]}, {build}")
 
 
@@ -173,14 +177,14 @@ def _gpu() -> Iterator[Check]:
         yield Check("GPU", True, device.type)
     elif listed:
         why = (
-            "and torch is built for CPUs"
+            "but torch is a CPU build"
             if torch.version.cuda is None
-            else f"and CUDA {torch.version.cuda} cannot use it"
+            else f"but CUDA {torch.version.cuda} cannot use it"
         )
         yield Check(
             "GPU",
             False,
-            f"{listed.splitlines()[0]} is there, {why}",
+            f"found {listed.splitlines()[0]}, {why}",
             "pip install --force-reinstall torch",
         )
     else:
@@ -192,10 +196,8 @@ def _memory() -> Iterator[Check]:
 
     memory = psutil.virtual_memory()
     found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    fix = (
-        "--set train.micro_batch_size=1 --set recommend.batch_size=1, and end what takes the memory"
-    )
-    yield Check("memory", memory.available / GIB >= LEAST_MEMORY, found, fix)
+    fix = "--set train.micro_batch_size=1 --set recommend.batch_size=1, and close other programs"
+    yield Check("memory", memory.available / GIB >= MIN_MEMORY, found, fix)
 
 
 def _disks() -> Iterator[Check]:
@@ -211,11 +213,11 @@ def _disks() -> Iterator[Check]:
             "export GROUNDREC_CACHE=/ANOTHER/DISK/groundrec HF_HOME=/ANOTHER/DISK/huggingface",
         ),
     ):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(there).free / GIB
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free / GIB
         yield Check(
             name,
-            free >= LEAST_DISK and os.access(there, os.W_OK),
+            free >= MIN_DISK and os.access(existing, os.W_OK),
             f"{free:.1f} GiB free in {folder}",
             fix,
         )
@@ -256,7 +258,7 @@ def _in_netrc(host: str) -> bool:
 
 
 def _extras() -> Iterator[Check]:
-    """Yield one check for each optional part of this package, but for the developers' own."""
+    """Yield one check for each extra of this package, except the developers' own."""
     parts: dict[str, list[str]] = {}
     for text, extra in _requirements():
         if extra not in (None, "dev"):
@@ -291,9 +293,7 @@ def _is_met(text: str) -> bool:
 
 
 def _output(*command: str) -> str:
-    """Return what a command prints, errors included; nothing where it is not there or does not
-    work.
-    """
+    """Return what a command prints, errors included; empty if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -310,7 +310,7 @@ def _write_launch(*, as_json: bool) -> None:
         print(json.dumps(added))
         return
     file = Path(".vscode") / "launch.json"
-    print(f"{file}: added {', '.join(added)}" if added else f"{file}: everything was there already")
+    print(f"{file}: added {', '.join(added)}" if added else f"{file}: nothing to add")
     print("now: groundrec run RECIPE --debug-attach 5678, then Run and Debug in VS Code")
 
 

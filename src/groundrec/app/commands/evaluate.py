@@ -28,34 +28,38 @@ __all__ = ["evaluate"]
 BOTH_FORMS = "groundrec evaluate RUN, or groundrec evaluate --input_dir FOLDER"
 OF_A_RUN = ("quiet",)
 OF_FILES = ("catalogue", "k", "bootstrap")
+EvaluatedRun = Annotated[
+    Path | None,
+    typer.Argument(help="A run directory. Leave it out to give --input_dir.", metavar="RUN"),
+]
+InputFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--input_dir",
+        "--input-dir",
+        help="Result files of BIGRec or D3: a folder of JSON files, or one file.",
+    ),
+]
+Titles = Annotated[
+    Path | None,
+    typer.Option(
+        help=(
+            "With --input_dir: data set, run directory, or text file with one title and a tab per"
+            " line; titles that several items share are then counted."
+        )
+    ),
+]
+CutOffs = Annotated[
+    list[int] | None, typer.Option("-k", min=1, help="With --input_dir: a cut-off; repeatable.")
+]
 
 
 def evaluate(
     context: typer.Context,
-    run: Annotated[
-        Path | None,
-        typer.Argument(help="A run directory. Leave it out to give --input_dir.", metavar="RUN"),
-    ] = None,
-    input_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--input_dir",
-            "--input-dir",
-            help="Result files of BIGRec or D3: a folder of JSON files, or one file.",
-        ),
-    ] = None,
-    catalogue: Annotated[
-        Path | None,
-        typer.Option(
-            help=(
-                "With --input_dir: data set, run directory, or text file with one title and a tab"
-                " per line; titles that several items share are then counted."
-            )
-        ),
-    ] = None,
-    k: Annotated[
-        list[int] | None, typer.Option("-k", min=1, help="With --input_dir: a cut-off; repeatable.")
-    ] = None,
+    run: EvaluatedRun = None,
+    input_dir: InputFolder = None,
+    catalogue: Titles = None,
+    k: CutOffs = None,
     bootstrap: Bootstrap = 1000,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -1,7 +1,6 @@
-"""A setting explained on the terminal, and the manual that says the same: one source, two
-languages.
+"""`groundrec explain`, and the manual that says the same, in two languages.
 
-Knows nothing about what is said; that is in `core.glossary`.
+Knows nothing about the texts; they are in `core.glossary`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +18,8 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
+from groundrec.app.commands.options import Json
+from groundrec.app.commands.settings_table import format_value
 from groundrec.core.config_learn import Train
 from groundrec.core.errors import ConfigError
 from groundrec.core.glossary import (
@@ -36,7 +37,7 @@ __all__ = ["explain_setting", "manual"]
 
 BATCH = ("train.batch_size", "train.micro_batch_size")
 FEW = 4
-"""Settings that are explained in full when one word names several."""
+"""How many settings are explained in full when one name stands for several."""
 LABELS = {
     "default": ("default", "默认值"),
     "accepted": ("accepted", "可取的值"),
@@ -51,7 +52,7 @@ LABELS = {
         "加上 `--run RUN` 或 `--dataset FOLDER`，就能看到它在你自己数据上的样子",
     ),
     "see": ("see", "参见"),
-    "flag": ("no setting stands for it here", "这里没有对应的设置"),
+    "flag": ("no setting corresponds to it", "这里没有对应的设置"),
     "setting": ("setting", "设置"),
     "meaning": ("meaning", "含义"),
 }
@@ -66,7 +67,7 @@ def explain_setting(
     ],
     lang: Annotated[
         str | None,
-        typer.Option(help=f"Which language: {' or '.join(LANGUAGES)}; the locale's when left out."),
+        typer.Option(help=f"Language: {' or '.join(LANGUAGES)}. Default: that of the locale."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="A run directory, for an example from its data.")
@@ -74,29 +75,30 @@ def explain_setting(
     dataset: Annotated[
         Path | None, typer.Option(help="A prepared data set, for an example from it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Explain a setting: what it is, what it costs, what the originals call it, what it does to
-    your data.
-    """
+    """Explain SETTING: meaning, cost, its name in published code, and its effect on your data."""
     if run and dataset:
         raise ConfigError(
-            "--run and --dataset", value=f"{run}, {dataset}", accepted="one of the two"
+            "--run and --dataset cannot be combined",
+            value=f"{run}, {dataset}",
+            accepted="one of the two",
+            next_step="leave out --dataset",
         )
-    spoken_here = choose_language(lang)
+    lang = choose_language(lang)
     settings, without = find(setting)
-    found = [entry for entry in entries(spoken_here) if entry.setting in settings]
-    notes = [flag for flag in flags(spoken_here) if flag.name in without]
-    examples = _examples(found, run or dataset, spoken_here) if len(found) <= FEW else {}
+    found = [entry for entry in entries(lang) if entry.setting in settings]
+    notes = [flag for flag in flags(lang) if flag.name in without]
+    examples = _examples(found, run or dataset, lang) if len(found) <= FEW else {}
     if as_json:
         rows = [{**asdict(entry), "example": examples.get(entry.setting, [])} for entry in found]
         print(json.dumps([*rows, *map(asdict, notes)], ensure_ascii=False, default=str))
         return
-    _show(found, notes, examples, spoken_here, shown=bool(run or dataset))
+    _print(found, notes, examples, lang, has_data=bool(run or dataset))
 
 
 def manual(lang: str) -> Iterator[str]:
-    """Yield the lines of the manual: every setting, section by section, then the originals' names."""
+    """Yield the lines of the manual: every setting by section, then the names in published code."""
     top_first = sorted(entries(lang), key=lambda entry: "." in entry.setting)
     for section, rows in groupby(top_first, key=lambda entry: entry.setting.rpartition(".")[0]):
         yield f"\n## {f'[{section}]' if section else {'en': 'At the top', 'zh': '顶层'}[lang]}\n"
@@ -104,29 +106,29 @@ def manual(lang: str) -> Iterator[str]:
             yield from _paragraphs(entry, lang)
     yield f"\n## {_label('called', lang).capitalize()}\n"
     yield f"| {_label('called', lang)} | | {_label('setting', lang)} |\n| --- | --- | --- |"
-    yield from sorted(_originals(lang), key=str.lower)
+    yield from sorted(_published_names(lang), key=str.lower)
 
 
 def _paragraphs(entry: Entry, lang: str) -> Iterator[str]:
     colon, full_stop = {"en": (": ", "."), "zh": ("：", "。")}[lang]
-    facts = [f"{_label('accepted', lang).capitalize()}{colon}{entry.accepted}{full_stop}"]
+
+    def fact(name: str, text: str) -> str:
+        return f"{_label(name, lang).capitalize()}{colon}{text}{full_stop}"
+
+    facts = [fact("accepted", entry.accepted)]
     if entry.default is not None:
-        facts.insert(
-            0, f"{_label('default', lang).capitalize()}{colon}`{_plain(entry.default)}`{full_stop}"
-        )
+        facts.insert(0, fact("default", f"`{format_value(entry.default)}`"))
     if entry.called:
-        facts.append(
-            f"{_label('called', lang).capitalize()}{colon}{format_names(entry.called)}{full_stop}"
-        )
+        facts.append(fact("called", format_names(entry.called)))
     if entry.formerly:
-        facts.append(f"{_label('formerly', lang).capitalize()}{colon}`{entry.formerly}`{full_stop}")
+        facts.append(fact("formerly", f"`{entry.formerly}`"))
     yield f"### `{entry.setting}`\n"
     yield f"{entry.meaning}\n"
     yield f"*{_label('cost', lang).capitalize()}*{colon}{entry.cost}\n"
     yield (" " if lang == "en" else "").join(facts) + "\n"
 
 
-def _originals(lang: str) -> Iterator[str]:
+def _published_names(lang: str) -> Iterator[str]:
     for entry in entries(lang):
         for name, by in entry.called.items():
             yield f"| `{name}` | {by} | `{entry.setting}` |"
@@ -134,14 +136,14 @@ def _originals(lang: str) -> Iterator[str]:
         yield f"| `{flag.name}` | {flag.by} | {flag.text} |"
 
 
-def _examples(found: Sequence[Entry], place: Path | None, lang: str) -> dict[str, list[str]]:
-    """Return the lines of each setting that an example helps with."""
-    from groundrec.app.commands.explain_data import EXAMPLES, Data, batch_lines
+def _examples(found: Sequence[Entry], folder: Path | None, lang: str) -> dict[str, list[str]]:
+    """Return an example's lines for each setting that has one."""
+    from groundrec.app.commands.explain_data import EXAMPLES, ExampleData, batch_lines
 
-    if place is None:
+    if folder is None:
         lines = list(batch_lines(Train(), lang))
         return {entry.setting: lines for entry in found if entry.setting in BATCH}
-    data = Data.at(place, lang)
+    data = ExampleData.at(folder, lang)
     return {
         entry.setting: list(EXAMPLES[entry.setting](data))
         for entry in found
@@ -149,13 +151,13 @@ def _examples(found: Sequence[Entry], place: Path | None, lang: str) -> dict[str
     }
 
 
-def _show(
+def _print(
     found: Sequence[Entry],
     notes: Sequence[Flag],
     examples: dict[str, list[str]],
     lang: str,
     *,
-    shown: bool,
+    has_data: bool,
 ) -> None:
     console = Console(highlight=False)
     if len(found) > FEW:
@@ -165,11 +167,11 @@ def _show(
         ]
         table = Table(*columns)
         for entry in found:
-            table.add_row(entry.setting, Text(_plain(entry.default)), Text(entry.meaning))
+            table.add_row(entry.setting, Text(format_value(entry.default)), Text(entry.meaning))
         console.print(table)
         return
     for entry in found:
-        _card(console, entry, examples.get(entry.setting, []), lang, shown=shown)
+        _print_entry(console, entry, examples.get(entry.setting, []), lang, has_data=has_data)
     for flag in notes:
         console.print(Text(f"{flag.name} ({flag.by}): {_label('flag', lang)}", style="bold"))
         console.print(Padding(Text(flag.text), (0, 2)))
@@ -177,7 +179,9 @@ def _show(
             console.print(Padding(Text(f"{_label('see', lang)}  {', '.join(flag.see)}"), (0, 2)))
 
 
-def _card(console: Console, entry: Entry, example: list[str], lang: str, *, shown: bool) -> None:
+def _print_entry(
+    console: Console, entry: Entry, example: list[str], lang: str, *, has_data: bool
+) -> None:
     from groundrec.app.commands.explain_data import EXAMPLES
 
     console.print(Text(entry.setting, style="bold"))
@@ -185,14 +189,14 @@ def _card(console: Console, entry: Entry, example: list[str], lang: str, *, show
     table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
     rows = {
         "cost": entry.cost,
-        "default": _plain(entry.default),
+        "default": format_value(entry.default),
         "accepted": entry.accepted.replace("`", ""),
         "called": format_names(entry.called),
         "formerly": entry.formerly,
         "set": f"--set {entry.setting}=…",
-        "data" if shown else "example": "\n".join(example),
+        "data" if has_data else "example": "\n".join(example),
     }
-    if not shown and entry.setting in EXAMPLES:
+    if not has_data and entry.setting in EXAMPLES:
         rows["data"] = _label("more", lang)
     for name, text in rows.items():
         if text:
@@ -202,7 +206,3 @@ def _card(console: Console, entry: Entry, example: list[str], lang: str, *, show
 
 def _label(name: str, lang: str) -> str:
     return LABELS[name][LANGUAGES.index(lang)]
-
-
-def _plain(value: Any) -> str:
-    return "–" if value is None else json.dumps(value, default=str, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a setting does to somebody's own data: a few lines, in English or Chinese.
+"""What a setting does to a given data set: a few lines, in English or Chinese.
 
 Looks at a prepared data set and the recipe it is used with. Knows nothing about what settings mean
 in general.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +29,21 @@ from groundrec.text.answers import answers_of
 from groundrec.text.prompts import template_of
 from groundrec.train.batch import explain_batch
 
-__all__ = ["EXAMPLES", "Data", "batch_lines"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["EXAMPLES", "ExampleData", "batch_lines"]
 
 SAMPLE = 2000
-"""Test queries that are looked at."""
+"""How many test queries are looked at."""
 PROCESSES = (1, 2, 4, 8)
 BINS = 8
 WIDTH = 30
 
 
 @dataclass(frozen=True)
-class Data:
-    """A run, or a data set with the default settings; loaded when first asked for."""
+class ExampleData:
+    """A run, or a data set with the default settings; loaded on first use."""
 
     place: Path
     recipe: Recipe
@@ -48,13 +51,13 @@ class Data:
     zh: bool = False
 
     @classmethod
-    def at(cls, place: Path, language: str) -> Data:
+    def at(cls, place: Path, language: str) -> ExampleData:
         """Return the data of a run directory, or of a prepared data set. Raises `ArtifactError`."""
         config = read_json(place / "config.json")
         folder = step_folder(place, "prepare") if config else place
         if not (folder / "dataset.json").is_file():
             raise ArtifactError(
-                "no prepared data here",
+                "no prepared data found",
                 value=place,
                 accepted="a run directory whose data is prepared, or a data set",
                 next_step="groundrec run RECIPE --until prepare",
@@ -72,7 +75,7 @@ class Data:
 
     @property
     def trained_on(self) -> list[Queries]:
-        """The training queries of the data set, and of other domains."""
+        """The training queries of the data set and of other domains."""
         return [
             self.dataset.train,
             *(load(path).train for path in other_domains(self.recipe).values()),
@@ -80,7 +83,7 @@ class Data:
 
     @cached_property
     def histories(self) -> list[NDArray[np.integer]]:
-        """Return the histories of test queries, a sample where there are many."""
+        """The histories of test queries, or of a sample if there are many."""
         return [query.history for query in self.dataset.test.sample(SAMPLE, self.recipe.seed)]
 
     @cached_property
@@ -89,9 +92,7 @@ class Data:
         return answers_of(self.recipe).texts(self.dataset.catalogue)
 
     def prompt_lengths(self) -> tuple[NDArray[np.int64], str]:
-        """Return how many tokens prompt and longest answer have, nothing left out, and whose tokens
-        they are.
-        """
+        """Return the tokens of each prompt with the longest answer, uncut, and whose tokens."""
         from groundrec.text.tokens import Encoder
 
         tokenizer, whose = self._tokenizer()
@@ -105,7 +106,7 @@ class Data:
             whose,
         )
 
-    def _tokenizer(self) -> tuple[Any, str]:
+    def _tokenizer(self) -> tuple[PreTrainedTokenizerBase, str]:
         base = self.recipe.model.base_model
         for folder in (step_folder(self.place, "train"), Path(base)):
             if (folder / "tokenizer.json").is_file():
@@ -114,7 +115,7 @@ class Data:
                 return AutoTokenizer.from_pretrained(folder, local_files_only=True), str(folder)
         if base != "scratch":
             raise ConfigError(
-                "the tokenizer of this base model is not here yet",
+                "the tokenizer of this base model was not downloaded yet",
                 value=base,
                 accepted="a run that has trained, or a folder with tokenizer.json",
                 next_step="groundrec run RECIPE --until train",
@@ -130,7 +131,7 @@ class Data:
 
 
 def batch_lines(train: Train, language: str) -> Iterator[str]:
-    """Yield how the batch comes about with 1, 2, 4 and 8 processes, where it does."""
+    """Yield how the batch is composed with 1, 2, 4 and 8 processes, if it can be."""
     for world in PROCESSES:
         try:
             line = explain_batch(train, world)
@@ -144,7 +145,7 @@ def batch_lines(train: Train, language: str) -> Iterator[str]:
         )
 
 
-def _cutoff_len(x: Data) -> Iterator[str]:
+def _cutoff_len(x: ExampleData) -> Iterator[str]:
     lengths, whose = x.prompt_lengths()
     yield x.say(
         f"{len(lengths):,} test queries, prompt and longest answer, in tokens of {whose}:",
@@ -159,7 +160,7 @@ def _cutoff_len(x: Data) -> Iterator[str]:
     )
 
 
-def _max_history(x: Data) -> Iterator[str]:
+def _max_history(x: ExampleData) -> Iterator[str]:
     lengths = np.array([len(history) for history in x.histories])
     yield x.say(
         f"items in the histories of {len(lengths):,} test queries:",
@@ -168,22 +169,22 @@ def _max_history(x: Data) -> Iterator[str]:
     yield from _distribution(x, lengths)
 
 
-def _max_length(x: Data) -> Iterator[str]:
+def _max_length(x: ExampleData) -> Iterator[str]:
     yield from _max_history(x)
     limit = x.recipe.sequential.max_length
     share = np.mean([len(history) > limit for history in x.histories])
     yield x.say(f"{share:.1%} are longer than {limit}", f"{share:.1%} 比 {limit} 长")
 
 
-def _filters(x: Data) -> Iterator[str]:
-    rows: Any = x.dataset.card.get("rows", {})
+def _filters(x: ExampleData) -> Iterator[str]:
+    rows = cast(dict[str, int], x.dataset.card.get("rows", {}))
     yield x.say(f"{rows.get('read', 0):,} rows read", f"读入 {rows.get('read', 0):,} 行")
     for name, taken, left in filter_counts(rows):
         plain = name.replace("_", " ")
         yield x.say(f"− {taken:,} {plain}, leaves {left:,}", f"− {taken:,}（{plain}），剩 {left:,}")
 
 
-def _splits(x: Data) -> Iterator[str]:
+def _splits(x: ExampleData) -> Iterator[str]:
     for name in ("train", "valid", "test"):
         split = x.dataset.split(name)
         first, last = (
@@ -195,18 +196,18 @@ def _splits(x: Data) -> Iterator[str]:
         )
 
 
-def _seen(x: Data) -> Iterator[str]:
+def _seen(x: ExampleData) -> Iterator[str]:
     queries = list(x.dataset.test.sample(SAMPLE, x.recipe.seed))
     again = sum(int(np.isin(query.targets, query.history).sum()) for query in queries)
     share = again / sum(len(query.targets) for query in queries)
     yield x.say(
-        f"{share:.1%} of the test targets are in their own history: that much can never be hit with"
-        " it on",
+        f"{share:.1%} of the test targets are in their own history: with it on, these can never"
+        " be hit",
         f"{share:.1%} 的测试目标已在自己的历史里：开启时这部分永远不可能命中",
     )
 
 
-def _shards(x: Data) -> Iterator[str]:
+def _shards(x: ExampleData) -> Iterator[str]:
     queries = len(x.dataset.test)
     size = x.recipe.recommend.shard_size
     yield x.say(
@@ -215,14 +216,14 @@ def _shards(x: Data) -> Iterator[str]:
     )
 
 
-def _examples(x: Data) -> Iterator[str]:
+def _examples(x: ExampleData) -> Iterator[str]:
     counts = [int(t.targets.lengths[t.history.lengths > 0].sum()) for t in x.trained_on]
     count = sum(counts)
     batch = x.recipe.train.batch_size
     used = sum(min(n, x.recipe.train.max_examples or n) for n in counts)
     yield x.say(f"{count:,} targets that have a history", f"有历史的目标共 {count:,} 个")
     if template_of(x.recipe).running:
-        yield x.say("this template packs many of them into a row", "这个模板把许多目标排进同一行")
+        yield x.say("this template packs many of them into one row", "这个模板把许多目标排进同一行")
     else:
         steps = -(-used // batch)
         yield x.say(
@@ -231,12 +232,12 @@ def _examples(x: Data) -> Iterator[str]:
         )
 
 
-def _batch(x: Data) -> Iterator[str]:
+def _batch(x: ExampleData) -> Iterator[str]:
     yield from batch_lines(x.recipe.train, "zh" if x.zh else "en")
     yield from _examples(x)
 
 
-def _prompt(x: Data) -> Iterator[str]:
+def _prompt(x: ExampleData) -> Iterator[str]:
     template = template_of(x.recipe)
     titles = x.dataset.catalogue.titles
     query = next((q for q in x.dataset.test if len(q.history)), None)
@@ -249,12 +250,12 @@ def _prompt(x: Data) -> Iterator[str]:
     text = (
         template.text([titles[i] for i in query.history[-5:]])
         + "▸"
-        + template.answer_text(x.texts[query.targets[0]])
+        + template.answer_text(x.texts[int(query.targets[0])])
     )
     yield from text.splitlines()
 
 
-EXAMPLES: dict[str, Callable[[Data], Iterator[str]]] = {
+EXAMPLES: dict[str, Callable[[ExampleData], Iterator[str]]] = {
     "prepare.protocol": _splits,
     "prepare.valid_share": _splits,
     "prepare.test_share": _splits,
@@ -274,11 +275,11 @@ EXAMPLES: dict[str, Callable[[Data], Iterator[str]]] = {
     "recommend.test_queries": _splits,
     "recommend.valid_queries": _splits,
 }
-"""Settings that an example helps with."""
+"""The settings that have an example."""
 
 
-def _distribution(x: Data, values: NDArray[np.integer]) -> Iterator[str]:
-    """Yield a picture of whole numbers, and their quantiles."""
+def _distribution(x: ExampleData, values: NDArray[np.integer]) -> Iterator[str]:
+    """Yield a histogram of integers, and their quantiles."""
     edges = np.unique(np.linspace(values.min(), values.max() + 1, BINS + 1).round().astype(int))
     counts, _ = np.histogram(values, edges)
     for low, high, count in zip(edges, edges[1:], counts, strict=False):

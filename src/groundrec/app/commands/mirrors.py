@@ -1,8 +1,6 @@
-"""The package index and the hubs: where they are on this machine, whether they answer, and which
-mirror does.
+"""The package index and the hubs: their addresses, whether they answer, and mirrors that do.
 
-Addresses are asked without a login, and shown without one. Knows nothing about what is fetched from
-them.
+Addresses are shown without a login. Knows nothing about what is downloaded from them.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from urllib.request import url2pathname
 __all__ = ["MIRRORS", "Service", "pip_index", "public", "services"]
 
 PATIENCE = 3.0
-"""Seconds until an address counts as silent, names included."""
+"""Seconds until an address counts as unreachable, name lookup included."""
 MIRRORS = {
     "PIP_INDEX_URL": (
         "https://pypi.tuna.tsinghua.edu.cn/simple",
@@ -33,15 +31,13 @@ MIRRORS = {
     "HF_ENDPOINT": ("https://hf-mirror.com", "https://huggingface.co"),
     "MODELSCOPE_ENDPOINT": ("https://www.modelscope.cn", "https://www.modelscope.ai"),
 }
-"""Addresses that serve the same, by the variable that chooses one."""
+"""Equivalent addresses, by the environment variable that chooses one."""
 PROXY_REFUSES = 407
 
 
 @dataclass(frozen=True)
 class Service:
-    """Something reached over the network: its address, and the variables that choose it and that
-    forbid it.
-    """
+    """A service on the network, and the variables that choose its address and forbid its use."""
 
     name: str
     address: str
@@ -50,9 +46,7 @@ class Service:
     forbidden_by: str = ""
 
     def look(self) -> tuple[str, bool, str, str]:
-        """Return name, whether it answers, what was found, and the command that helps where it does
-        not.
-        """
+        """Return its name, whether it answers, what was found, and what to do if it does not."""
         shown = public(self.address)
         if self.forbidden_by and os.environ.get(self.forbidden_by, "").lower() in (
             "1",
@@ -71,21 +65,18 @@ class Service:
         answering = next((mirror for mirror in others if self._wrong(mirror) is None), None)
         if answering:
             return f"export {self.variable}={answering}"
-        return (
-            "export HTTPS_PROXY=http://HOST:PORT, for no mirror answers either:"
-            f" {', '.join(others)}"
-        )
+        return f"export HTTPS_PROXY=http://HOST:PORT; no mirror answers either: {', '.join(others)}"
 
     def _wrong(self, address: str) -> str | None:
-        """Return what is wrong with an address; None where it answers as it should."""
+        """Return what is wrong with an address; None if it answers as it should."""
         parts = urlsplit(address)
         if parts.scheme == "file":
             return None if Path(url2pathname(parts.path)).is_dir() else "no such folder"
         status = _ask(address.rstrip("/") + self.path)
         if isinstance(status, str):
             return status
-        # A package index must have the page; a hub that asks for a login, or knows no such page, is
-        # there all the same.
+        # A package index must have the page; a hub that asks for a login, or does not have the
+        # page, is reachable all the same.
         refused = (
             status >= http.HTTPStatus.BAD_REQUEST
             if self.path
@@ -110,15 +101,13 @@ def services() -> Iterator[Service]:
 
 
 def pip_index() -> str:
-    """Return the address of the package index that pip would use here: from the environment, else
-    its own files.
-    """
+    """Return the address of the package index that pip would use here."""
     given = os.environ.get("PIP_INDEX_URL")
     if given:
         return given
     command = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    values = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    values = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
     found = next(
         (values[key] for key in ("install.index-url", "global.index-url") if key in values), ""
     )
@@ -132,15 +121,13 @@ def public(address: str) -> str:
 
 
 def _ask(address: str) -> int | str:
-    """Return the status with which an address answers, or what went wrong, in a few seconds at
-    most.
-    """
-    said: list[int | str] = ["no answer"]
-    # A thread, since looking a name up knows no limit; it is left behind where it takes longer.
-    thread = threading.Thread(target=lambda: said.append(_status(address)), daemon=True)
+    """Return the HTTP status of an address, or what went wrong, within a few seconds."""
+    answers: list[int | str] = ["no answer"]
+    # In a thread, because a name lookup has no timeout; one that takes too long is abandoned.
+    thread = threading.Thread(target=lambda: answers.append(_status(address)), daemon=True)
     thread.start()
     thread.join(PATIENCE + 1)
-    return said[-1]
+    return answers[-1]
 
 
 def _status(address: str) -> int | str:

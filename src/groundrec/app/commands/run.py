@@ -91,7 +91,7 @@ def run(
     plan: Annotated[
         bool,
         typer.Option(
-            "--plan", help="Print which steps would be skipped or done, and why; do nothing."
+            "--plan", help="Print which steps would be skipped or run, and why; do nothing."
         ),
     ] = False,
     detach: Detach = False,
@@ -124,8 +124,7 @@ def run(
 
 
 def start(file: Path, options: RunOptions) -> None:
-    """Run a recipe in this process, submit it for the background, or print its settings
-    or its plan."""
+    """Run a recipe here or in the background, or only print its settings or its plan."""
     file = find_recipe(file)
     recipe, origin = load_recipe(file, options.settings)
     reuse = options.reuse
@@ -245,8 +244,8 @@ def _log_start(recipe: Recipe, run: Run) -> None:
         log.info(recipe.about.strip())
     if run.processes.world_size > 1:
         log.info(
-            f"{run.processes.world_size} processes train and recommend together; the main one does the"
-            " rest"
+            f"{run.processes.world_size} processes train and recommend together; the main one does"
+            " the rest"
         )
     log.info(f"writing to {run.path}\n")
 

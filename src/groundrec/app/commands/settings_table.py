@@ -6,14 +6,15 @@ Knows nothing about what settings mean; the schema says that.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from groundrec.app.commands.options import Json
+from groundrec.app.commands.terminal import print_table
 from groundrec.app.stages.domains import size_table, sizes
 from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.recipe import Recipe, settings
@@ -39,11 +40,11 @@ def settings_command(
         names = ("setting", "default", "meaning")
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
         return
-    table = Table(Column("setting", overflow="fold"), Column("default", overflow="fold"), "meaning")
+    table = _new_table([key for key, *_ in rows], "default", "meaning")
     for key, value, text in rows:
         # Meanings name tables in brackets, [train], which rich would take for markup and drop.
         table.add_row(key, escape(format_value(value)), escape(text))
-    _print_table(table)
+    print_table(table)
 
 
 def print_settings(recipe: Recipe, origin: dict[str, str], *, as_json: bool) -> None:
@@ -55,13 +56,13 @@ def print_settings(recipe: Recipe, origin: dict[str, str], *, as_json: bool) -> 
             rows["train.extra_datasets"]["sizes"] = [vars(size) for size in domains]
         print(json.dumps(rows, default=str))
         return
-    table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "from")))
+    table = _new_table([key for key, *_ in settings(recipe)], "value", "from")
     for key, value, _ in settings(recipe):
         style = "dim" if origin[key] == "default" else "bold"
         table.add_row(key, escape(format_value(value)), escape(origin[key]), style=style)
-    _print_table(table)
+    print_table(table)
     if domains:
-        _print_table(size_table(domains))
+        print_table(size_table(domains))
 
 
 def format_value(value: object) -> str:
@@ -69,5 +70,8 @@ def format_value(value: object) -> str:
     return "–" if value is None else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _print_table(table: Table) -> None:
-    Console(highlight=False).print(table)
+def _new_table(keys: Sequence[str], *columns: str) -> Table:
+    """Return an empty table of settings in which names are never broken, and nothing is cut."""
+    widest = max(map(len, keys))
+    folded = (Column(name, overflow="fold") for name in columns)
+    return Table(Column("setting", min_width=widest, overflow="fold"), *folded)

@@ -1,4 +1,4 @@
-"""The command `groundrec tokenize`: texts, or an example of a run, as a model sees them.
+"""`groundrec tokenize`: texts, or a training example of a run, as a model sees them.
 
 Knows nothing about weights: only a model's tokenizer is read.
 """
@@ -7,89 +7,160 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict, cast
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from groundrec.core.errors import ConfigError, DataError
+from groundrec.app.commands.options import Json, check_choice
+from groundrec.core.errors import DataError
 from groundrec.core.inputs import step_folder
 from groundrec.core.runs import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["tokenize"]
 
 SIDES = ("left", "right")
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="A run directory, a model's folder, hf:ORG/NAME or modelscope:ORG/NAME."),
+]
+Texts = Annotated[
+    list[str] | None, typer.Argument(help="Texts. Default: the lines of standard input.")
+]
+Example = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Instead of texts: this training example of a run, as training reads it."
+    ),
+]
+Special = Annotated[
+    bool, typer.Option("--special", help="Add the special tokens that the tokenizer adds.")
+]
+Pad = Annotated[str, typer.Option(help="Pad all texts to one length: on the left or right.")]
+Truncate = Annotated[
+    int | None, typer.Option(min=1, help="Keep at most this many tokens of each text.")
+]
+Cut = Annotated[str, typer.Option(help="Which end --truncate cuts off: left or right.")]
+LookUp = Annotated[
+    list[str] | None,
+    typer.Option(help="An id or a piece to look up in the vocabulary; repeatable."),
+]
+Decode = Annotated[
+    list[int] | None,
+    typer.Option(help="An id to decode, together with the others given; repeatable."),
+]
+
+
+class TokenizerFacts(TypedDict):
+    """A tokenizer at a glance; `special` has each special token's text and id."""
+
+    vocabulary: int
+    special: dict[str, tuple[str, int]]
+    padding_side: str
+    truncation_side: str
+    chat_template: bool
+
+
+class VocabularyEntry(TypedDict):
+    """An entry of the vocabulary, or what a text that is not one is made of."""
+
+    id: int | None
+    piece: str
+    text: str
+    made_of: NotRequired[list[str]]
+
+
+class TextTokens(TypedDict):
+    """One text as tokens. All lists have one entry per token."""
+
+    text: str
+    ids: list[int]
+    pieces: list[str]
+    places: list[list[int] | None]
+    """Where each token begins and ends in the text; None if the tokenizer does not know."""
+    attention_mask: list[int]
+    special: list[int]
+    decoded: str
+    comes_back: bool
+    cut_off: int
+
+
+class ExampleTokens(TypedDict):
+    """One training example as tokens; `learned` marks those that the loss counts."""
+
+    history: list[str]
+    target: str
+    left_out: int
+    text: str
+    ids: list[int]
+    pieces: list[str]
+    learned: list[int]
+
+
+class Shown(TypedDict):
+    """Everything that one call shows."""
+
+    tokenizer: TokenizerFacts
+    vocabulary: NotRequired[list[VocabularyEntry]]
+    decoded: NotRequired[str]
+    example: NotRequired[ExampleTokens]
+    batch: NotRequired[list[TextTokens]]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How texts become rows of a batch."""
+
+    special: bool
+    pad: str
+    truncate: int | None
+    cut: str
 
 
 def tokenize(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A run directory, a model's folder, or hf:ORG/NAME, modelscope:ORG/NAME."
-        ),
-    ],
-    text: Annotated[
-        list[str] | None, typer.Argument(help="Texts; the lines of standard input without any.")
-    ] = None,
-    example: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Instead of a text: this training example of a run, as its training reads it.",
-        ),
-    ] = None,
-    special: Annotated[
-        bool, typer.Option("--special", help="Add the special tokens that the tokenizer adds.")
-    ] = False,
-    pad: Annotated[
-        str, typer.Option(help="Where a batch is filled up to one length: left or right.")
-    ] = "",
-    truncate: Annotated[
-        int | None, typer.Option(min=1, help="Keep so many tokens of each text.")
-    ] = None,
-    cut: Annotated[
-        str, typer.Option(help="Which end --truncate cuts off: left or right.")
-    ] = "right",
-    look_up: Annotated[
-        list[str] | None,
-        typer.Option(help="An id or a piece of the vocabulary to find there; may be given again."),
-    ] = None,
-    decode: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="An id to turn back into text together with the others; may be given again."
-        ),
-    ] = None,
+    model: Model,
+    text: Texts = None,
+    example: Example = None,
+    special: Special = False,
+    pad: Pad = "",
+    truncate: Truncate = None,
+    cut: Cut = "right",
+    look_up: LookUp = None,
+    decode: Decode = None,
     as_json: Json = False,
 ) -> None:
-    """Show text as tokens: ids, pieces, places, masks, the way back; or which tokens of an example
-    are learned.
+    """Tokenize TEXT with the tokenizer of MODEL: ids, pieces, positions, masks, decoded text.
+
+    With --example, show which tokens of a training example are learned.
     """
-    for side, option in ((pad or "left", "--pad"), (cut, "--cut")):
-        if side not in SIDES:
-            raise ConfigError(f"no such side for {option}", value=side, accepted="left, right")
-    tokenizer = _tokenizer(model)
-    shown: dict[str, Any] = {"tokenizer": _facts(tokenizer)}
+    check_choice("--pad", pad or "left", SIDES)
+    check_choice("--cut", cut, SIDES)
+    tokenizer = _load_tokenizer(model)
+    shown: Shown = {"tokenizer": _facts(tokenizer)}
     if look_up:
-        shown["vocabulary"] = [_looked_up(tokenizer, word) for word in look_up]
+        shown["vocabulary"] = [_look_up(tokenizer, word) for word in look_up]
     if decode:
-        shown["decoded"] = tokenizer.decode(_within(tokenizer, decode))
+        shown["decoded"] = _decode(tokenizer, _known_ids(tokenizer, decode))
     if example is not None:
-        shown["example"] = _example(Path(model), tokenizer, example)
+        shown["example"] = _tokenize_example(Path(model), tokenizer, example)
     elif text or not (look_up or decode):
         lines = text or [line.rstrip("\n") for line in sys.stdin]
-        shown["batch"] = _batch(
-            tokenizer, lines, special=special, pad=pad, truncate=truncate, cut=cut
-        )
-    print(json.dumps(shown, ensure_ascii=False)) if as_json else _show(shown)
+        shown["batch"] = _tokenize_batch(tokenizer, lines, Batching(special, pad, truncate, cut))
+    if as_json:
+        print(json.dumps(shown, ensure_ascii=False))
+    else:
+        _print(shown)
 
 
-def _tokenizer(model: str) -> Any:
+def _load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     from groundrec.models.hubs import fetch, is_of_hub
@@ -97,165 +168,168 @@ def _tokenizer(model: str) -> Any:
 
     folder = Path(fetch(model).path) if is_of_hub(model) else Path(model)
     trained = step_folder(folder, "train")
-    folder = trained if (folder / "config.json").is_file() and trained.is_dir() else folder
-    return AutoTokenizer.from_pretrained(tokenizer_folder(folder), local_files_only=True)
+    is_run = (folder / "config.json").is_file() and trained.is_dir()
+    of_model = tokenizer_folder(trained if is_run else folder)
+    return AutoTokenizer.from_pretrained(of_model, local_files_only=True)
 
 
-def _facts(tokenizer: Any) -> dict[str, Any]:
+def _facts(tokenizer: PreTrainedTokenizerBase) -> TokenizerFacts:
+    special = {
+        name: (token, _id_of(tokenizer, token))
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
     return {
         "vocabulary": len(tokenizer),
-        "special": {
-            name: [str(token), tokenizer.convert_tokens_to_ids(str(token))]
-            for name, token in _special(tokenizer)
-        },
+        "special": special,
         "padding_side": tokenizer.padding_side,
         "truncation_side": tokenizer.truncation_side,
         "chat_template": bool(getattr(tokenizer, "chat_template", None)),
     }
 
 
-def _special(tokenizer: Any) -> Iterable[tuple[str, Any]]:
-    return (
-        (name, token)
-        for name, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, str)
-    )
+def _id_of(tokenizer: PreTrainedTokenizerBase, piece: str) -> int:
+    return cast(int, tokenizer.convert_tokens_to_ids(piece))
 
 
-def _looked_up(tokenizer: Any, word: str) -> dict[str, Any]:
-    """Return the id and piece of an entry of the vocabulary, named by either; a piece may be given
-    as text.
-    """
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    return [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(ids))]
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids)))
+
+
+def _look_up(tokenizer: PreTrainedTokenizerBase, word: str) -> VocabularyEntry:
+    """Return an entry of the vocabulary by its id, its piece, or a text that is one piece."""
     if word.isdecimal():
-        (number,) = _within(tokenizer, [int(word)])
-        return {
-            "id": number,
-            "piece": tokenizer.convert_ids_to_tokens(number),
-            "text": tokenizer.decode([number]),
-        }
-    vocabulary = tokenizer.get_vocab()
-    found = vocabulary.get(word)
-    if found is None:
+        (number,) = _known_ids(tokenizer, [int(word)])
+        return _entry(tokenizer, number)
+    number = tokenizer.get_vocab().get(word)
+    if number is None:
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            pieces = tokenizer.convert_ids_to_tokens(ids)
-            return {"id": None, "piece": word, "text": word, "made_of": pieces}
-        found = ids[0]
-    return {
-        "id": found,
-        "piece": tokenizer.convert_ids_to_tokens(found),
-        "text": tokenizer.decode([found]),
-    }
+            return {"id": None, "piece": word, "text": word, "made_of": _pieces(tokenizer, ids)}
+        number = ids[0]
+    return _entry(tokenizer, number)
 
 
-def _within(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+def _entry(tokenizer: PreTrainedTokenizerBase, number: int) -> VocabularyEntry:
+    (piece,) = _pieces(tokenizer, [number])
+    return {"id": number, "piece": piece, "text": _decode(tokenizer, [number])}
+
+
+def _known_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     for number in ids:
         if not 0 <= number < len(tokenizer):
             raise DataError(
-                "no such id in the vocabulary", value=number, accepted=f"0 … {len(tokenizer) - 1}"
+                "no such id in the vocabulary",
+                value=number,
+                accepted=f"0 … {len(tokenizer) - 1}",
+                next_step="give an id of this tokenizer",
             )
     return list(ids)
 
 
-def _batch(
-    tokenizer: Any, texts: Sequence[str], *, special: bool, pad: str, truncate: int | None, cut: str
-) -> list[dict[str, Any]]:
-    rows = [_row(tokenizer, text, special, truncate, cut) for text in texts]
-    longest = max((len(row["ids"]) for row in rows), default=0)
-    for row in rows if pad else []:
-        _fill(tokenizer, row, longest - len(row["ids"]), pad)
+def _tokenize_batch(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], how: Batching
+) -> list[TextTokens]:
+    rows = [_tokenize_text(tokenizer, text, how) for text in texts]
+    if how.pad:
+        longest = max((len(row["ids"]) for row in rows), default=0)
+        for row in rows:
+            _pad(tokenizer, row, longest - len(row["ids"]), how.pad)
     return rows
 
 
-def _row(
-    tokenizer: Any, text: str, special: bool, truncate: int | None, cut: str
-) -> dict[str, Any]:
-    found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=tokenizer.is_fast)
-    ids = found["input_ids"]
-    places = (
-        [list(place) for place in found["offset_mapping"]]
-        if tokenizer.is_fast
-        else [None] * len(ids)
-    )
-    dropped = max(0, len(ids) - truncate) if truncate else 0
-    kept = slice(dropped, None) if cut == "left" else slice(0, len(ids) - dropped)
-    whole = tokenizer.decode(ids, skip_special_tokens=True) == text
+def _tokenize_text(tokenizer: PreTrainedTokenizerBase, text: str, how: Batching) -> TextTokens:
+    is_fast = bool(tokenizer.is_fast)
+    made = tokenizer(text, add_special_tokens=how.special, return_offsets_mapping=is_fast)
+    ids = made["input_ids"]
+    # Only fast tokenizers know where in the text a token lies.
+    places: list[list[int] | None] = [None] * len(ids)
+    if is_fast:
+        places = [list(place) for place in made["offset_mapping"]]
+    dropped = max(0, len(ids) - how.truncate) if how.truncate else 0
+    kept = slice(dropped, None) if how.cut == "left" else slice(0, len(ids) - dropped)
+    comes_back = tokenizer.decode(ids, skip_special_tokens=True) == text
     ids = ids[kept]
     return {
         "text": text,
         "ids": ids,
-        "pieces": tokenizer.convert_ids_to_tokens(ids),
+        "pieces": _pieces(tokenizer, ids),
         "places": places[kept],
         "attention_mask": [1] * len(ids),
         "special": [int(i in tokenizer.all_special_ids) for i in ids],
-        "decoded": tokenizer.decode(ids),
-        "comes_back": whole,
+        "decoded": _decode(tokenizer, ids),
+        "comes_back": comes_back,
         "cut_off": dropped,
     }
 
 
-def _fill(tokenizer: Any, row: dict[str, Any], missing: int, side: str) -> None:
-    """Fill a row up to the length of its batch, on one side."""
-    number = (
-        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    )
+def _pad(tokenizer: PreTrainedTokenizerBase, row: TextTokens, missing: int, side: str) -> None:
+    """Pad a row to the length of its batch, on one side."""
+    usable = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    number = next((int(token) for token in usable if isinstance(token, int)), None)
     if number is None:
         raise DataError(
             "the tokenizer has no token to pad with",
             value=tokenizer.name_or_path,
+            accepted="a tokenizer with a padding token or an end-of-text token",
             next_step="leave out --pad",
         )
-    fills = {
-        "ids": number,
-        "pieces": tokenizer.convert_ids_to_tokens(number),
-        "places": None,
-        "attention_mask": 0,
-        "special": 1,
-    }
-    for key, fill in fills.items():
-        more = [fill] * missing
-        row[key] = more + row[key] if side == "left" else row[key] + more
+    before, after = (missing, 0) if side == "left" else (0, missing)
+    (piece,) = _pieces(tokenizer, [number])
+    row["ids"] = [number] * before + row["ids"] + [number] * after
+    row["pieces"] = [piece] * before + row["pieces"] + [piece] * after
+    row["places"] = [None] * before + row["places"] + [None] * after
+    row["attention_mask"] = [0] * before + row["attention_mask"] + [0] * after
+    row["special"] = [1] * before + row["special"] + [1] * after
 
 
-def _example(path: Path, tokenizer: Any, number: int) -> dict[str, Any]:
+def _tokenize_example(path: Path, tokenizer: PreTrainedTokenizerBase, number: int) -> ExampleTokens:
     from groundrec.app.stages.artefacts import open_run
     from groundrec.text.tokens import IGNORED
 
     config = read_json(path / "config.json")
     if not config or not (step_folder(path, "prepare") / "dataset.json").is_file():
         raise DataError(
-            "an example is one of a run's",
+            "--example needs a run whose data is prepared",
             value=path,
             accepted="a run directory",
             next_step="groundrec run RECIPE",
         )
-    x = open_run(path)
-    train = x.dataset.train
-    encoder = x.encoder(tokenizer)
-    if number >= len(train):
-        raise DataError("no such example", value=number, accepted=f"0 … {len(train) - 1}")
-    query = train[number]
-    target = int(train.targets[number][0])
-    if encoder.template.running:
-        recent = query.history[len(query.history) - encoder.n_items_that_fit(query.history) :]
-        made = encoder.running(np.append(recent, target))
-    else:
-        made = encoder.example(
-            query.history, target, train_on_inputs=x.recipe.train.train_on_inputs, varied=True
+    run = open_run(path)
+    dataset = run.dataset
+    if number >= len(dataset.train):
+        raise DataError(
+            "no such training example",
+            value=number,
+            accepted=f"0 … {len(dataset.train) - 1}",
+            next_step="--example with one of these",
         )
+    query = dataset.train[number]
+    target = int(dataset.train.targets[number][0])
+    encoder = run.encoder(tokenizer)
+    left_out = len(query.history) - encoder.n_items_that_fit(query.history)
+    if encoder.template.running:
+        made = encoder.running(np.append(query.history[left_out:], target))
+    else:
+        learns_prompt = run.recipe.train.train_on_inputs
+        made = encoder.example(query.history, target, train_on_inputs=learns_prompt, varied=True)
     ids = made.input_ids.tolist()
     return {
-        "history": [x.dataset.catalogue.titles[item] for item in query.history],
-        "target": x.dataset.catalogue.titles[target],
-        "left_out": len(query.history) - encoder.n_items_that_fit(query.history),
-        "text": tokenizer.decode(ids),
+        "history": [dataset.catalogue.titles[item] for item in query.history],
+        "target": dataset.catalogue.titles[target],
+        "left_out": left_out,
+        "text": _decode(tokenizer, ids),
         "ids": ids,
-        "pieces": tokenizer.convert_ids_to_tokens(ids),
+        "pieces": _pieces(tokenizer, ids),
         "learned": (made.labels != IGNORED).astype(int).tolist(),
     }
 
 
-def _show(shown: dict[str, Any]) -> None:
+def _print(shown: Shown) -> None:
     console = Console(highlight=False, soft_wrap=True)
     facts = shown["tokenizer"]
     special = ", ".join(
@@ -266,36 +340,31 @@ def _show(shown: dict[str, Any]) -> None:
         f"pads on the {facts['padding_side']}, truncates on the {facts['truncation_side']}"
     )
     for entry in shown.get("vocabulary", []):
-        made = (
-            f" is no token; it is made of {entry['made_of']}"
-            if "made_of" in entry
-            else f" is {entry['id']}"
-        )
-        console.print(escape(f"{entry['piece']!r}{made}"))
+        what = f" is {entry['id']}"
+        if "made_of" in entry:
+            what = f" is not a token; it is made of {entry['made_of']}"
+        console.print(escape(f"{entry['piece']!r}{what}"))
     if "decoded" in shown:
         console.print(escape(repr(shown["decoded"])))
     for row in shown.get("batch", []):
-        end = "" if row["comes_back"] else "; decoding does not give the text back"
-        console.print(
-            escape(
-                f"\n{row['text']!r}: {sum(row['attention_mask'])} tokens, {row['cut_off']} cut"
-                f" off{end}"
-            )
-        )
-        for number, piece, place, mask in zip(
-            *(row[k] for k in ("ids", "pieces", "places", "attention_mask")), strict=True
-        ):
-            console.print(
-                escape(f"{number:>8}  {piece!r:<24} {place or ''}{'' if mask else ' padding'}")
-            )
+        _print_text(console, row)
     if "example" in shown:
-        _show_example(console, shown["example"])
+        _print_example(console, shown["example"])
 
 
-def _show_example(console: Console, row: dict[str, Any]) -> None:
+def _print_text(console: Console, row: TextTokens) -> None:
+    count = sum(row["attention_mask"])
+    end = "" if row["comes_back"] else "; decoding does not give the text back"
+    console.print(escape(f"\n{row['text']!r}: {count} tokens, {row['cut_off']} cut off{end}"))
+    columns = (row["ids"], row["pieces"], row["places"], row["attention_mask"])
+    for number, piece, place, mask in zip(*columns, strict=True):
+        padding = "" if mask else " padding"
+        console.print(escape(f"{number:>8}  {piece!r:<24} {place or ''}{padding}"))
+
+
+def _print_example(console: Console, row: ExampleTokens) -> None:
     learned = f"{sum(row['learned'])} of them learned (*)"
-    console.print(
-        f"\n{len(row['ids'])} tokens, {learned}; {row['left_out']} of the oldest items left out"
-    )
+    left_out = f"{row['left_out']} of the oldest items left out"
+    console.print(f"\n{len(row['ids'])} tokens, {learned}; {left_out}")
     for number, piece, mark in zip(row["ids"], row["pieces"], row["learned"], strict=True):
         console.print(escape(f"{'*' if mark else ' '} {number:>8}  {piece!r}"))

@@ -34,7 +34,7 @@ class Sheet:
 
 
 def markdown(sheets: Sequence[Sheet]) -> str:
-    """Return tables as Markdown, each above its caption."""
+    """Return tables as Markdown, each followed by its caption."""
     return "\n\n".join(_markdown(sheet) for sheet in sheets)
 
 

@@ -1,5 +1,4 @@
-"""VS Code's `launch.json`: the entries that attach to a run, put beside what is there already,
-comments included.
+"""VS Code's `launch.json`: entries that attach to a run are added, the rest and comments are kept.
 
 Knows nothing about what the entries start.
 """
@@ -21,12 +20,15 @@ TOKEN = re.compile(
     r'(?P<text>"(?:\\.|[^"\\])*")|(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<mark>[{}\[\],])', re.DOTALL
 )
 INDENT = "    "
+JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | float | bool | None
+Entry = dict[str, JsonValue]
+"""One entry of a list in `launch.json`."""
 
 
-def configurations(ranks: int) -> dict[str, list[dict[str, Any]]]:
+def configurations(ranks: int) -> dict[str, list[Entry]]:
     """Return the entries that attach to each process, and the one that attaches to all."""
-    names = [f"groundrec: rank {rank}" for rank in range(ranks)]
-    attach = [
+    names: list[JsonValue] = [f"groundrec: rank {rank}" for rank in range(ranks)]
+    attach: list[Entry] = [
         {
             "name": name,
             "type": "debugpy",
@@ -43,7 +45,7 @@ def configurations(ranks: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def write(folder: Path, ranks: int) -> list[str]:
-    """Add to `.vscode/launch.json` in `folder` what it lacks; return the names of what was added."""
+    """Add the missing entries to `.vscode/launch.json` in `folder`; return their names."""
     file = folder / ".vscode" / "launch.json"
     before = file.read_text(encoding="utf-8") if file.exists() else '{\n    "version": "0.2.0"\n}\n'
     try:
@@ -52,7 +54,8 @@ def write(folder: Path, ranks: int) -> list[str]:
         raise ConfigError(
             f"{file} is not JSON with comments",
             value=error,
-            accepted="the file as VS Code writes it, or none",
+            accepted="the file as VS Code writes it, or no file",
+            next_step=f"mend {file}, or move it away",
         ) from None
     if added:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,26 +64,26 @@ def write(folder: Path, ranks: int) -> list[str]:
     return added
 
 
-def merged(text: str, wanted: dict[str, list[dict[str, Any]]]) -> tuple[str, list[str]]:
-    """Return the text with those `wanted` entries whose names it lacks, and these names. Nothing
-    else is touched.
+def merged(text: str, wanted: dict[str, list[Entry]]) -> tuple[str, list[str]]:
+    """Return the text with the `wanted` entries it lacks by name, and their names.
 
-    Raises `ValueError` where the text is no object, or one of its lists is none.
+    Everything else stays as it is. Raises `ValueError` if the text is not an object, or one of the
+    lists is not a list.
     """
     added = []
     for key, entries in wanted.items():
-        there = _list(plain(text), key)
-        missing = [entry for entry in entries if entry["name"] not in there]
+        present = _names(plain(text), key)
+        missing = [entry for entry in entries if entry["name"] not in present]
         if missing:
             text = _insert(text, key, missing)
-            added += [entry["name"] for entry in missing]
+            added += [str(entry["name"]) for entry in missing]
     if added and not isinstance(plain(text), dict):
         raise ValueError("an entry cannot be added")
     return text, added
 
 
 def plain(text: str) -> Any:
-    """Return the value of JSON with comments and with commas behind the last of a list."""
+    """Return the value of JSON that may have comments and trailing commas."""
     pieces = []
     last = -1
     at = 0
@@ -96,15 +99,16 @@ def plain(text: str) -> Any:
     return json.loads("".join([*pieces, text[at:]]))
 
 
-def _list(value: Any, key: str) -> set[Any]:
-    """Return the names in a list of the object."""
-    if not isinstance(value, dict) or not isinstance(value.get(key, []), list):
+def _names(value: JsonValue, key: str) -> set[str]:
+    """Return the names of the entries in one list of an object."""
+    entries = value.get(key, []) if isinstance(value, dict) else None
+    if not isinstance(entries, list):
         raise ValueError(f"no object with a list of {key}")
-    return {entry.get("name") for entry in value.get(key, []) if isinstance(entry, dict)}
+    return {str(entry.get("name")) for entry in entries if isinstance(entry, dict)}
 
 
-def _insert(text: str, key: str, entries: list[dict[str, Any]]) -> str:
-    """Return the text with entries at the head of the list `key`, made where it is not there."""
+def _insert(text: str, key: str, entries: list[Entry]) -> str:
+    """Return the text with entries at the start of the list `key`, which is added if missing."""
     written = ",\n".join(
         _indented(json.dumps(entry, indent=4, ensure_ascii=False), 2) for entry in entries
     )
@@ -118,16 +122,20 @@ def _insert(text: str, key: str, entries: list[dict[str, Any]]) -> str:
 
 
 def _opening(text: str, key: str | None) -> tuple[int | None, bool]:
-    """Return where the list of the outermost object's `key` opens, or the object itself, and
-    whether it is empty.
+    """Return where the list `key` of the outermost object opens, and whether it is empty.
+
+    Without a key, do the same for the object itself.
     """
     tokens = [token for token in TOKEN.finditer(text) if not token["comment"]]
+    # How many brackets are open: only a key directly in the outermost object counts.
     depth = 0
     named = key is None
-    for token, behind in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
         if named and token[0] == ("{" if key is None else "["):
-            rest = _without_comments(text[token.end() : behind.start() if behind else len(text)])
-            return token.end(), not rest and behind is not None and behind[0] in "]}"
+            rest = _without_comments(
+                text[token.end() : following.start() if following else len(text)]
+            )
+            return token.end(), not rest and following is not None and following[0] in "]}"
         depth += (token[0] in "[{") - (token[0] in "]}")
         named = named or (depth == 1 and token[0] == key and _is_key(text, token.end()))
     return None, True

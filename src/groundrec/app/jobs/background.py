@@ -1,4 +1,4 @@
-"""Runs in the background: handed in, one or a whole grid of them, stopped, resumed, removed.
+"""Runs in the background: submitted, one or a whole grid of them, stopped, resumed, removed.
 
 Knows nothing about how they are shown.
 """
@@ -28,9 +28,9 @@ from groundrec.core.runs import IfExists, Run, read_json
 __all__ = ["grid_of", "remove", "resume", "stop", "submit_jobs"]
 
 PATIENCE = 600.0
-"""Seconds that a run has to save what it has."""
+"""Seconds that a run has to save its work."""
 LEAVING = 10.0
-"""Seconds that a supervisor has to be gone when it has told how its run ended."""
+"""Seconds that a supervisor has to exit after recording how its run ended."""
 
 
 def submit_jobs(
@@ -41,8 +41,9 @@ def submit_jobs(
     after: Sequence[Path] = (),
     grid: Sequence[str] = (),
 ) -> list[Path]:
-    """Hand in a run, or every run of a grid, and return their directories; all are checked before
-    the first begins.
+    """Submit a run, or every run of a grid, and return their directories.
+
+    All are checked before the first one starts.
     """
     job = replace(job, after=tuple(str(path.resolve()) for path in after))
     if grid and not job.max_parallel:
@@ -58,7 +59,7 @@ def submit_jobs(
 def _planned(
     recipe_file: Path, job: Job, run_dir: Path | None, if_exists: IfExists, cell: dict[str, str]
 ) -> tuple[Path, Recipe, Job]:
-    """Return directory, recipe and job of one cell of the grid, when nothing stands against them."""
+    """Return directory, recipe and job of one cell of the grid; raise if it cannot be run."""
     settings = (*job.settings, *(f"{key}={value}" for key, value in cell.items()))
     recipe, _ = load_recipe(recipe_file, settings)
     check_names(recipe)
@@ -71,10 +72,9 @@ def _planned(
 
 
 def grid_of(texts: Sequence[str]) -> list[dict[str, str]]:
-    """Return every combination of `section.setting=value,value…`, the last setting changing
-    fastest.
+    """Return every combination of `section.setting=value,value…`; the last setting varies fastest.
 
-    A comma within brackets separates no values.
+    A comma within brackets does not separate values.
     """
     axes: dict[str, list[str]] = {}
     for text in texts:
@@ -98,20 +98,20 @@ def grid_of(texts: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _suffix(cell: dict[str, str]) -> str:
-    """Return what a name says of a cell of the grid: the last word of each setting, where that is
-    clear.
+    """Return the part of a run's name that tells the cells of a grid apart.
+
+    A setting is shortened to its last part if no other setting ends in it.
     """
     last = [key.rpartition(".")[2] for key in cell]
-    words = [word if last.count(word) == 1 else key for word, key in zip(last, cell, strict=True)]
+    keys = [short if last.count(short) == 1 else key for short, key in zip(last, cell, strict=True)]
     values = (re.sub(r"[^\w.+-]+", "_", value) for value in cell.values())
-    return "".join(f"+{word}={value}" for word, value in zip(words, values, strict=True))
+    return "".join(f"+{key}={value}" for key, value in zip(keys, values, strict=True))
 
 
 def resume(path: Path) -> None:
-    """Let a run go on in the background from where it ended; raise `ArtifactError` where there is
-    nothing to do.
+    """Resume a run in the background; raise `ArtifactError` if there is nothing left to do.
 
-    One that has finished what was asked for with `--until` goes on to the end.
+    A run that finished the stage of its `--until` runs to the end.
     """
     state = _settled(path)
     if not state.is_over:
@@ -120,7 +120,7 @@ def resume(path: Path) -> None:
         raise ArtifactError(
             "this run has finished",
             value=path,
-            accepted="a run that has not",
+            accepted="a run that stopped, failed or finished at --until",
             next_step=f"groundrec runs show {path}",
         )
     job = replace(Job.of(path), submitted=time.time())
@@ -128,8 +128,9 @@ def resume(path: Path) -> None:
 
 
 def _settled(path: Path) -> State:
-    """Return the state of a run; where it is over, when its supervisor has gone, which keeps the
-    next one out.
+    """Return the state of a run; if it has ended, wait until its supervisor has exited too.
+
+    A supervisor that is still there would keep the next one out.
     """
     deadline = time.monotonic() + LEAVING
     while (state := state_of(path)).is_over and state.supervisor and time.monotonic() < deadline:
@@ -138,13 +139,13 @@ def _settled(path: Path) -> State:
 
 
 def stop(path: Path, *, force: bool = False, patience: float = PATIENCE) -> State:
-    """Ask a run to save and end, or end it at once by `force`; return its state when it has ended."""
+    """Ask a run to save and exit, or kill it with `force`; return its state once it has ended."""
     state = state_of(path)
     if state.is_over:
         raise ArtifactError(
             f"this run is {state.state}",
             value=path,
-            accepted="a run that waits or works",
+            accepted="a queued or running run",
             next_step="groundrec runs",
         )
     _send(path, state, signal.SIGKILL if force and state.pid else signal.SIGTERM)
@@ -152,7 +153,7 @@ def stop(path: Path, *, force: bool = False, patience: float = PATIENCE) -> Stat
     while not (state := state_of(path)).is_over:
         if time.monotonic() > deadline:
             raise ProcessError(
-                "the run was asked to stop and is still at work",
+                "the run was asked to stop and is still running",
                 value=path,
                 accepted=f"an end within {patience:.0f} s",
                 next_step=f"groundrec runs stop {path} --force, which saves nothing",
@@ -162,7 +163,7 @@ def stop(path: Path, *, force: bool = False, patience: float = PATIENCE) -> Stat
 
 
 def _send(path: Path, state: State, number: int) -> None:
-    """Send a signal to whoever works for a run, else to whoever waits for its turn."""
+    """Send a signal to the process of a run, or to the supervisor that waits for its turn."""
     record = read_json(path / "supervisor.json") or {}
     for value in (read_json(path / "status.json"), record.get("worker"), record.get("supervisor")):
         found = Identity.from_json(value)
@@ -171,7 +172,7 @@ def _send(path: Path, state: State, number: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the directory of a run that is over."""
+    """Remove the directory of a run that has ended."""
     if not state_of(path).is_over:
         raise _busy(path)
     with lock_folder(path):
@@ -182,8 +183,8 @@ def remove(path: Path) -> None:
 
 def _busy(path: Path) -> ArtifactError:
     return ArtifactError(
-        "this run waits or works",
+        "this run is queued or running",
         value=path,
-        accepted="a run that is over, or another --run-dir",
+        accepted="a run that has ended, or another --run-dir",
         next_step=f"groundrec runs stop {path}",
     )

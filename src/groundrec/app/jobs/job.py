@@ -1,4 +1,4 @@
-"""What was asked of a run, kept in its directory so that it can be asked again.
+"""What was asked of a run, kept in its directory so that it can be resumed.
 
 Knows nothing about processes.
 """
@@ -9,12 +9,15 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from groundrec.core.errors import ArtifactError
 from groundrec.core.runs import read_json, write_json
 
-__all__ = ["LAST", "Job"]
+if TYPE_CHECKING:
+    from groundrec.app.jobs.records import JobRecord
+
+__all__ = ["FILE", "LAST", "Job"]
 
 LAST = "evaluate"
 """The stage that ends a run."""
@@ -23,25 +26,25 @@ FILE = "job.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One run as it was asked for; its recipe is the `recipe.toml` beside it."""
+    """What was asked of one run; its recipe is the `recipe.toml` in the same directory."""
 
     settings: tuple[str, ...]
     """`section.setting=value`, as given with `--set` and by the grid of a sweep."""
     until: str | None
     place: str
-    """The working directory, which relative paths of the recipe are seen from."""
+    """The working directory, to which relative paths of the recipe refer."""
     after: tuple[str, ...] = ()
     """Run directories that have to finish first."""
     max_parallel: int | None = None
     sweep: str = ""
-    """Name of the sweep it belongs to."""
+    """The name of its sweep."""
     grid: dict[str, str] = field(default_factory=dict)
-    """What the sweep has set here."""
+    """The settings of this cell of the sweep."""
     submitted: float = 0.0
 
     @property
     def is_whole(self) -> bool:
-        """Whether it was asked for to the end."""
+        """Whether it runs to the last stage."""
         return self.until in (None, LAST)
 
     def save(self, run: Path) -> None:
@@ -49,21 +52,23 @@ class Job:
         write_json(run / FILE, asdict(self))
 
     def keep(self, run: Path) -> None:
-        """Write the job into a run directory, unless the same is asked for there already."""
-        there = read_json(run / FILE) or {}
-        mine = asdict(replace(self, submitted=time.time()))
-        if any(there.get(name) != mine[name] for name in ("until", "place")) or mine[
-            "settings"
-        ] != tuple(there.get("settings", ())):
-            write_json(run / FILE, mine)
+        """Write the job into a run directory, unless an equal one is there."""
+        before: JobRecord = read_json(run / FILE) or {}
+        is_equal = (
+            before.get("until") == self.until
+            and before.get("place") == self.place
+            and tuple(before.get("settings", ())) == self.settings
+        )
+        if not is_equal:
+            write_json(run / FILE, asdict(replace(self, submitted=time.time())))
 
     @classmethod
     def of(cls, run: Path) -> Job:
         """Return the job of a run directory, or raise `ArtifactError`."""
-        found: dict[str, Any] | None = read_json(run / FILE)
-        if not found:
+        record = read_json(run / FILE)
+        if not record:
             raise ArtifactError(
-                "this run was begun by an earlier version, which did not note what was asked for",
+                "this run was started by an earlier version, which did not record its options",
                 value=run,
                 accepted=f"a run directory with {FILE}",
                 next_step=(
@@ -71,11 +76,12 @@ class Job:
                     " --detach"
                 ),
             )
-        lists = {name: tuple(found[name]) for name in ("settings", "after")}
-        return cls(**{**found, **lists})
+        # JSON has no tuples.
+        lists = {name: tuple(record[name]) for name in ("settings", "after")}
+        return cls(**{**record, **lists})
 
     def command(self, run: Path) -> list[str]:
-        """Return the command that does the job in `run`, going on where it stopped."""
+        """Return the command that runs the job in `run`, resuming what is there."""
         given = [word for setting in self.settings for word in ("--set", setting)]
         until = ["--until", self.until] if self.until else []
         start = [

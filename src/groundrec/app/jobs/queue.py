@@ -1,7 +1,6 @@
-"""Whose turn it is: the detached runs of one user on one machine, in the order in which they were
-asked for.
+"""Whose turn it is: the detached runs of one user on one machine, first come, first served.
 
-One small file holds a ticket for each; whoever looks at it drops the tickets of the dead. Knows
+One small file holds a ticket for each; every reader drops the tickets of dead processes. Knows
 nothing about what a run does.
 """
 
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from filelock import FileLock
 
@@ -26,30 +25,52 @@ __all__ = ["GPUS", "Queue", "Ticket", "gpus", "state_folder"]
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
+class TicketRecord(TypedDict):
+    """A ticket as it stands in the file; `supervisor` and `worker` are identities."""
+
+    run: str
+    order: float
+    supervisor: object
+    worker: object
+    max_parallel: int | None
+    gpu: str | None
+    working: bool
+
+
 @dataclass(frozen=True)
 class Ticket:
     """A detached run that waits or works."""
 
     run: str
     order: float
-    """When it was asked for."""
+    """When it was submitted."""
     supervisor: Identity
     worker: Identity | None = None
     max_parallel: int | None = None
-    """How many detached runs may work while it does, itself included."""
+    """How many detached runs may run while it does, itself included."""
     gpu: str | None = None
     working: bool = False
 
     @classmethod
-    def read(cls, values: dict[str, Any]) -> Ticket:
-        """Return the ticket that was written as JSON."""
-        people = {name: Identity.from_json(values[name]) for name in ("supervisor", "worker")}
-        return cls(**{**values, **people})
+    def from_json(cls, record: TicketRecord) -> Ticket | None:
+        """Return the ticket that was written as JSON; None if no supervisor is readable in it."""
+        supervisor = Identity.from_json(record["supervisor"])
+        if supervisor is None:
+            return None
+        return cls(
+            run=record["run"],
+            order=record["order"],
+            supervisor=supervisor,
+            worker=Identity.from_json(record["worker"]),
+            max_parallel=record["max_parallel"],
+            gpu=record["gpu"],
+            working=record["working"],
+        )
 
     @property
     def is_alive(self) -> bool:
-        """Whether somebody waits or works for it."""
-        return any(one.is_alive() for one in (self.supervisor, self.worker) if one)
+        """Whether its supervisor or its worker is alive."""
+        return any(process.is_alive() for process in (self.supervisor, self.worker) if process)
 
 
 class Queue:
@@ -60,8 +81,9 @@ class Queue:
         self._devices = devices
 
     def take(self, mine: Ticket) -> Ticket | str:
-        """Return the ticket to work with, or what it waits for; nobody overtakes who waits for the
-        same.
+        """Return the ticket to start with, or what it has to wait for.
+
+        No ticket overtakes an earlier one that waits for the same.
         """
         with self._tickets() as tickets:
             others = [t for t in tickets if t.run != mine.run]
@@ -74,20 +96,20 @@ class Queue:
             if self._is_bounded(mine) and ahead:
                 waits = f"{len(ahead)} ahead in the queue"
             elif mine.max_parallel and len(working) >= mine.max_parallel:
-                waits = f"{len(working)} at work, --max-parallel {mine.max_parallel}"
+                waits = f"{len(working)} running, --max-parallel {mine.max_parallel}"
             elif self._devices and not free:
                 waits = "a free GPU"
             mine = replace(mine, working=not waits, gpu=free[0] if free and not waits else None)
             tickets[:] = [*others, mine]
         return waits or mine
 
-    def works(self, run: str, worker: Identity) -> None:
-        """Note which process works for a ticket: it keeps its place even where the supervisor dies."""
+    def set_worker(self, run: str, worker: Identity) -> None:
+        """Record the process of a run, so that it keeps its turn even if its supervisor dies."""
         with self._tickets() as tickets:
             tickets[:] = [replace(t, worker=worker) if t.run == run else t for t in tickets]
 
     def leave(self, run: str) -> None:
-        """Give a place back."""
+        """Give up the turn of a run."""
         with self._tickets() as tickets:
             tickets[:] = [t for t in tickets if t.run != run]
 
@@ -96,11 +118,11 @@ class Queue:
 
     @contextmanager
     def _tickets(self) -> Iterator[list[Ticket]]:
-        """Yield the tickets of the living, alone; what the block makes of them is kept."""
+        """Yield the tickets of live processes, locked; what the block makes of them is written."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / "queue.lock"):
-            found = [Ticket.read(values) for values in read_json(self._folder / "queue.json") or []]
-            tickets = [ticket for ticket in found if ticket.is_alive]
+            records = read_json(self._folder / "queue.json") or []
+            tickets = [t for t in map(Ticket.from_json, records) if t and t.is_alive]
             yield tickets
             write_json(self._folder / "queue.json", [asdict(ticket) for ticket in tickets])
 
@@ -111,20 +133,19 @@ def state_folder() -> Path:
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that runs may use: those of `$CUDA_VISIBLE_DEVICES`, else those that
-    nvidia-smi lists.
+    """Return the GPUs that runs may use: `$CUDA_VISIBLE_DEVICES`, or all that nvidia-smi lists.
 
-    A number becomes the GPU's own name, so that two ways of naming one GPU are one.
+    A number becomes the GPU's own name, so that one GPU has one name.
     """
     listed = os.environ.get(GPUS)
-    known = _installed()
+    known = _installed_gpus()
     if listed is None:
         return list(known.values())
     wanted = [name.strip() for name in listed.split(",")]
     return [known.get(name, name) for name in wanted if name not in ("", "-1")]
 
 
-def _installed() -> dict[str, str]:
+def _installed_gpus() -> dict[str, str]:
     """Return the name of each GPU by its number."""
     if not shutil.which("nvidia-smi"):
         return {}
