@@ -108,7 +108,7 @@ def _read(folder: Path, weights: str) -> dict[str, torch.Tensor]:
             value=folder / "adapter_model.bin",
             accepted="adapter_model.safetensors, which contains tensors only",
             next_step=(
-                "--set model.weights=any reads only the tensors of pickled weights, and runs nothing"
+                "--set model.weights=any reads the tensors of pickled weights, and runs nothing"
             ),
         )
     try:

@@ -17,7 +17,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(section: config_learn.Train) -> str:
-    """Return `fp32`, `bf16` or `fp16`; raise `ConfigError` where this machine does not support it."""
+    """Return `fp32`, `bf16` or `fp16`; raise `ConfigError` where this machine lacks it."""
     asked = section.precision
     on_cuda = torch.cuda.is_available()
     bf16 = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)

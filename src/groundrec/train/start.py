@@ -80,7 +80,7 @@ def find_start(path: Path, weights: str = "safetensors") -> StartPoint:
 
 
 def find_weights(path: Path, weights: str = "safetensors") -> StartPoint:
-    """Return the weights in a folder, as `find_start` does; of a run, those of its trained model."""
+    """Return the weights in a folder, as `find_start` does; of a run, its trained model's."""
     if str(path).startswith("wandb:"):
         return find_weights(Path(fetch(str(path), weights).path), weights)
     stage = step_folder(path, "train")
