@@ -1,5 +1,4 @@
-"""Two scores of the same items made one, by a weight chosen on validation; or several, by weights
-learned there.
+"""Scores of the same items combined, by weights chosen or learned on validation.
 
 `KINDS` are the ways with one weight. Each ranks the items that both have a score for, and no
 others. Knows nothing about where scores come from, nor which metric is measured.
@@ -50,7 +49,7 @@ EPSILON = np.float32(1e-3)
 
 
 class Point(NamedTuple):
-    """What one alpha gives on the queries: mean and its standard error."""
+    """The mean over queries at one alpha, and its standard error."""
 
     alpha: float
     mean: float
@@ -58,9 +57,7 @@ class Point(NamedTuple):
 
 
 def log_softmax(scores: Scores, mask: NDArray[np.bool_] | None = None) -> Scores:
-    """Return log-probabilities over the items of `mask` that have a score; -inf elsewhere. Shape:
-    [q, I] → [q, I].
-    """
+    """Return log-probabilities over the items of `mask` with a score; -inf elsewhere. [q, I]."""
     values = scores.astype(np.float64)
     if mask is not None:
         values = np.where(mask, values, -np.inf)
@@ -336,9 +333,7 @@ def _standard(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]
 
 
 class Kind(NamedTuple):
-    """A way to fuse by one weight: how, what the weight is called, what ties go to, and its name in
-    a report.
-    """
+    """A way to fuse by one weight, the weight's symbol, what ties go to, its name in a report."""
 
     combine: Combine
     weight: str

@@ -65,7 +65,7 @@ class Titles:
     def ranked(
         self, titles: NDArray[np.int64], allowed: NDArray[np.bool_], most: int | None
     ) -> Ragged:
-        """Return the `allowed` [I] items of ranked titles, a row per title, at most `most` of each."""
+        """Return the `allowed` [I] items of ranked titles, a row per title of `most` at most."""
         rows = self.items.take(titles[titles >= 0])
         return Ragged.of(row[allowed[row]][:most] for row in rows)
 
@@ -279,7 +279,7 @@ def table_file(folder: Path, identity: str, section: Ground) -> Path:
 def _by_vote_count(
     embeddings: list[NDArray[np.float32]],
 ) -> list[tuple[NDArray[np.intp], Tensor]]:
-    """Return queries grouped by how many texts vote, if any: positions [q], embeddings [q, V, D]."""
+    """Return queries with as many voting texts together: positions [q], texts [q, V, D]."""
     counts = np.array([len(vectors) for vectors in embeddings])
     groups = [np.flatnonzero(counts == count) for count in np.unique(counts[counts > 0])]
     return [(rows, torch.from_numpy(np.stack([embeddings[i] for i in rows]))) for rows in groups]

@@ -188,7 +188,7 @@ class Branches:
             n_read=n_read + length,
             ended=ended,
             slot=before + last,
-            chain=self._chain(weights, tokens, (*nodes.shape, longest)),
+            chain=self._chain(weights, tokens, (len(nodes), nodes.shape[1], longest)),
             children=children,
             entering=entering.masked_fill(~ended[:, :, None], NEVER),
         )

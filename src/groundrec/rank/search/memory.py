@@ -79,7 +79,7 @@ def _beam_tokens(scoring: TrieScoring, length: np.ndarray, beams: int) -> int:
 
 
 def free_bytes(device: torch.device, sharing: int = 1) -> int:
-    """Return how much memory one of `sharing` processes on this machine may still take on `device`."""
+    """Return how much memory on `device` one of `sharing` processes may still take."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         each = -(-sharing // torch.cuda.device_count())
