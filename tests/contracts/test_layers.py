@@ -44,7 +44,8 @@ ROOMS = {
     "evaluate": "metrics statistics charts report_data report result_files",
     "contracts": "rules shop sources metrics signals base_models answers groundings objectives",
     "app": """
-        boards commands.options commands.terminal commands.track stages.domains stages.checks
+        boards commands.options commands.terminal commands.tokens_shown commands.track
+        stages.domains stages.checks
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.published_flags
         stages.item_names stages.names stages.made_from stages.artefacts stages.validation_ndcg

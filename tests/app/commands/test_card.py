@@ -62,7 +62,7 @@ def test_the_table_says_what_the_card_holds(shop: Path) -> None:
 def test_a_run_is_counted_in_tokens_of_its_own_model(tiny: Tiny, tmp_path: Path) -> None:
     run = shutil.copytree(tiny.run, tmp_path / "run")
     card = json.loads(command("card", run, "--json", "--picture", tmp_path / "other.png").out)
-    assert card["title_lengths"]["unit"] == f"tokens of {run / 'model' / 'tokenizer.json'}"
+    assert card["title_lengths"]["unit"] == f"tokens of {run / 'train' / 'tokenizer.json'}"
     assert 1 <= card["title_lengths"]["median"] <= card["title_lengths"]["longest"]
     assert card["rows"]["read"] > 0
     shown = command("card", run / "prepare", "--tokenizer", run / "train", width=200)

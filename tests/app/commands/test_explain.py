@@ -42,7 +42,9 @@ def test_a_setting_is_explained_in_both_languages(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_flag_without_a_setting_says_what_to_do_instead() -> None:
-    assert "Always on: rows of like length share a batch" in said("group_by_length", "--lang", "en")
+    assert "Always on: rows of similar length share a batch" in said(
+        "group_by_length", "--lang", "en"
+    )
     assert "see train.micro_batch_size" in said("group_by_length", "--lang", "en")
 
 
