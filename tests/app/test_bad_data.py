@@ -143,7 +143,7 @@ def test_a_file_where_a_folder_should_be_is_refused(shop: Place, below: str) -> 
 def test_words_for_a_format_that_has_none_are_refused(shop: Place) -> None:
     words = shop.folder / "words.toml"
     start = ("export", shop.recipe, "--out", shop.run, "--template", words)
-    assert "the format d3 has no words to set" in refused(shop, *start, "--format", "d3")
+    assert "the format d3 does not use a template" in refused(shop, *start, "--format", "d3")
     assert "the template cannot be read" in refused(shop, *start, "--format", "bigrec")
     words.write_text('input = "Played: {title}"', encoding="utf-8")
     assert "must contain {titles} exactly once" in refused(shop, *start, "--format", "bigrec")

@@ -318,7 +318,7 @@ def test_a_model_trained_with_other_words_is_refused(finished: Place) -> None:
     settings_now["model"]["template"] = "d3"
     config.write_text(json.dumps(settings_now), encoding="utf-8")
     message = refused(finished, "recommend", finished.run, title(3))
-    assert "model was made from other settings: template.description was " in message
+    assert "`train` of this run was made from other settings: template.description was " in message
 
 
 @pytest.mark.parametrize("where", ["nowhere", "tiny.toml", "."])

@@ -51,7 +51,7 @@ def test_a_detached_run_ends_well_and_its_exit_is_recorded(terminal: Terminal) -
     assert shown["memory"] > 2**20
     assert shown["pid"] is None
     log = (run / "log.txt").read_text(encoding="utf-8")
-    assert "dataset finished in" in log
+    assert "prepare finished in" in log
     assert log.endswith("ended: exit 0\n")
     assert "finished" in terminal.call("runs")
 
@@ -120,7 +120,7 @@ def test_a_killed_worker_is_killed_and_can_be_resumed(terminal: Terminal) -> Non
     terminal.call("runs", "resume", "one")
     until(lambda: state_of(run).is_over)
     assert state_of(run).state == "finished"
-    assert "dataset: resumed" in (run / "log.txt").read_text(encoding="utf-8")
+    assert "prepare: resumed" in (run / "log.txt").read_text(encoding="utf-8")
 
 
 def test_a_killed_supervisor_leaves_a_run_that_works_and_says_so(terminal: Terminal) -> None:
@@ -199,7 +199,7 @@ def test_a_run_that_lost_its_power_goes_on(terminal: Terminal) -> None:
     terminal.call("runs", "resume", "one")
     until(lambda: state_of(run).is_over)
     assert (state_of(run).state, state_of(run).why) == ("finished", "")
-    assert "dataset: resumed" in (run / "log.txt").read_text(encoding="utf-8")
+    assert "prepare: resumed" in (run / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("change", [{"started": 1.0}, {"boot": "another"}])
@@ -426,7 +426,7 @@ def test_a_log_is_followed_to_the_end_of_the_run(terminal: Terminal) -> None:
     rest = reader.communicate(timeout=60)[0]
     assert reader.returncode == 0
     assert rest.endswith("ended: exit 0\n")
-    assert rest.count("dataset finished in") == 1
+    assert rest.count("prepare finished in") == 1
     assert terminal.call("runs", "logs", "one", "-n", "1").endswith("ended: exit 0\n")
 
 
