@@ -201,7 +201,7 @@ def test_a_setting_that_a_protocol_has_no_use_for_is_refused(shop: Place) -> Non
         shop, *prepared(shop, *PROTOCOL, "--K", "5")
     )
     likes = settings("prepare.like_above=4")
-    assert "only the protocol `bigrec-movie` does" in refused(
+    assert "applies only to the protocol `bigrec-movie`" in refused(
         shop, *prepared(shop, *PROTOCOL, *likes)
     )
 

@@ -89,7 +89,7 @@ def test_without_ray_the_error_names_the_command_that_installs_it(
 def test_workers_without_ray_are_refused(copied: Callable[..., Result]) -> None:
     result = copied("--set", "recommend.workers=2")
     assert result.code == 2
-    assert "recommend.workers are the actors of the engine ray" in result.err
+    assert "recommend.workers applies only to the engine ray" in result.err
 
 
 @pytest.mark.parametrize("engine", [(), pytest.param(RAY, marks=pytest.mark.slow)])

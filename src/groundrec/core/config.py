@@ -1,7 +1,7 @@
-"""The sections of a recipe that prepare data: every setting, typed, with its default and what it
-means.
+"""Recipe sections that prepare data: every setting with its type, default and meaning.
 
-A setting is documented where it is declared; `--help`, `--dry-run` and the manual print that text.
+Each setting is documented where it is declared; `--help`, `--dry-run` and the manual print that
+text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["D3", "WHEN_NDCG_SELECTS", "Data", "Location", "Prepare", "Section", 
 
 LIKE_ABOVE = 3.0
 WHEN_NDCG_SELECTS = "train if train.select=ndcg"
-"""What `train` depends on only where it ranks validation queries to choose an epoch."""
+"""The stage `train`, if it ranks validation queries to choose an epoch."""
 
 
 class Section(BaseModel):
@@ -28,20 +28,21 @@ class Section(BaseModel):
 
 
 def setting(affects: Sequence[str], **declared: Any) -> Any:
-    """Return a field that also declares which stages' output it decides; none where it is empty.
+    """Return a field that also declares which stages' output it affects; none if it is empty.
 
-    A stage is `prepare`, `signals`, `train`, `recommend`, `fuse` or `evaluate`, one step of it such
-    as `recommend/test`, or `STAGE if SECTION.SETTING=VALUE`. Stages that read the output of these
-    are affected too and are not listed. `core.affects` reads the declarations.
+    An entry is a stage (`prepare`, `signals`, `train`, `recommend`, `fuse` or `evaluate`), a step
+    of one such as `recommend/test`, or either with a condition: `STAGE if SECTION.SETTING=VALUE`.
+    Stages that read the output of these are affected, too, and are not listed. `core.affects` reads
+    the declarations.
     """
     return Field(json_schema_extra={"affects": list(affects)}, **declared)
 
 
-def _place(value: Any) -> Any:
+def _path_or_url(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and "://" not in value else value
 
 
-Location: TypeAlias = Annotated[Path | str, BeforeValidator(_place)]
+Location: TypeAlias = Annotated[Path | str, BeforeValidator(_path_or_url)]
 """A path, or a URL as text."""
 
 
@@ -51,72 +52,72 @@ class Data(Section):
     source: str = setting(
         ("prepare",),
         default="movielens-100k",
-        description="Name of a data source: `groundrec list sources` shows them.",
+        description="Name of a data source; `groundrec list sources` lists them.",
     )
     path: Location | None = setting(
         ("prepare",),
         default=None,
         description=(
-            "File or folder of the raw data, or a URL: `https://…`,"
-            " `hf://datasets/OWNER/NAME/FILE`. Not needed for a named source that downloads itself."
+            "File or folder with the raw data, or a URL: `https://…`,"
+            " `hf://datasets/OWNER/NAME/FILE`. Not needed for a source that downloads its own"
+            " data."
         ),
     )
     items: Location | None = setting(
         ("prepare",),
         default=None,
         description=(
-            "File or URL of item titles, where they are not beside the interactions or among them."
+            "File or URL with the item titles, if they are neither next to the interactions nor"
+            " part of them."
         ),
     )
     category: str | None = setting(
         ("prepare",),
         default=None,
         description=(
-            "Which files of the folder `data.path` the `amazon` source reads, e.g. `Books`."
+            "Category that the `amazon` source reads from the folder `data.path`, e.g. `Books`."
         ),
     )
     dataset: Path | None = setting(
         ("prepare",),
         default=None,
         description=(
-            "Folder of a finished data set (`groundrec prepare`, `groundrec import`), used as it"
-            " is: no other setting of [data] or [prepare] may be given beside it."
+            "Folder of a prepared data set (from `groundrec prepare` or `groundrec import`), used"
+            " as it is. It cannot be combined with other settings of [data] or [prepare]."
         ),
     )
     columns: dict[str, str] = setting(
         ("prepare",),
         default={},
         description=(
-            'Your column names for the `table` source, e.g. {item = "asin"}; for `recbole` the'
-            " title's, if not found by itself."
+            'Names of the columns of your table for the `table` source, e.g. {item = "asin"}; for'
+            " `recbole`, the name of the title column if it is not detected."
         ),
     )
     sha256: str | None = setting(
         ("prepare",),
         default=None,
         pattern="^[0-9a-f]{64}$",
-        description="Digest that the file at `data.path` must have.",
+        description="SHA-256 digest that the file at `data.path` must have.",
     )
     items_sha256: str | None = setting(
         ("prepare",),
         default=None,
         pattern="^[0-9a-f]{64}$",
-        description="Digest that the file at `data.items` must have.",
+        description="SHA-256 digest that the file at `data.items` must have.",
     )
 
 
 class D3(Section):
-    """The window of time of the protocol `d3`, under the names of the published script; times are
-    UTC.
-    """
+    """The time window of the protocol `d3`, named as in the published script; times are UTC."""
 
     st_year: int = setting(
         ("prepare",),
         default=2017,
         ge=1996,
         description=(
-            "First year of the window. It is moved back, year by year down to 1996, while fewer"
-            " than `min_items` items are left."
+            "First year of the window. It is moved back one year at a time, to 1996 at the"
+            " earliest, while fewer than `min_items` items remain."
         ),
     )
     st_month: int = setting(
@@ -126,56 +127,62 @@ class D3(Section):
         ("prepare",),
         default=2018,
         ge=1996,
-        description="Year in whose month `ed_month` the window ends.",
+        description="Year in which the window ends; see `ed_month`.",
     )
     ed_month: int = setting(
         ("prepare",),
         default=11,
         ge=1,
         le=12,
-        description="The window ends with the first second of this month, that second included.",
+        description=(
+            "Month in which the window ends. It ends with the first second of the month, which is"
+            " included."
+        ),
     )
     min_items: int = setting(
         ("prepare",),
         default=10_000,
         ge=1,
-        description="Items that must be left, unless the window begins in 1996.",
+        description="Minimum number of items that must remain, unless the window starts in 1996.",
     )
 
     def model_post_init(self, _: Any) -> None:
         """Check that the window is not empty."""
         if (self.ed_year, self.ed_month) <= (self.st_year, self.st_month):
             raise ConfigError(
-                "the window of time ends before it begins",
+                "the time window ends before it starts",
                 value=f"from {self.st_year}-{self.st_month} to {self.ed_year}-{self.ed_month}",
-                accepted="prepare.d3.ed_year and ed_month later than st_year and st_month",
+                accepted="prepare.d3.ed_year and ed_month after st_year and st_month",
                 next_step="--set prepare.d3.ed_year=…",
             )
 
 
 class Prepare(Section):
-    """How raw interactions become train, validation and test queries."""
+    """How raw interactions are turned into training, validation and test queries."""
 
     protocol: str = setting(
         ("prepare",),
         default="global-time",
         description=(
-            "`global-time` splits by one point in time for everyone (leaks nothing);"
-            " `leave-one-out` keeps each user's last two moments and warns what that leaks; `d3` is"
-            " the published preparation of Amazon reviews, `bigrec-movie` and `bigrec-game` are"
-            " those of MovieLens-10M and of Amazon's video games."
+            "`global-time` splits all users at the same points in time, which leaks nothing;"
+            " `leave-one-out` holds out each user's last two timestamps and warns about the"
+            " resulting leakage; `d3` is the published preparation of Amazon reviews;"
+            " `bigrec-movie` and `bigrec-game` are BIGRec's preparation of MovieLens-10M and of"
+            " Amazon's video games."
         ),
     )
     engine: str = setting(
-        (), default="duckdb", description="What computes: `groundrec list engines` shows them."
+        (),
+        default="duckdb",
+        description="Engine that prepares the data; `groundrec list engines` lists them.",
     )
     memory_limit: str | None = setting(
         (),
         default=None,
         pattern=r"^\d+(\.\d+)?[KMGT]i?B$",
         description=(
-            "Most memory the engine takes before it goes on on disk, e.g. `2GB`; most of the"
-            " machine's when unset."
+            "Maximum memory that the engine uses before it spills to disk, e.g. `2GB`; when"
+            " unset, most of the machine's memory."
         ),
     )
     k_core: int = setting(
@@ -183,12 +190,12 @@ class Prepare(Section):
         default=5,
         ge=0,
         description=(
-            "Keep only users and items with at least this many interactions, repeated until stable;"
-            " 0 keeps all."
+            "Keep only users and items with at least this many interactions, repeated until none"
+            " is removed; 0 keeps all."
         ),
     )
     min_rating: float | None = setting(
-        ("prepare",), default=None, description="Drop interactions rated lower than this."
+        ("prepare",), default=None, description="Drop interactions rated below this."
     )
     valid_share: float = setting(
         ("prepare",),
@@ -202,23 +209,23 @@ class Prepare(Section):
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of interactions, the latest, used for testing (`global-time`).",
+        description="Share of interactions, the latest ones, used for testing (`global-time`).",
     )
     max_history: int | None = setting(
         ("prepare",),
         default=None,
         ge=1,
         description=(
-            "Most recent items kept as a query's history; when unset 10 for `d3`, `bigrec-movie`"
-            " and `bigrec-game`, and 200 for the others. With `bigrec-movie` a history has exactly"
-            " so many."
+            "Maximum number of most recent items kept as a query's history; when unset, 10 for"
+            " `d3`, `bigrec-movie` and `bigrec-game`, and 200 for other protocols. With"
+            " `bigrec-movie`, every history has exactly this many items."
         ),
     )
     bad_rows: Literal["fail", "quarantine"] = setting(
         ("prepare",),
         default="fail",
         description=(
-            "What to do with rows that cannot be used: stop at the first, or set them aside in"
+            "What to do with rows that cannot be used: stop at the first one, or move them to"
             " `quarantine.parquet` and count them."
         ),
     )
@@ -226,23 +233,20 @@ class Prepare(Section):
         ("prepare",),
         default=LIKE_ABOVE,
         description=(
-            "A rating above this becomes 1, any other 0 (`bigrec-movie`); nothing is left out for"
-            " its rating."
+            "Ratings above this become 1, all others 0 (`bigrec-movie`). No interaction is"
+            " dropped because of its rating."
         ),
     )
     d3: D3 = D3()
 
     def model_post_init(self, _: Any) -> None:
-        """Check that something is left to train on, and that likes are asked for where they are
-        made.
-        """
+        """Check that training data remains, and that `like_above` suits the protocol."""
         if self.like_above != LIKE_ABOVE and self.protocol != "bigrec-movie":
             raise ConfigError(
-                "prepare.like_above makes likes of ratings, which only the protocol `bigrec-movie`"
-                " does",
+                "prepare.like_above applies only to the protocol `bigrec-movie`",
                 value=f"like_above = {self.like_above}, protocol = {self.protocol}",
                 accepted="prepare.min_rating for other protocols",
-                next_step="--set prepare.protocol=bigrec-movie, or leave it out",
+                next_step="--set prepare.protocol=bigrec-movie, or remove prepare.like_above",
             )
         if self.valid_share + self.test_share >= 1:
             raise ConfigError(

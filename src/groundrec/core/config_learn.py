@@ -1,4 +1,4 @@
-"""The sections of a recipe for the language model and its training."""
+"""Recipe sections for the language model and its training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class Scratch(Section):
-    """The small decoder trained from random weights when `model.base_model = \"scratch\"`."""
+    """The small decoder that is trained from random weights if `model.base_model = "scratch"`."""
 
     vocabulary: int = setting(
         ("train",),
@@ -30,7 +30,9 @@ class Scratch(Section):
     )
     hidden: int = setting(("train",), default=128, ge=8, description="Width of the network.")
     layers: int = setting(("train",), default=2, ge=1, description="Number of transformer layers.")
-    heads: int = setting(("train",), default=4, ge=1, description="Attention heads per layer.")
+    heads: int = setting(
+        ("train",), default=4, ge=1, description="Number of attention heads per layer."
+    )
     feed_forward: int = setting(
         ("train",),
         default=2,
@@ -38,28 +40,28 @@ class Scratch(Section):
         description="Width of the feed-forward layers, as a multiple of `hidden`.",
     )
     dropout: float = setting(
-        ("train",), default=0.1, ge=0, lt=1, description="Dropout inside attention while training."
+        ("train",), default=0.1, ge=0, lt=1, description="Dropout in attention during training."
     )
 
 
 class Model(Section):
-    """The language model and the words it is shown."""
+    """The language model and its prompts."""
 
     base_model: str = setting(
         ("train",),
         default="scratch",
         description=(
             "`scratch`, `smollm2-135m`, the folder of any transformers causal language model, or"
-            " its name on a hub: `hf:ORG/NAME` or `modelscope:ORG/NAME`, with `@REVISION` where not"
-            " the newest is meant; or a model kept by wandb, `wandb:ENTITY/PROJECT/NAME:v3`."
+            " its name on a hub, `hf:ORG/NAME` or `modelscope:ORG/NAME`, with `@REVISION` unless"
+            " you want the newest; or a model stored in wandb, `wandb:ENTITY/PROJECT/NAME:v3`."
         ),
     )
     weights: Literal["safetensors", "any"] = setting(
         ("train",),
         default="safetensors",
         description=(
-            "Which weights of a base model are loaded: safetensors, which hold only numbers; or"
-            " `any`, also pickled ones, of which only the numbers are read."
+            "Which weight files of a base model may be loaded: `safetensors`, which hold only"
+            " numbers; or `any`, also pickled files, of which only the numbers are read."
         ),
     )
     template: str = setting(
@@ -71,39 +73,39 @@ class Model(Section):
         ("train",),
         default=None,
         description=(
-            "Whose words of the template's [words] the prompts use, e.g. `movie`; when unset those"
-            " of `data.category`, or else the default ones."
+            "Domain whose entries in the template's [words] the prompts use, e.g. `movie`; when"
+            " unset, those of `data.category` if there are any, and the default ones otherwise."
         ),
     )
     instruction: Annotated[int, Field(ge=0)] | Literal["random"] = setting(
         ("train",),
         default=0,
         description=(
-            "Which of the template's instructions the prompts have, counted from 0; or `random`:"
+            "Index of the template's instruction that the prompts use, from 0; or `random`:"
             " training draws one for each example, the same in every epoch, and everything else"
-            " takes the first."
+            " uses the first."
         ),
     )
     scratch: Scratch = Scratch()
 
 
 class Answers(Section):
-    """How an item is written by the language model."""
+    """How the language model writes an item."""
 
     kind: str = setting(
         ("train",),
         default="title",
-        description="Name of a way to write items: `groundrec list answers` shows them.",
+        description="How items are written; `groundrec list answers` lists the choices.",
     )
 
 
 class Objective(Section):
-    """What the language model is trained for."""
+    """The training objective of the language model."""
 
     kind: str = setting(
         ("train",),
         default="cross-entropy",
-        description="Name of an objective: `groundrec list objectives` shows them.",
+        description="Training objective; `groundrec list objectives` lists the choices.",
     )
 
 
@@ -117,47 +119,49 @@ class Train(Section):
         ("train",),
         default={},
         description=(
-            "Other finished data sets to train on at once, by their domains, whose words of the"
-            ' template\'s [words] their prompts use: {game = "datasets/game"}. Only the main one is'
-            " ranked and measured."
+            "Other prepared data sets to train on at the same time, by domain:"
+            ' {game = "datasets/game"}. Their prompts use the entries of that domain in the'
+            " template's [words]. Only the main data set is ranked and evaluated."
         ),
     )
     method: Literal["full", "lora", "qlora", "none"] = setting(
         ("train",),
         default="full",
         description=(
-            "Train every weight, or low-rank adapters (LoRA), or adapters beside weights held in"
-            " few `bits` (QLoRA), or nothing: the base model as it is, to compare with, or the"
-            " weights that `resume_from` names."
+            "What to train: all weights (`full`), low-rank adapters (`lora`), adapters on weights"
+            " quantised to `bits` (`qlora`), or nothing (`none`), which uses the base model as it"
+            " is, for comparison, or the weights given by `resume_from`."
         ),
     )
     bits: Literal[4, 8] = setting(
         ("train",),
         default=4,
         description=(
-            "Bits of a frozen weight under `qlora`: 4 (nf4, twice quantised), or 8, as BIGRec loads"
-            " its model. Ranking reads the base model as it is kept."
+            "Bits per frozen weight with `qlora`: 4 (nf4 with double quantisation), or 8, as"
+            " BIGRec loads its model. Ranking uses the base model in its original precision."
         ),
     )
     resume_from: Path | None = setting(
         ("train",),
         default=None,
         description=(
-            "Start from here instead of the base model. A run directory or its checkpoint: all goes"
-            " on behind the checkpoint's step, with the rates set now, and `epochs` counts those"
-            " before it too. A folder with adapters or a model, such as a run's `model`, or wandb's"
-            ' `wandb:ENTITY/PROJECT/NAME:v3`: its weights alone. Under `method = "none"` weights'
-            " alone in any case: those of a run's trained model."
+            "Start from here instead of the base model. Given a run directory or its checkpoint,"
+            " training resumes after the checkpoint's step with the current learning-rate"
+            " settings, and `epochs` includes the epochs before it. Given a folder with adapters"
+            " or a model, such as a run's `model`, or a model in wandb"
+            " (`wandb:ENTITY/PROJECT/NAME:v3`), only its weights are loaded. With"
+            ' `method = "none"`, only weights are loaded in any case: for a run directory, those of'
+            " its trained model."
         ),
     )
     epochs: float = setting(
-        ("train",), default=3, gt=0, description="Passes over the training examples."
+        ("train",), default=3, gt=0, description="Number of passes over the training examples."
     )
     learning_rate: float = setting(
         ("train",), default=1e-4, gt=0, description="Peak learning rate."
     )
     schedule: Literal["cosine", "linear", "constant"] = setting(
-        ("train",), default="cosine", description="How the learning rate falls after the warm-up."
+        ("train",), default="cosine", description="How the learning rate changes after the warm-up."
     )
     warmup_steps: int = setting(
         ("train",), default=20, ge=0, description="Steps over which the learning rate rises from 0."
@@ -169,32 +173,32 @@ class Train(Section):
         ("train",),
         default=128,
         ge=1,
-        description="Sequences per optimiser step, over all processes.",
+        description="Global batch size: sequences per optimiser step, over all processes.",
     )
     micro_batch_size: int = setting(
         ("train",),
         default=4,
         ge=1,
         description=(
-            "Sequences per forward pass on one device; the rest of the batch is accumulated. Lower"
-            " it when memory runs out: results stay the same."
+            "Sequences per forward pass on one device; gradients are accumulated over the rest of"
+            " the batch. Lower it if memory runs out: results stay the same."
         ),
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         ("train",),
         default="auto",
         description=(
-            "Numbers that training computes in: `bf16` and `fp16` with weights kept in float32"
-            " where they are trained, and saved so. `auto`: `bf16` on CUDA devices that have it,"
-            " else `fp32`. `fp16` needs CUDA."
+            "Precision of training. With `bf16` and `fp16`, trained weights are still kept and"
+            " saved in float32. `auto` is `bf16` on CUDA devices that support it and `fp32`"
+            " otherwise. `fp16` requires CUDA."
         ),
     )
     gradient_checkpointing: bool = setting(
         (),
         default=False,
         description=(
-            "Keep the activations between layers only, and compute those inside once more for the"
-            " gradients, which stay the same."
+            "Keep only the activations between layers and recompute those inside a layer for the"
+            " backward pass. Gradients stay the same."
         ),
     )
     cutoff_len: int = setting(
@@ -202,43 +206,46 @@ class Train(Section):
         default=512,
         ge=16,
         description=(
-            "Longest sequence in tokens. The oldest history is dropped first; never the answer or"
-            " the instruction."
+            "Maximum sequence length in tokens. The oldest items of the history are dropped"
+            " first; the answer and the instruction are always kept."
         ),
     )
     loss_on: Literal["answer", "branching"] = setting(
         ("train",),
         default="answer",
         description=(
-            "Learn every token of an answer, or only those where the catalogue leaves a choice:"
-            " enough for `renormalised` scores, where a forced token costs nothing, and several"
-            " times faster for small models."
+            "Train on every token of an answer (`answer`), or only where catalogue titles branch"
+            " (`branching`). The latter is enough for `renormalised` scores, in which forced"
+            " tokens cost nothing, and several times faster for small models."
         ),
     )
     packing: Literal["rows", "tree"] = setting(
         ("train",),
         default="rows",
         description=(
-            "`rows`: a row for each example; for a running list, for each piece of a user's list."
-            " `tree`: one tree for up to `tree_targets` successive targets of a user, in which the"
-            " history they share is read once: the loss and gradients of a row for each, from a"
-            " fraction of the tokens. The histories of a tree begin at the same item. A tree counts"
-            " as one sequence of a batch."
+            "`rows`: one row for each example or, with a running list, for each piece of a user's"
+            " list. `tree`: one tree for up to `tree_targets` successive targets of a user, whose"
+            " shared history is read once. Loss and gradients equal those of one row per target,"
+            " but far fewer tokens are processed. All histories in a tree start at the same item."
+            " A tree counts as one sequence of a batch."
         ),
     )
     tree_targets: int = setting(
         ("train",),
         default=20,
         ge=1,
-        description="Most targets of a tree; the one in the middle has the data set's own history.",
+        description=(
+            "Maximum number of targets in a tree; the middle one has exactly the history that the"
+            " data set gives it."
+        ),
     )
     tree_attention: Literal["sdpa", "flex_attention"] = setting(
         (),
         default="sdpa",
         description=(
-            "How a tree's tokens attend. `sdpa`: PyTorch's attention under a mask; on a processor,"
-            " what no token of a run sees is left out. `flex_attention`: a kernel compiled for the"
-            " tree, which leaves that out on a CUDA device."
+            "How attention is computed within a tree. `sdpa`: PyTorch's attention with a mask; on"
+            " a CPU, fully masked blocks are skipped. `flex_attention`: a kernel compiled for the"
+            " tree, which skips them on a CUDA device."
         ),
     )
     drop_items: float = setting(
@@ -247,15 +254,16 @@ class Train(Section):
         ge=0,
         lt=1,
         description=(
-            "Share of the items of a running list left out at random, anew in each epoch: keeps a"
-            " small model from learning histories by heart."
+            "Share of the items of a running list that is dropped at random, differently in each"
+            " epoch; keeps a small model from memorising histories."
         ),
     )
     train_on_inputs: bool = setting(
         ("train",),
         default=False,
         description=(
-            "Also learn to predict the prompt, not only the answer (templates with an instruction)."
+            "Also train on the tokens of the prompt, not only on those of the answer (templates"
+            " with an instruction)."
         ),
     )
     max_examples: int | None = setting(
@@ -263,7 +271,8 @@ class Train(Section):
         default=None,
         ge=1,
         description=(
-            "Train on a random sample of this many examples of each data set; all when unset."
+            "Train on a random sample of this many examples from each data set; when unset, on"
+            " all of them."
         ),
     )
     patience: int = setting(
@@ -271,15 +280,16 @@ class Train(Section):
         default=3,
         ge=0,
         description=(
-            "Stop after this many epochs without a better one, by `select`; 0 never stops early."
+            "Stop after this many epochs without improvement, as measured by `select`; 0 disables"
+            " early stopping."
         ),
     )
     select: Literal["loss", "ndcg"] = setting(
         ("train",),
         default="loss",
         description=(
-            "Which epoch is kept and what `patience` waits for: the best validation loss, or the"
-            " best NDCG@10 of the recipe's search."
+            "How to compare epochs, both to keep the best one and for `patience`: by validation"
+            " loss, or by the NDCG@10 of the recipe's search."
         ),
     )
     validation_queries: int = setting(
@@ -287,8 +297,8 @@ class Train(Section):
         default=500,
         ge=1,
         description=(
-            "Validation queries of each data set, a random sample, behind each epoch's validation"
-            " loss; the main one's behind NDCG@10."
+            "Number of validation queries, sampled at random from each data set, for the validation"
+            " loss after each epoch. NDCG@10 uses only those of the main data set."
         ),
     )
     average: float = setting(
@@ -297,8 +307,9 @@ class Train(Section):
         ge=0,
         le=1,
         description=(
-            "Share of the epochs, the last ones, whose weights are averaged into the model, best"
-            " with a constant schedule; 0 keeps the best epoch, by `select`."
+            "Share of the epochs, counted from the last, whose weights are averaged into the"
+            " model; works best with a constant schedule. 0 keeps the best epoch, as measured by"
+            " `select`."
         ),
     )
     lora_r: int = setting(("train",), default=8, ge=1, description="Rank of the LoRA matrices.")
@@ -318,20 +329,17 @@ class Train(Section):
     )
 
     def model_post_init(self, _: Any) -> None:
-        """Check that nothing is asked of trees that only rows can do, and of rows that only trees
-        can do.
-        """
+        """Check that no setting is given that the chosen packing does not support."""
         if self.packing == "rows" and self.tree_attention != "sdpa":
             raise ConfigError(
-                "train.tree_attention is how trees attend, and train.packing is `rows`",
+                "train.tree_attention applies only to train.packing = tree",
                 value=self.tree_attention,
                 accepted="sdpa, or train.packing = tree",
                 next_step="--set train.packing=tree",
             )
         if self.packing == "tree" and self.drop_items:
             raise ConfigError(
-                "train.drop_items leaves items out of the rows of running lists, and train.packing"
-                " is `tree`",
+                "train.drop_items is not supported with train.packing = tree",
                 value=self.drop_items,
                 accepted="0, or train.packing = rows",
                 next_step="--set train.drop_items=0",

@@ -1,4 +1,4 @@
-"""The sections of a recipe for the collaborative signals."""
+"""Recipe sections for the collaborative signals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["CoOccurrence", "External", "ItemKNN", "RecentPopularity", "Sequentia
 
 
 class ItemKNN(Section):
-    """The `item-knn` signal: cosine similarity of items by who took them."""
+    """The `item-knn` signal: cosine similarity of items by the users who took them."""
 
     last_n: int = setting(
         ("signals",),
         default=5,
         ge=1,
-        description="Most recent items of a history whose neighbours count.",
+        description="Number of most recent items of a history whose neighbours count.",
     )
     decay: float = setting(
         ("signals",),
@@ -31,49 +31,59 @@ class ItemKNN(Section):
         default=0.001,
         gt=0,
         lt=1,
-        description="Share of the distribution that is popularity, so that no item is impossible.",
+        description=(
+            "Share of popularity in the distribution, which keeps every item's probability above 0."
+        ),
     )
 
 
 class CoOccurrence(Section):
-    """The `co-occurrence` signal: which items follow which, nearer ones counting more."""
+    """The `co-occurrence` signal: which items follow which; nearer ones count more."""
 
     window: int = setting(
         ("signals",),
         default=10,
         ge=1,
-        description="Items that follow at most this many places later count, as 1 / distance.",
+        description=(
+            "Maximum distance at which one item counts as following another, weighted by"
+            " 1 / distance."
+        ),
     )
     last_n: int = setting(
         ("signals",),
         default=10,
         ge=1,
-        description="Most recent items of a history that vote, each as 1 / sqrt(its rank).",
+        description=(
+            "Number of most recent items of a history that vote; the n-th most recent counts"
+            " 1 / sqrt(n)."
+        ),
     )
     source_power: float = setting(
         ("signals",),
         default=0.5,
         ge=0,
-        description="Votes of an item are divided by its damped count to this power.",
+        description="The votes of an item are divided by its damped count raised to this power.",
     )
     target_power: float = setting(
         ("signals",),
         default=0.3,
         ge=0,
-        description="Votes for an item are divided by its damped count to this power.",
+        description="The votes for an item are divided by its damped count raised to this power.",
     )
     damping: float = setting(
         ("signals",),
         default=20,
         gt=0,
-        description="Added to an item's count before it divides votes.",
+        description="Added to an item's count before votes are divided by it.",
     )
     smoothing: float = setting(
         ("signals",),
         default=0.01,
         gt=0,
         lt=1,
-        description="Share of the distribution that is popularity, so that no item is impossible.",
+        description=(
+            "Share of popularity in the distribution, which keeps every item's probability above 0."
+        ),
     )
 
 
@@ -81,74 +91,87 @@ class RecentPopularity(Section):
     """The `recent-popularity` signal: counts of items in the last days of training."""
 
     days: float = setting(
-        ("signals",), default=30, gt=0, description="Days before the end of training that count."
+        ("signals",),
+        default=30,
+        gt=0,
+        description="Number of days before the end of training whose interactions count.",
     )
 
 
 class External(Section):
-    """The `external` signal: scores made elsewhere, for every query of validation and test."""
+    """The `external` signal: scores computed elsewhere for every validation and test query."""
 
     path: Path | None = setting(
         ("signals",),
         default=None,
         description=(
-            "A `.npz` file with `query_ids` [Q] and `scores` [Q, items] (perhaps also `item_ids`,"
-            " the columns' order, and `dataset`, the fingerprint), a Parquet file with the columns"
-            " `query_id` and `scores`, or a bare `.npy` array as D3's code writes it."
+            "A `.npz` file with `query_ids` [Q] and `scores` [Q, items] (optionally also"
+            " `item_ids`, the order of the columns, and `dataset`, the data set's fingerprint), a"
+            " Parquet file with the columns `query_id` and `scores`, or a bare `.npy` array as"
+            " written by D3's code."
         ),
     )
     rows: list[Literal["train", "valid", "test"]] = setting(
         ("signals",),
         default=[],
         description=(
-            "Which queries the rows of a bare `.npy` are: those of these splits, in their order."
-            " Without it such a file is refused."
+            "Splits whose queries are the rows of a bare `.npy` file, in order. Required for such"
+            " a file."
         ),
     )
     temperature: float = setting(
         ("signals",),
         default=1.0,
         gt=0,
-        description="Divides the scores, which are taken for unnormalised log-probabilities.",
+        description="Divides the scores, which are treated as unnormalised log-probabilities.",
     )
 
 
 class Sequential(Section):
-    """The sequential models without text: `sasrec`, `gru4rec`, `caser`, each also as `…-dros`."""
+    """Sequential models without text: `sasrec`, `gru4rec`, `caser` and their `…-dros` variants."""
 
     hidden: int = setting(
         ("signals",), default=64, ge=4, description="Width of the item embeddings."
     )
     layers: int = setting(
-        ("signals",), default=2, ge=1, description="Layers of SASRec and GRU4Rec."
+        ("signals",), default=2, ge=1, description="Number of layers of SASRec and GRU4Rec."
     )
     heads: int = setting(
-        ("signals",), default=2, ge=1, description="Attention heads per layer of SASRec."
+        ("signals",), default=2, ge=1, description="Number of attention heads per layer of SASRec."
     )
     window: int = setting(
-        ("signals",), default=5, ge=1, description="Most recent items that Caser's filters see."
+        ("signals",),
+        default=5,
+        ge=1,
+        description="Number of most recent items that Caser's filters see.",
     )
     horizontal: int = setting(
-        ("signals",), default=16, ge=1, description="Caser's horizontal filters of each height."
+        ("signals",),
+        default=16,
+        ge=1,
+        description="Number of Caser's horizontal filters of each height.",
     )
-    vertical: int = setting(("signals",), default=4, ge=1, description="Caser's vertical filters.")
+    vertical: int = setting(
+        ("signals",), default=4, ge=1, description="Number of Caser's vertical filters."
+    )
     dropout: float = setting(
-        ("signals",), default=0.2, ge=0, lt=1, description="Dropout while training."
+        ("signals",), default=0.2, ge=0, lt=1, description="Dropout during training."
     )
     loss: Literal["cross-entropy", "binary", "gbce"] = setting(
         ("signals",),
         default="cross-entropy",
         description=(
-            "Objective: cross-entropy over the whole catalogue; `binary` tells the next item from"
-            " `negatives` random ones, as SASRec's paper does; `gbce` also corrects the"
-            " overconfidence that this brings (gSASRec). The `…-dros` signals have their own."
+            "Objective: `cross-entropy` over the whole catalogue; `binary`, which distinguishes"
+            " the next item from `negatives` random ones, as in SASRec's paper; `gbce`, which"
+            " also corrects the overconfidence that this causes (gSASRec). The `…-dros` signals"
+            " have their own."
         ),
     )
     negatives: int = setting(
         ("signals",),
         default=16,
         ge=1,
-        description="Random items beside each next one, for `binary` and `gbce`.",
+        description="Number of random items per next item, for `binary` and `gbce`.",
     )
     calibration: float = setting(
         ("signals",),
@@ -156,7 +179,8 @@ class Sequential(Section):
         ge=0,
         le=1,
         description=(
-            "Strength of `gbce`'s correction (t in the paper): 0 is `binary`, 1 corrects in full."
+            "Strength of `gbce`'s correction (t in the paper): 0 is the same as `binary`, 1"
+            " corrects fully."
         ),
     )
     dros_weight: float = setting(
@@ -164,7 +188,7 @@ class Sequential(Section):
         default=0.1,
         ge=0,
         description=(
-            "Weight of the distributionally robust part of the `…-dros` signals' objective."
+            "Weight of the distributionally robust term in the objective of the `…-dros` signals."
         ),
     )
     dros_temperature: float = setting(
@@ -172,21 +196,27 @@ class Sequential(Section):
         default=1.0,
         gt=0,
         description=(
-            "How far DROS lets the distribution of items move from popularity: smaller looks at"
-            " worse cases."
+            "Strength of DROS's penalty on item distributions that differ from popularity;"
+            " smaller values consider worse cases."
         ),
     )
     max_length: int = setting(
-        ("signals",), default=20, ge=2, description="Most recent items the model sees."
+        ("signals",),
+        default=20,
+        ge=2,
+        description="Maximum number of most recent items that the model sees.",
     )
     epochs: int = setting(
-        ("signals",), default=15, ge=1, description="Most passes over the training sequences."
+        ("signals",),
+        default=15,
+        ge=1,
+        description="Maximum number of passes over the training sequences.",
     )
     batch_size: int = setting(
         ("signals",),
         default=32,
         ge=1,
-        description="Pieces of sequences, of `max_length` + 1 items, per optimiser step.",
+        description="Pieces of sequences, each of `max_length` + 1 items, per optimiser step.",
     )
     learning_rate: float = setting(
         ("signals",),
@@ -202,6 +232,7 @@ class Sequential(Section):
         default=5,
         ge=0,
         description=(
-            "Stop after this many epochs without a better validation NDCG@10; 0 never stops early."
+            "Stop after this many epochs without improvement in validation NDCG@10; 0 disables"
+            " early stopping."
         ),
     )

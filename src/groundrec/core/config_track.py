@@ -1,4 +1,4 @@
-"""The section of a recipe that says where else its numbers are shown."""
+"""Recipe section for experiment tracking."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ __all__ = ["Track"]
 
 
 class Track(Section):
-    """Where the numbers of a run are shown while it works, beside `metrics.jsonl`. No stage depends
-    on it.
-    """
+    """Where a running run's metrics are shown besides `metrics.jsonl`. No stage depends on it."""
 
     board: Literal["none", "wandb", "tensorboard", "trackio"] = setting(
         (),
         default="none",
         description=(
-            "`wandb`, `tensorboard` or `trackio`, whose own client is then used; a board that fails"
-            " never stops a run."
+            "Also show metrics in `wandb`, `tensorboard` or `trackio`, through its own client. A"
+            " failing board never stops a run."
         ),
     )
     mode: Literal["online", "offline", "disabled"] = setting(
         (),
         default="offline",
         description=(
-            "`online` sends to wandb's server, which needs a login; `offline` keeps the files in"
-            " the run directory, for `groundrec track sync`; `disabled` shows nothing. TensorBoard"
-            " and Trackio stay in the run directory either way."
+            "`online` sends to wandb's server, which requires a login; `offline` keeps the files"
+            " in the run directory, for `groundrec track sync`; `disabled` shows nothing."
+            " TensorBoard and Trackio stay in the run directory in any case."
         ),
     )
     project: str = setting(
-        (), default="groundrec", min_length=1, description="The project on wandb and Trackio."
+        (),
+        default="groundrec",
+        min_length=1,
+        description="Name of the project in wandb and Trackio.",
     )
     watch: int = setting(
         (),
         default=0,
         ge=0,
         description=(
-            "Every so many optimiser steps of the fine-tuning, the board shows how the gradient of"
-            " each trained weight is distributed; 0: never. Needs a board."
+            "Show the gradient distribution of each trained weight on the board every this many"
+            " optimiser steps of the fine-tuning; 0 never shows it. Requires a board."
         ),
     )
     model: bool = setting(
         (),
         default=False,
         description=(
-            "Also give wandb the trained model, as the artifact `NAME-model` of the recipe's name;"
-            " each run is a version of it, which `train.resume_from` takes as"
-            " `wandb:ENTITY/PROJECT/NAME-model:v0`. Needs wandb as the board."
+            "Also log the trained model to wandb as the artifact `NAME-model`, where NAME is the"
+            " recipe's name. Each run adds a version, which `train.resume_from` accepts as"
+            " `wandb:ENTITY/PROJECT/NAME-model:v0`. Requires wandb as the board."
         ),
     )

@@ -1,4 +1,4 @@
-"""What each setting means and costs, in English and Chinese, and its name in the published codes.
+"""What each setting means and costs, in English and Chinese, and its name in the published code.
 
 English meanings are declared with the settings; everything else is in `words/`, one TOML file per
 section of a recipe. Knows nothing about the user's data, nor about how this is displayed.
@@ -62,7 +62,7 @@ BOUNDS = {
 class Entry:
     """One setting in one language.
 
-    `called` maps its names in the published codes to those codes; `formerly` is its old name.
+    `called` maps its names in published code to the projects; `formerly` is its old name.
     """
 
     setting: str
@@ -76,7 +76,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of the published codes without a setting here, and what to do instead.
+    """A flag of the published code that has no setting here, and what to do instead.
 
     `see` names related settings.
     """
@@ -126,7 +126,7 @@ def texts_of(setting: str) -> dict[str, Any]:
 
 
 def entries(language: str) -> Iterator[Entry]:
-    """Yield all settings, in the order in which they are declared."""
+    """Yield all settings in declaration order."""
     schema = Recipe.model_json_schema()
     for setting, default, meaning in settings(Recipe()):
         texts = texts_of(setting)
@@ -140,7 +140,7 @@ def entries(language: str) -> Iterator[Entry]:
 
 
 def flags(language: str) -> Iterator[Flag]:
-    """Yield the flags of the published codes that have no setting here."""
+    """Yield the flags of the published code that have no setting here."""
     for name, texts in _read(ORIGINALS).items():
         yield Flag(name, texts["by"], texts[language], tuple(texts["see"]))
 
@@ -149,7 +149,7 @@ def find(word: str) -> tuple[list[str], list[str]]:
     """Return the settings, and the published flags without a setting, that a word refers to.
 
     The word may be a full name, its last part, a section, an old name, or a name in the published
-    codes; `--num-epochs` means `num_epochs`. Raises `ConfigError` with similar names.
+    code; `--num-epochs` means `num_epochs`. Raises `ConfigError` with similar names.
     """
     known = _names()
     without = [flag.name for flag in flags("en")]
@@ -166,7 +166,7 @@ def find(word: str) -> tuple[list[str], list[str]]:
         accepted=(
             ", ".join(near)
             if len(near) > 3
-            else "a setting, its last part, its section, or its name in the published codes"
+            else "a setting, its last part, its section, or its name in the published code"
         ),
         next_step="groundrec settings",
     )

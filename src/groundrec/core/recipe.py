@@ -1,8 +1,7 @@
-"""Recipes: the settings of one experiment, where each came from, and what is wrong with an invalid
-one.
+"""Recipes: the settings of one experiment, where each came from, and errors for invalid ones.
 
-Knows the name of every section; what a setting means is declared in `core.config` and the other
-`config_…` modules.
+Knows the name of every section. The settings are declared in `core.config` and the other `config_…`
+modules.
 """
 
 from __future__ import annotations
@@ -42,23 +41,23 @@ __all__ = ["Recipe", "as_toml", "load_recipe", "settings", "whole_text"]
 
 
 class Recipe(Section):
-    """One experiment: everything that decides its result."""
+    """All settings of one experiment."""
 
     name: str = setting(
         (),
         default="run",
-        description="Name of the run; its directory is `runs/<name>` unless told otherwise.",
+        description="Name of the run; its directory is `runs/<name>` by default.",
     )
     about: str = setting(
         (),
         default="",
-        description="What the run does and how long it takes; shown before it begins.",
+        description="What the run does and how long it takes; shown before it starts.",
     )
     seed: int = setting(
         ("prepare", "signals", "train", "recommend", "fuse", "evaluate"),
         default=0,
         ge=0,
-        description="Seed of every source of randomness.",
+        description="Random seed of every stage.",
     )
     data: Data = Data()
     prepare: Prepare = Prepare()
@@ -84,10 +83,10 @@ class Recipe(Section):
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], file: str | Path | None = None) -> Recipe:
-        """Return the recipe of settings by their names, such as `{"train.epochs": 3}`, over those
-        of a TOML file or of a packaged recipe.
+        """Return a recipe with settings given by name, such as `{"train.epochs": 3}`.
 
-        Raises `ConfigError`, as the command line does, for an unknown name or a bad value.
+        They override those of `file`, a TOML file or the name of a packaged recipe. Raises
+        `ConfigError`, as the command line does, for an unknown name or a bad value.
         """
         given, _ = read_recipe(find_recipe(file)) if file else ({}, {})
         aliases.refuse_both(settings)
@@ -103,7 +102,7 @@ class Recipe(Section):
         return aliases.upgrade(values) if isinstance(values, Mapping) else values
 
     def model_post_init(self, _: Any) -> None:
-        """Check what concerns more than one section."""
+        """Check that the sections do not contradict each other."""
         for rule in RULES:
             rule(self)
 
@@ -111,9 +110,9 @@ class Recipe(Section):
 def _scratch_is_trained_in_full(recipe: Recipe) -> None:
     if recipe.train.method != "full" and recipe.model.base_model == "scratch":
         raise ConfigError(
-            "the model `scratch` has random weights: all of them have to be trained",
+            "the base model `scratch` has random weights, all of which must be trained",
             value=f"train.method = {recipe.train.method}, model.base_model = scratch",
-            accepted="the folder of a language model, or train.method = full",
+            accepted="train.method = full, or a pretrained base model",
             next_step="--set train.method=full, or --set model.base_model=PATH",
         )
 
@@ -121,9 +120,9 @@ def _scratch_is_trained_in_full(recipe: Recipe) -> None:
 def _trees_share_their_instruction(recipe: Recipe) -> None:
     if recipe.model.instruction == "random" and recipe.train.packing == "tree":
         raise ConfigError(
-            "the examples of a tree share their instruction, and here each draws its own",
+            "the examples of a tree share their instruction, so it cannot be drawn for each",
             value="model.instruction = random, train.packing = tree",
-            accepted="a number, or train.packing = rows",
+            accepted="the index of an instruction, or train.packing = rows",
             next_step="--set model.instruction=0",
         )
 
@@ -131,7 +130,7 @@ def _trees_share_their_instruction(recipe: Recipe) -> None:
 def _average_excludes_patience(recipe: Recipe) -> None:
     if recipe.train.average and recipe.train.patience:
         raise ConfigError(
-            "train.average takes the last epochs, and train.patience may stop before them",
+            "train.average needs the last epochs, but train.patience may stop before them",
             value=f"average = {recipe.train.average}, patience = {recipe.train.patience}",
             accepted="one of the two",
             next_step="--set train.patience=0",
@@ -141,7 +140,7 @@ def _average_excludes_patience(recipe: Recipe) -> None:
 def _cutoffs_fit_the_slate(recipe: Recipe) -> None:
     if max(recipe.evaluate.ks, default=0) > recipe.recommend.k:
         raise ConfigError(
-            "evaluate.ks asks for more places than a slate has",
+            "a cut-off in evaluate.ks exceeds the length of a slate",
             value=max(recipe.evaluate.ks),
             accepted=f"at most recommend.k = {recipe.recommend.k}",
             next_step="--set recommend.k=…",
@@ -151,7 +150,7 @@ def _cutoffs_fit_the_slate(recipe: Recipe) -> None:
 def _beams_fill_the_slate(recipe: Recipe) -> None:
     if recipe.recommend.mode == "beam" and recipe.recommend.beams < recipe.recommend.k:
         raise ConfigError(
-            "fewer beams than places in the slate",
+            "there are fewer beams than items in a slate",
             value=recipe.recommend.beams,
             accepted=f"recommend.beams ≥ recommend.k = {recipe.recommend.k}",
             next_step="--set recommend.beams=…",
@@ -165,8 +164,7 @@ def _grounding_needs_whole_answers(recipe: Recipe) -> None:
         and recipe.train.loss_on != "answer"
     ):
         raise ConfigError(
-            "a model that learns only the tokens that choose among titles cannot write a title"
-            " by itself",
+            "a model trained only where titles branch cannot write a title by itself",
             value=(
                 f"train.loss_on = {recipe.train.loss_on}, recommend.methods ="
                 f" {', '.join(recipe.recommend.methods)}"
@@ -183,9 +181,9 @@ def _base_embeddings_need_a_pretrained_model(recipe: Recipe) -> None:
         and recipe.model.base_model == "scratch"
     ):
         raise ConfigError(
-            "the model `scratch` has random weights: what they embed means nothing",
+            "the base model `scratch` has random weights, so its embeddings mean nothing",
             value="ground.weights = base, model.base_model = scratch",
-            accepted="ground.weights = tuned, or a model that was trained before",
+            accepted="ground.weights = tuned, or a pretrained base model",
             next_step="--set ground.weights=tuned, or --set model.base_model=PATH",
         )
 
@@ -193,9 +191,9 @@ def _base_embeddings_need_a_pretrained_model(recipe: Recipe) -> None:
 def _workers_need_ray(recipe: Recipe) -> None:
     if recipe.recommend.workers and recipe.recommend.engine == "local":
         raise ConfigError(
-            "recommend.workers are the actors of the engine ray",
+            "recommend.workers applies only to the engine ray",
             value=f"workers = {recipe.recommend.workers}, engine = local",
-            accepted="engine = ray; several local processes are started by torchrun",
+            accepted="engine = ray, or several local processes started by torchrun",
             next_step=(
                 "--set recommend.engine=ray, or torchrun --nproc_per_node 2 -m groundrec run RECIPE"
             ),
@@ -205,7 +203,7 @@ def _workers_need_ray(recipe: Recipe) -> None:
 def _assistant_is_fitted(recipe: Recipe) -> None:
     if recipe.recommend.assistant not in (None, *recipe.signals):
         raise ConfigError(
-            "recommend.assistant is a signal that is not fitted",
+            "recommend.assistant names a signal that is not fitted",
             value=recipe.recommend.assistant,
             accepted=", ".join(recipe.signals),
             next_step="add it to `signals`",
@@ -234,17 +232,16 @@ RULES = (
     _assistant_is_fitted,
     _fused_signals_are_fitted,
 )
-"""What concerns more than one section: each raises `ConfigError` if its settings contradict."""
+"""Checks across sections; each raises `ConfigError` if settings contradict each other."""
 
 
 def load_recipe(
     file: str | Path | None, overrides: Sequence[str] = ()
 ) -> tuple[Recipe, dict[str, str]]:
-    """Return the recipe of a TOML file, or a packaged one, with `a.b=value` overrides, and where
-    each setting came from.
+    """Return a recipe, from a TOML file or packaged, and where each setting came from.
 
-    The second value maps `section.setting` to `default`, the name of the file, or of one that it
-    extends, or `--set`.
+    `overrides` have the form `section.setting=value`. The second value maps each `section.setting`
+    to `default`, to the name of the file or of one that it extends, or to `--set`.
     """
     given, origin = read_recipe(find_recipe(file)) if file else ({}, {})
     parsed = [_parse_override(text) for text in overrides]
@@ -258,14 +255,15 @@ def load_recipe(
 
 
 def as_toml(recipe: Recipe) -> str:
-    """Return a recipe as TOML, a line for each setting that is not at its default."""
+    """Return a recipe as TOML, one line for each setting that differs from its default."""
     now, usual = (dict(leaves(r.model_dump(mode="json"))) for r in (recipe, Recipe()))
     return toml({key: value for key, value in now.items() if value != usual.get(key)})
 
 
 def whole_text(file: str | Path) -> bytes:
-    """Return a recipe that needs no other file: the bytes of one that extends none, else all
-    settings of both.
+    """Return a recipe's text in a form that needs no other file.
+
+    That is the file unchanged or, if it extends another, all settings of both.
     """
     path = find_recipe(file)
     if EXTENDS not in read_toml(path):
@@ -275,9 +273,7 @@ def whole_text(file: str | Path) -> bytes:
 
 
 def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield `(section.setting, value, description)` for every setting, in the order they are
-    declared.
-    """
+    """Yield `(section.setting, value, description)` for every setting, in declaration order."""
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
@@ -297,9 +293,10 @@ def _parse_override(text: str) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
-            "--set does not look like a setting",
+            "--set is not of the form section.setting=value",
             value=text,
             accepted="section.setting=value, for example train.epochs=3",
+            next_step="groundrec settings",
         )
     try:
         value = tomllib.loads(f"v = {raw}")["v"]
@@ -309,35 +306,35 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 
 def _origin_of(key: str, origin: dict[str, str]) -> str:
-    found = [o for k, o in origin.items() if k == key or k.startswith(f"{key}.")]
-    return "--set" if "--set" in found else (found or ["default"])[0]
+    origins = [o for k, o in origin.items() if k == key or k.startswith(f"{key}.")]
+    return "--set" if "--set" in origins else (origins or ["default"])[0]
 
 
 def _readable(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
-    place = [str(p) for p in first["loc"]]
+    path = [str(p) for p in first["loc"]]
     if first["type"] != "extra_forbidden":
         return ConfigError(
-            f"bad value for {'.'.join(place)}",
+            f"bad value for {'.'.join(path)}",
             value=json.dumps(first["input"], default=str),
             accepted=first["msg"],
             next_step="groundrec settings",
         )
-    siblings = _siblings(place[:-1])
-    elsewhere = [key for key, *_ in settings(Recipe()) if key.split(".")[-1] == place[-1]]
-    near = difflib.get_close_matches(place[-1], siblings, n=1, cutoff=0.5)
-    meant = elsewhere or [".".join([*place[:-1], name]) for name in near]
+    siblings = _siblings(path[:-1])
+    elsewhere = [key for key, *_ in settings(Recipe()) if key.split(".")[-1] == path[-1]]
+    near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
+    meant = elsewhere or [".".join([*path[:-1], name]) for name in near]
     return ConfigError(
         "unknown setting" + (f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""),
-        value=".".join(place),
+        value=".".join(path),
         accepted=", ".join(siblings),
         next_step="groundrec settings",
     )
 
 
-def _siblings(place: Sequence[str]) -> list[str]:
+def _siblings(path: Sequence[str]) -> list[str]:
     section: type[BaseModel] = Recipe
-    for name in place:
+    for name in path:
         annotation = section.model_fields[name].annotation
         section = next(
             a

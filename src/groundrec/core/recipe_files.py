@@ -20,9 +20,9 @@ __all__ = ["EXTENDS", "find_recipe", "packaged_files", "read_recipe", "read_toml
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 EXTENDS = "extends"
-"""Key of the recipe, a file beside this one or a packaged name, that gives the other settings."""
+"""Key that names the recipe to extend: a file relative to this one, or a packaged name."""
 NEAREST = 5
-"""How many packaged names an error suggests."""
+"""Maximum number of packaged names that an error suggests."""
 
 
 def packaged_files(suffix: str = ".toml") -> dict[str, Path]:
@@ -32,9 +32,9 @@ def packaged_files(suffix: str = ".toml") -> dict[str, Path]:
 
 
 def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
-    """Return the path of a recipe: a file, seen from `folder`, else a packaged recipe's name.
+    """Return the path of a recipe: a file relative to `folder`, or else a packaged recipe by name.
 
-    Raises `ConfigError` where there is neither.
+    Raises `ConfigError` if there is neither.
     """
     path = folder / recipe
     if path.is_file():
@@ -42,7 +42,7 @@ def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
     name, packaged = Path(recipe).as_posix(), packaged_files()
     if name in packaged:
         return packaged[name]
-    # Recipes used to lie in the repository's own folder `recipes`.
+    # Recipes used to be in the repository's folder `recipes`.
     moved = name.removeprefix("recipes/").removesuffix(".toml")
     if name == f"recipes/{moved}.toml" and moved in packaged:
         log.warning(f"{name} is now a packaged recipe: use its name, `{moved}`")
@@ -62,7 +62,7 @@ def _no_such_recipe(path: Path, name: str, packaged: dict[str, Path]) -> ConfigE
 
 
 def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings of a recipe and of what it extends, and the file each is from."""
+    """Return the settings of a recipe and of those it extends, and the file each comes from."""
     given = read_toml(path)
     base, line = given.pop(EXTENDS, None), (*above, path.resolve())
     origin = dict.fromkeys((key for key, _ in leaves(given)), path.name)
@@ -73,7 +73,7 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any
         raise ConfigError(
             f"{path} does not extend another recipe",
             value=f"{EXTENDS} = {json.dumps(base, default=str)}",
-            accepted="a recipe beside this one, or a packaged one, that does not lead back here",
+            accepted="a recipe file or a packaged recipe that does not extend this one in turn",
             next_step="groundrec recipes list",
         )
     extended, origins = read_recipe(extended_path, line)

@@ -96,7 +96,10 @@ def register(seam: str, name: str, implementation: Any) -> None:
     """
     if seam not in BUILT_IN:
         raise ConfigError(
-            f"unknown seam{did_you_mean(seam, BUILT_IN)}", value=seam, accepted=", ".join(BUILT_IN)
+            f"unknown seam{did_you_mean(seam, BUILT_IN)}",
+            value=seam,
+            accepted=", ".join(BUILT_IN),
+            next_step="groundrec list",
         )
     if name in BUILT_IN[seam]:
         raise ConfigError(
@@ -126,6 +129,7 @@ def resolve(seam: str, name: str) -> Any:
             f"unknown {seam.rstrip('s').replace('_', ' ')}{did_you_mean(name, table)}",
             value=name,
             accepted=", ".join(sorted(table)),
+            next_step=f"groundrec list {seam}",
         )
     entry = table[name]
     if not isinstance(entry, str):

@@ -89,7 +89,7 @@ class _ProgressFile:
             return
         self._last = time.monotonic()
         part = self.path.with_suffix(".part")
-        with contextlib.suppress(OSError):  # on a full disk, let what matters fail, not this
+        with contextlib.suppress(OSError):  # a full disk must not fail a run here
             part.write_text(json.dumps({**values, "updated": time.time()}), encoding="utf-8")
             part.replace(self.path)
 

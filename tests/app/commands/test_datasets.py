@@ -100,7 +100,7 @@ def test_a_data_set_is_replaced_only_when_asked(raw: Path, tmp_path: Path) -> No
         (("--engine", "duckdbb"), "did you mean 'duckdb'"),
         (("--memory-limit", "much"), "bad value for prepare.memory_limit"),
         (("--st_year", 1990), "bad value for prepare.d3.st_year"),
-        (("--st_year", 2019), "the window of time ends before it begins"),
+        (("--st_year", 2019), "the time window ends before it starts"),
         (("--st_year", 2019, "--ed_year", 2020), "the time window contains no review"),
         (("--protocol", "d3", "--K", 900), "no item is left after the 900-core"),
         (

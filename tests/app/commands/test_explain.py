@@ -26,7 +26,7 @@ def said(*arguments: object) -> str:
 
 def test_a_setting_is_explained_in_both_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     english = said("cutoff_len", "--lang", "en")
-    assert english.startswith("train.cutoff_len Longest sequence in tokens.")
+    assert english.startswith("train.cutoff_len Maximum sequence length in tokens.")
     for text in (
         "attention with its square",
         "512",

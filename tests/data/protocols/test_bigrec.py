@@ -264,7 +264,7 @@ def test_a_setting_without_use_is_refused(
 
 
 def test_likes_of_another_protocol_are_refused() -> None:
-    with pytest.raises(ConfigError, match="only the protocol `bigrec-movie` does"):
+    with pytest.raises(ConfigError, match="applies only to the protocol `bigrec-movie`"):
         Prepare(protocol="bigrec-game", like_above=4.0)
 
 

@@ -198,7 +198,7 @@ def test_nothing_left_behind_the_core_is_an_error(tmp_path: Path) -> None:
 
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="the window of time ends before it begins: from 2018-11 to 2018-11"
+        ConfigError, match="the time window ends before it starts: from 2018-11 to 2018-11"
     ):
         D3(st_year=2018, st_month=11)
 
