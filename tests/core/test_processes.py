@@ -176,7 +176,7 @@ def test_the_main_process_works_and_the_others_wait_for_it(tmp_path: Path) -> No
             (folder / "done.txt").write_text("done", encoding="utf-8")
             return {"rank": run.processes.rank}
 
-        folder = run.stage("stage", {"seed": 0}, work)
+        folder = run.step("stage", {"seed": 0}, work)
         run.status(rank=run.processes.rank)
         return (folder / "done.txt").read_text(encoding="utf-8")
 
@@ -194,8 +194,8 @@ def test_all_processes_work_on_a_shared_stage(tmp_path: Path) -> None:
                 (folder / f"{piece}.txt").write_text(str(run.processes.rank), encoding="utf-8")
             run.processes.wait(lambda: len(list(folder.glob("*.txt"))) == 7, "the pieces")
 
-        run.stage("other", {"seed": seed}, lambda _: None)
-        folder = run.stage("stage", {"seed": seed}, work, together=True)
+        run.step("other", {"seed": seed}, lambda _: None)
+        folder = run.step("stage", {"seed": seed}, work, together=True)
         return [p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.txt"))]
 
     for seed in (0, 1):  # noqa: B007
@@ -207,7 +207,7 @@ def test_when_the_main_process_fails_the_others_stop_waiting(tmp_path: Path) -> 
         def work(_: Path) -> None:
             raise ValueError("failed")
 
-        run.stage("stage", {}, work)
+        run.step("stage", {}, work)
 
     failed, *waited = stages(tmp_path / "run", act)
     assert isinstance(failed, ValueError)

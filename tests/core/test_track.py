@@ -17,7 +17,7 @@ from tests.commands import keeping_the_log
 
 def test_lines_are_read_back_in_order_with_their_stage(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    Metrics(path, "model").write(step=1, loss=2.5)
+    Metrics(path, "train").write(step=1, loss=2.5)
     Metrics(path, "sasrec").write(epoch=1)
     rows = Metrics.read(path)
     assert [{k: v for k, v in row.items() if k != "time"} for row in rows] == [
@@ -28,11 +28,11 @@ def test_lines_are_read_back_in_order_with_their_stage(tmp_path: Path) -> None:
 
 def test_a_line_cut_short_is_skipped_and_corrupts_no_other(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    Metrics(path, "model").write(step=1)
-    Metrics(path, "model").write(step=2)
+    Metrics(path, "train").write(step=1)
+    Metrics(path, "train").write(step=2)
     path.write_bytes(path.read_bytes()[:-9])
     assert [row["step"] for row in Metrics.read(path)] == [1]
-    again = Metrics(path, "model")
+    again = Metrics(path, "train")
     again.write(step=2)
     again.write(step=3)
     assert [row["step"] for row in Metrics.read(path)] == [1, 2, 3]
@@ -41,7 +41,7 @@ def test_a_line_cut_short_is_skipped_and_corrupts_no_other(tmp_path: Path) -> No
 def test_a_missing_file_has_no_lines(tmp_path: Path) -> None:
     assert Metrics.read(tmp_path / "metrics.jsonl") == []
     (tmp_path / "metrics.jsonl").touch()
-    Metrics(tmp_path / "metrics.jsonl", "model").write(step=1)
+    Metrics(tmp_path / "metrics.jsonl", "train").write(step=1)
     assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").startswith("{")
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from groundrec.signals.counts import Signal
     from groundrec.text.tokens import Encoder
 
-__all__ = ["TRIE", "Artefacts", "Scorer", "open_run"]
+__all__ = ["EMBEDDINGS", "TRIE", "Artefacts", "Scorer", "open_run"]
 
 Scorer: TypeAlias = Callable[[Queries], Scores]
 """Returns the score of every item for each query, -inf where it may not be recommended. [q, I]."""
