@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,18 +200,32 @@ def places(tmp_path: Path, tiny: Tiny) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Run]:
+    """Return a function from settings to a run whose steps are finished; made once for each."""
+    runs: dict[str, Run] = {}
+
+    def of(settings: dict[str, Any]) -> Run:
+        key = json.dumps(settings, sort_keys=True, default=str)
+        if key not in runs:
+            path = tmp_path_factory.mktemp("finished") / "run"
+            runs[key] = finish(Recipe.of(settings), path)
+            assert {outcome.kind for outcome in plan(Recipe.of(settings), runs[key])} == {"skip"}
+        return runs[key]
+
+    return of
+
+
 @pytest.mark.parametrize("setting", [setting for setting, _ in declared()])
 def test_a_changed_setting_redoes_what_it_declares(
-    setting: str, tmp_path: Path, places: dict[str, Any]
+    setting: str, finished: Callable[[dict[str, Any]], Run], places: dict[str, Any]
 ) -> None:
     beside = {**BASE, **BESIDE.get(setting, {})}
-    before = Recipe.of(beside)
-    old = value_of(before, setting)
+    run = finished(beside)
+    old = value_of(Recipe.of(beside), setting)
     new = places[setting] if setting in places else other_value(setting, old, schema_of(setting))
     after = Recipe.of({**beside, setting: new})
     assert value_of(after, setting) != old
-    run = finish(before, tmp_path / "run")
-    assert {outcome.kind for outcome in plan(before, run)} == {"skip"}
     outcomes = {outcome.step: outcome for outcome in plan(after, run)}
     redone = {step for step, outcome in outcomes.items() if outcome.kind != "skip"}
     there = [step for step in outcomes if (run.path / step / "manifest.json").exists()]
