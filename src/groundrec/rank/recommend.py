@@ -138,7 +138,7 @@ class Writer:
     """Ranks queries and writes the shards. `sharing` processes divide this machine's memory."""
 
     def __init__(self, ranker: Ranker, queries: Queries, folder: Path, sharing: int = 1) -> None:
-        self.shards = Shards(folder, len(queries), ranker.section.shard_size)
+        self.shards = Shards.open(folder, len(queries), ranker.section.shard_size)
         self._ranker = ranker
         self._queries = queries
         self._batches = ranker.batches(sharing)

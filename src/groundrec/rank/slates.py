@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from groundrec.core.errors import ArtifactError
-from groundrec.core.runs import atomic_write
+from groundrec.core.runs import atomic_write, read_json, write_json
 from groundrec.core.types import NO_ITEM, Queries, Slates
 from groundrec.rank.search.search import Work
 
@@ -26,6 +26,8 @@ __all__ = ["SavedSlates", "Shards", "load_slates", "save_slates", "work_of"]
 
 _WORK = "work"
 """Metadata key of a shard's file: the work its slates took, as JSON."""
+
+_SHARDS = "shards.json"
 
 _SCHEMA = pa.schema(
     [
@@ -43,6 +45,20 @@ class Shards:
     folder: Path
     queries: int
     size: int
+
+    @classmethod
+    def open(cls, folder: Path, queries: int, size: int) -> Shards:
+        """Return the shards of a folder, of the size that it was started with; `size` if new.
+
+        So a run that is resumed with another `recommend.shard_size` keeps the shards it has.
+        """
+        file = folder / _SHARDS
+        if (kept := read_json(file)) is None:
+            # Version 0.1 recorded the size among the inputs alone.
+            recorded = (read_json(folder / "inputs.json") or {}).get("recommend", {})
+            kept = {"size": recorded.get("shard_size", size)}
+            write_json(file, kept)
+        return cls(folder, queries, kept["size"])
 
     def __len__(self) -> int:
         return -(-self.queries // self.size)

@@ -208,7 +208,7 @@ def _by_ray(x: Artefacts, method: str, split: str, folder: Path) -> None:
     from groundrec.rank.slates import Shards
 
     section = x.recipe.recommend
-    missing = Shards(folder, len(x.queries(split)), section.shard_size).missing()
+    missing = Shards.open(folder, len(x.queries(split)), section.shard_size).missing()
     writer = partial(_shard_writer, Path.cwd(), x.recipe, x.run.path, method, split, folder)
     write_shards(writer, missing, section.workers)
 
