@@ -27,6 +27,6 @@ def print_plan(
     if as_json:
         print(json.dumps([vars(outcome) for outcome in outcomes], ensure_ascii=False))
         return
-    print(f"in {run.path}, nothing is done yet:")
+    print(f"plan for {run.path}; nothing is written:")
     for outcome in outcomes:
         print(outcome)
