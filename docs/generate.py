@@ -1,5 +1,4 @@
-"""Writes the pages that repeat what the code says: `make docs`. A test checks that they are
-current.
+"""Generates the reference pages from the code: `make docs`. A test checks that they are current.
 
 Knows nothing about the pages written by hand.
 """
@@ -21,15 +20,15 @@ __all__ = ["PAGES", "write"]
 FOLDER = Path(__file__).resolve().parent
 HEADS = {
     "en": (
-        "# Settings of a recipe\n\n`groundrec explain SETTING` says the same, and looks at your"
-        " data. [中文](parameters.zh-CN.md)\n"
+        "# Settings of a recipe\n\n`groundrec explain SETTING` shows the same text with figures"
+        " from your data. [中文](parameters.zh-CN.md)\n"
     ),
     "zh": (
         "# 配方的设置\n\n`groundrec explain SETTING --lang zh` 会说同样的话，还能结合你的数据。"
         "[English](parameters.md)\n"
     ),
 }
-NOTE = "<!-- Written by `make docs` from the code: change it there. -->\n"
+NOTE = "<!-- Generated from the code by `make docs`: edit the code instead. -->\n"
 
 
 def cli_page() -> str:

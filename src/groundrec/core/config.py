@@ -202,7 +202,10 @@ class Prepare(Section):
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of interactions, by time, used for validation (`global-time`).",
+        description=(
+            "Share of interactions, the latest before those for testing, used for validation"
+            " (`global-time`)."
+        ),
     )
     test_share: float = setting(
         ("prepare",),

@@ -81,7 +81,7 @@ class Model(Section):
         ("train",),
         default=0,
         description=(
-            "Index of the template's instruction that the prompts use, from 0; or `random`:"
+            "Index of the template's instruction that the prompts use, starting at 0; or `random`:"
             " training draws one for each example, the same in every epoch, and everything else"
             " uses the first."
         ),
@@ -254,8 +254,8 @@ class Train(Section):
         ge=0,
         lt=1,
         description=(
-            "Share of the items of a running list that is dropped at random, differently in each"
-            " epoch; keeps a small model from memorising histories."
+            "Share of a running list's items that is dropped at random, differently in each epoch;"
+            " keeps a small model from memorising histories."
         ),
     )
     train_on_inputs: bool = setting(

@@ -57,7 +57,7 @@ class Recommend(Section):
         default=24,
         ge=1,
         description=(
-            "Tokens read per query in each forward pass in `exact` mode. More tokens mean fewer"
+            "Tokens read per query and forward pass in `exact` mode. More tokens mean fewer"
             " passes, but some are read unnecessarily. Affects speed, never the ranking."
         ),
     )
@@ -90,8 +90,8 @@ class Recommend(Section):
         default=8,
         ge=1,
         description=(
-            "Maximum number of queries per forward pass; reduced automatically if memory runs"
-            " out. Affects speed and memory, never the ranking."
+            "Maximum number of queries per forward pass. Affects speed and memory, never the"
+            " ranking."
         ),
     )
     memory_limit: str | None = setting(

@@ -40,8 +40,8 @@ class Track(Section):
         default=0,
         ge=0,
         description=(
-            "Show the gradient distribution of each trained weight on the board every this many"
-            " optimiser steps of the fine-tuning; 0 never shows it. Requires a board."
+            "Interval, in optimiser steps of the fine-tuning, at which the board shows the gradient"
+            " distribution of each trained weight; 0 never shows it. Requires a board."
         ),
     )
     model: bool = setting(

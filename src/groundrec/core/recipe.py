@@ -256,8 +256,9 @@ def load_recipe(
 
 def as_toml(recipe: Recipe) -> str:
     """Return a recipe as TOML, one line for each setting that differs from its default."""
-    now, usual = (dict(leaves(r.model_dump(mode="json"))) for r in (recipe, Recipe()))
-    return toml({key: value for key, value in now.items() if value != usual.get(key)})
+    values = dict(leaves(recipe.model_dump(mode="json")))
+    defaults = dict(leaves(Recipe().model_dump(mode="json")))
+    return toml({key: value for key, value in values.items() if value != defaults.get(key)})
 
 
 def whole_text(file: str | Path) -> bytes:

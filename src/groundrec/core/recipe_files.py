@@ -39,7 +39,8 @@ def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
     path = folder / recipe
     if path.is_file():
         return path
-    name, packaged = Path(recipe).as_posix(), packaged_files()
+    name = Path(recipe).as_posix()
+    packaged = packaged_files()
     if name in packaged:
         return packaged[name]
     # Recipes used to be in the repository's folder `recipes`.
@@ -64,19 +65,20 @@ def _no_such_recipe(path: Path, name: str, packaged: dict[str, Path]) -> ConfigE
 def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings of a recipe and of those it extends, and the file each comes from."""
     given = read_toml(path)
-    base, line = given.pop(EXTENDS, None), (*above, path.resolve())
+    base = given.pop(EXTENDS, None)
+    chain = (*above, path.resolve())
     origin = dict.fromkeys((key for key, _ in leaves(given)), path.name)
     if base is None:
         return given, origin
     extended_path = find_recipe(base, path.parent) if isinstance(base, str) else None
-    if extended_path is None or extended_path.resolve() in line:
+    if extended_path is None or extended_path.resolve() in chain:
         raise ConfigError(
             f"{path} does not extend another recipe",
             value=f"{EXTENDS} = {json.dumps(base, default=str)}",
             accepted="a recipe file or a packaged recipe that does not extend this one in turn",
             next_step="groundrec recipes list",
         )
-    extended, origins = read_recipe(extended_path, line)
+    extended, origins = read_recipe(extended_path, chain)
     for key, value in leaves(given):
         assign(extended, key, value)
     return extended, origins | origin
