@@ -21,7 +21,7 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged
 from groundrec.models.language import scratch
 from groundrec.rank.ground import bigrec as module
-from groundrec.rank.ground.bigrec import BIGRecRanker, Titles, item_scores
+from groundrec.rank.ground.bigrec import BIGRecRanker, TitleIndex, item_scores
 from groundrec.rank.ground.generate import GenerationSettings, generate
 from groundrec.rank.groundings import GroundingInputs, LoadedModel
 from groundrec.rank.recommend import recommend
@@ -229,7 +229,7 @@ def test_embeddings_are_made_once_for_the_same_model_and_catalogue(
 
 
 def test_only_the_first_of_one_title(parts: GroundingInputs) -> None:
-    titles = Titles.of(["A", "B", "A", "B", "C"], np.array([1, 5, 2, 5, 0]))
+    titles = TitleIndex.of(["A", "B", "A", "B", "C"], np.array([1, 5, 2, 5, 0]))
     assert [row.tolist() for row in titles.items] == [[2, 0], [1, 3], [4]]
     allowed = np.array([True, True, False, True, True])
     ranked = np.array([1, 0, 2, -1])

@@ -37,7 +37,7 @@ from groundrec.text.answers import answers_of
 __all__ = [
     "BIGRecRanker",
     "BIGRecSlates",
-    "Titles",
+    "TitleIndex",
     "bigrec_grounding",
     "item_scores",
     "table_file",
@@ -45,7 +45,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Titles:
+class TitleIndex:
     """The distinct titles of a catalogue, and the items of each, the most popular first."""
 
     texts: list[str]
@@ -54,7 +54,7 @@ class Titles:
     """The title of each item. Shape: [I]."""
 
     @classmethod
-    def of(cls, titles: Sequence[str], popularity: NDArray[np.integer]) -> Titles:
+    def of(cls, titles: Sequence[str], popularity: NDArray[np.integer]) -> TitleIndex:
         """Return the titles of items, numbered in the order of their first items."""
         number: dict[str, int] = {}
         of_item = np.array([number.setdefault(title, len(number)) for title in titles], np.int64)
@@ -103,9 +103,9 @@ class BIGRecRanker:
         return self.inputs.recipe.ground
 
     @cached_property
-    def titles(self) -> Titles:
+    def titles(self) -> TitleIndex:
         """The titles of the catalogue."""
-        return Titles.of(self.inputs.texts, self.inputs.popularity)
+        return TitleIndex.of(self.inputs.texts, self.inputs.popularity)
 
     @cached_property
     def embedder(self) -> LanguageModel:
@@ -286,7 +286,7 @@ def _by_vote_count(
 
 
 def item_scores(
-    embeddings: list[NDArray[np.float32]], titles: Titles, table: Tensor, vote: Vote
+    embeddings: list[NDArray[np.float32]], titles: TitleIndex, table: Tensor, vote: Vote
 ) -> Scores:
     """Return minus the distance of every item to each query's texts. Shape: [Q, I].
 
