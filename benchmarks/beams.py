@@ -104,7 +104,7 @@ def main() -> None:
             *((beams, WIDTH) for beams in options.beams),
         ]
         for beams, width in ways:
-            search = Search(lm.model, trie, score, instruction=encoder.head)
+            search = Search(lm.model, trie, score, instruction=encoder.shared_prefix)
             found = answers(search, encoder, queries, beams, width)
             exact = exact or found
             items, whole = lost(exact, found)

@@ -138,7 +138,7 @@ def beside_generate(
         for way in ways:
             for size in (1, batch):
                 rows[f"{way} 10, {score}, batch {size}"] = Timing(
-                    search=Search(model, trie, score, instruction=encoder.head)
+                    search=Search(model, trie, score, instruction=encoder.shared_prefix)
                 )
     compared = 0
     each = -(-few * batch // len(prompts))

@@ -35,7 +35,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, bytes]
 ) -> Iterator[Server]:
-    """Yield a server that is both hubs, with one model beside files nobody needs, and empty caches."""
+    """Yield a server for both hubs, with one model, files nobody needs, and empty caches."""
     from huggingface_hub import constants
 
     pytest.importorskip("modelscope_hub")

@@ -203,7 +203,7 @@ def test_validation_without_queries_is_none_and_seen_items_are_not_ranked() -> N
 
 
 def test_a_run_that_diverges_stops_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"no longer a number(.|\n)*sequential\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"not finite(.|\n)*sequential\.learning_rate"):
         fit(SEQUENCES, 6, SECTION.model_copy(update={"learning_rate": 1e30}), 0, tmp_path, None)
 
 

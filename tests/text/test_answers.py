@@ -1,4 +1,4 @@
-"""How items are written: an unknown way is refused, and another one than titles is what is learned."""
+"""How items are written: unknown kinds are refused, and kinds other than titles are learned."""
 
 from __future__ import annotations
 

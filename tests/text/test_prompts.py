@@ -50,7 +50,7 @@ def test_item_and_answer_hold_the_title_once(field: str, text: str) -> None:
 
 
 def test_an_answer_must_end() -> None:
-    with pytest.raises(ConfigError, match="an answer without an end"):
+    with pytest.raises(ConfigError, match="answer has no end"):
         Template(item="{title}", answer='"{title}"')
     assert Template(item="{title}", answer='"{title}"', end=True).end
     assert Template(item="{title}", answer='"{title}"\n').answer_text("A") == '"A"\n'
@@ -111,13 +111,13 @@ def test_words_are_put_in_once_and_titles_stay(
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        ('[words.Books]\nthing = "book"', "without a meaning: thing"),
-        ('tail = "{thin}"\n[words.default]\nthing = "a thing"', "without a meaning: thin"),
-        ('head = "{instruction}"', "do not fit"),
-        ('instructions = ["Go on."]', "do not fit"),
+        ('[words.Books]\nthing = "book"', "without a default: thing"),
+        ('tail = "{thin}"\n[words.default]\nthing = "a thing"', "without a default: thin"),
+        ('head = "{instruction}"', "do not match"),
+        ('instructions = ["Go on."]', "do not match"),
     ],
 )
-def test_a_placeholder_without_a_meaning_is_refused(
+def test_a_placeholder_without_a_default_is_refused(
     tmp_path: Path, wrong: str, expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
@@ -165,7 +165,7 @@ def test_a_template_of_ones_own_is_read_to_the_letter(tmp_path: Path) -> None:
         (b'item = "{title}"', "answer"),
         (b'item = 3\nanswer = "{title}\\n"', "item"),
         (b'item = "x"\nanswer = "{title}\\n"', "exactly once"),
-        (b'item = "{title}"\nanswer = "{title}"', "an answer without an end"),
+        (b'item = "{title}"\nanswer = "{title}"', "answer has no end"),
     ],
 )
 def test_a_template_that_is_wrong_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:

@@ -203,8 +203,8 @@ def test_an_instruction_at_random_is_drawn_for_each_example_and_stays(folder: Pa
         assert drawn.setdefault(seed, numbers) == numbers
         asked = encoder.example(np.array([3, 4]), 5)
         assert asked.input_ids.tolist() == each[0].example(np.array([3, 4]), 5).input_ids.tolist()
-        assert encoder.prompt([3, 4])[: len(encoder.head)] == encoder.head
-        assert encoder.head == each[0].head
+        assert encoder.prompt([3, 4])[: len(encoder.shared_prefix)] == encoder.shared_prefix
+        assert encoder.shared_prefix == each[0].shared_prefix
     assert drawn[0] != drawn[1]
 
 

@@ -58,7 +58,7 @@ def writes_the_same_twice(case: Written) -> None:
 
 
 def reads_what_it_writes(case: Written) -> None:
-    """The text of an item, once written, is read as the text of that item, and of no other text's."""
+    """The text of an item, once written, is read as the text of that item and of no other."""
     for text in case.answers.texts(CATALOGUE):
         assert case.answers.parse(text) == text, f"{text!r} is read as {case.answers.parse(text)!r}"
 

@@ -128,7 +128,7 @@ def is_saved_as_safetensors(case: Opened) -> None:
 
 
 def can_be_searched(case: Opened) -> None:
-    """The exact search finds what scoring every title finds: caches and 4-D masks are understood."""
+    """The exact search finds what scoring every title finds: caches and 4-D masks work."""
     found = {mode: _slates(case, mode) for mode in ("exact", "exhaustive")}
     np.testing.assert_allclose(
         found["exact"].scores, found["exhaustive"].scores, rtol=1e-3, atol=1e-3

@@ -47,7 +47,7 @@ class SearchRanker:
             self.inputs.trie,
             self.section.score,
             temperature=self.section.temperature,
-            instruction=self.encoder.head,
+            instruction=self.encoder.shared_prefix,
         )
 
     @property

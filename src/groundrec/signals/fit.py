@@ -1,7 +1,7 @@
-"""One plain loop that fits the sequential models, with validation, early stopping and exact resume.
+"""The training loop of the sequential models: validation, early stopping and exact resume.
 
-Every random choice of an epoch comes from the seed and the epoch's number, so a resumed run repeats
-the uninterrupted one bit for bit on one CPU process. Knows nothing about signals or language
+Every random choice in an epoch depends only on the seed and the epoch number, so on one CPU process
+a resumed run repeats an uninterrupted one bit for bit. Knows nothing about signals or language
 models.
 """
 
@@ -32,12 +32,21 @@ __all__ = ["calibrate", "fit", "mean_ndcg", "ndcg", "validator", "windows"]
 
 
 @dataclass
-class _Standing:
-    """Where a run stands after `epoch` epochs; `best_epoch` is 0 before the first validation."""
+class _TrainingState:
+    """The state of a run after `epoch` epochs; `best_epoch` is 0 before the first epoch ends."""
 
     epoch: int = 0
     best: float = -math.inf
     best_epoch: int = 0
+
+    def finish_epoch(self, epoch: int, score: float | None) -> None:
+        """Count the epoch, and keep it as the best if it scores higher or nothing is scored."""
+        self.epoch = epoch
+        if score is None:
+            self.best_epoch = epoch
+        elif score > self.best:
+            self.best = score
+            self.best_epoch = epoch
 
 
 def fit(
@@ -54,12 +63,10 @@ def fit(
     moments: NDArray[np.integer] | None = None,
     metrics: Metrics | None = None,
 ) -> NextItem:
-    """Return the `network` of the epoch that `validate` likes best (the last epoch without
-    `validate`).
+    """Return the network after its best epoch on `validate`, or after the last one without it.
 
-    Work found in `folder` is resumed. `moments` [values of `sequences`] numbers the moments:
-    neighbours with the same number happened at once, so their order is drawn anew in each epoch.
-    `robust` trains it with DROS's objective.
+    A run that stopped in `folder` is resumed. `moments` numbers the values of `sequences`: items
+    that share a moment are shuffled in each epoch. `robust` trains with the objective of DROS.
     """
     if not len(sequences.values):
         raise TrainingError(
@@ -74,59 +81,49 @@ def fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), section.learning_rate, weight_decay=section.weight_decay
     )
-    standing = _resume(folder, model, optimizer)
-    if standing.epoch:
-        log.info(f"  {name}: resumed after epoch {standing.epoch}")
-    for epoch in progress(range(standing.epoch + 1, section.epochs + 1), name):
-        if _out_of_patience(standing, section.patience):
+    state = _resume(folder, model, optimizer)
+    if state.epoch:
+        log.info(f"  {name}: resumed after epoch {state.epoch}")
+    for epoch in progress(range(state.epoch + 1, section.epochs + 1), name):
+        if _out_of_patience(state, section.patience):
             break
         with _seeded(seed, epoch, device):
             rng = np.random.default_rng([seed, epoch])
             rows = list(_batches(_reorder(sequences, moments, rng), section, rng))
             loss = _epoch(model, optimizer, loss_of, rows, section, epoch)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                "the sequential model's loss is no longer a number",
-                value=f"{loss} in epoch {epoch}",
-                accepted="a smaller learning rate",
-                next_step=f"--set sequential.learning_rate={section.learning_rate / 3:.1g}",
-            )
-        standing.epoch = epoch
+        _check_finite(loss, epoch, section.learning_rate)
         score = validate(model) if validate else None
-        if score is None or score > standing.best:
-            standing.best = score if score is not None else standing.best
-            standing.best_epoch = epoch
-        _checkpoint(folder, model, optimizer, standing)
-        _tell(name, metrics, epoch, loss, score)
-    model.load_state_dict(load_file(_weights(folder, standing.best_epoch)))
+        state.finish_epoch(epoch, score)
+        _checkpoint(folder, model, optimizer, state)
+        _log_epoch(name, metrics, epoch, loss, score)
+    model.load_state_dict(load_file(_weights(folder, state.best_epoch)))
     return model.eval()
 
 
 def calibrate(model: NextItem, queries: Queries) -> None:
-    """Set the network's `scale` so that its scores are log-probabilities: the most likely one of
-    `queries`' targets.
-    """
+    """Set the network's `scale` to the one under which the targets of `queries` are most likely."""
     rows = queries.targets.rows
     items = queries.targets.values
     scores = torch.from_numpy(model.scores(queries.history)).double() / model.scale.item()
 
-    def surprise(log_scale: float) -> float:
+    def negative_log_likelihood(log_scale: float) -> float:
         return -(math.exp(log_scale) * scores).log_softmax(1)[rows, items].mean().item()
 
     if len(items):
-        found: Any = minimize_scalar(surprise, bounds=(-5, 5), method="bounded")
-        model.scale.fill_(math.exp(found.x))
+        optimum: Any = minimize_scalar(negative_log_likelihood, bounds=(-5, 5), method="bounded")
+        model.scale.fill_(math.exp(optimum.x))
 
 
 def windows(sequences: Ragged, length: int, rng: np.random.Generator) -> Ragged:
-    """Return every sequence cut into pieces of at most `length` items; each item is in exactly one
-    piece.
+    """Return the sequences cut into pieces of at most `length` items.
 
-    A longer sequence is cut every `length` items, beginning at a random place, so cuts fall
-    elsewhere in each epoch.
+    Each item is in exactly one piece. The first cut of a long sequence is random and the others
+    follow every `length` items, so the pieces differ from epoch to epoch.
     """
     sizes = sequences.lengths
+    # [U]: the length of each sequence's first piece.
     first = np.where(sizes > length, rng.integers(1, length + 1, len(sizes)), length)
+    # [N]: the position of each item in its own sequence. A piece starts at each `cut`.
     within = np.arange(len(sequences.values)) - np.repeat(sequences.offsets[:-1], sizes)
     cut = (within == 0) | ((within - np.repeat(first, sizes)) % length == 0)
     return Ragged(
@@ -135,22 +132,25 @@ def windows(sequences: Ragged, length: int, rng: np.random.Generator) -> Ragged:
 
 
 def ndcg(scores: Scores, targets: Ragged, k: int = 10) -> NDArray[np.float64]:
-    """Return one NDCG@k per row of `scores` [q, I] for sets of targets; an item that ties with a
-    target is above it.
+    """Return the NDCG@k of each row of `scores` [q, I]; an item tied with a target ranks above it.
+
+    A query may have several targets. Shape: [q].
     """
     rows = targets.rows
     items = targets.values
+    # [targets]: each target's score, then its rank from 1.
     own = scores[rows, items]
     ranks = np.array(
         [np.count_nonzero(scores[r] >= s) for r, s in zip(rows, own, strict=True)], dtype=np.int64
     )
     gains = np.where(np.isfinite(own) & (ranks <= k), 1 / np.log2(ranks + 1), 0.0)
+    # The ideal gain of n targets is that of ranks 1 … n, at most k.
     ideal = np.append(0.0, np.cumsum(1 / np.log2(np.arange(k) + 2)))[np.minimum(targets.lengths, k)]
     return np.bincount(rows, gains, len(targets)) / np.maximum(ideal, 1e-12)
 
 
 def mean_ndcg(model: NextItem, queries: Queries, batch_size: int = 256) -> float:
-    """Return the model's mean NDCG@10 over `queries`; items of a query's history are not ranked."""
+    """Return the mean NDCG@10 over `queries`, leaving out the items of each history."""
     values = []
     for start in range(0, len(queries), batch_size):
         batch = queries.take(np.arange(start, min(start + batch_size, len(queries))))
@@ -161,9 +161,7 @@ def mean_ndcg(model: NextItem, queries: Queries, batch_size: int = 256) -> float
 
 
 def validator(queries: Queries, seed: int, size: int = 1000) -> Callable[[NextItem], float] | None:
-    """Return a function that gives a model's mean NDCG@10 on `size` of the queries; None where
-    there are none.
-    """
+    """Return a function that measures mean NDCG@10 on a sample; None without queries."""
     sample = queries.sample(size, seed)
     return (lambda model: mean_ndcg(model, sample)) if len(sample) else None
 
@@ -176,11 +174,13 @@ def _epoch(
     section: config_signals.Sequential,
     epoch: int,
 ) -> float:
+    """Train for one epoch and return the mean loss of its steps."""
     model.train()
     total = torch.zeros((), device=model.bias.device)
     for step, batch in enumerate(batches):
         _set_rate(optimizer, section, epoch - 1 + step / len(batches))
         items = torch.from_numpy(batch).to(model.bias.device)
+        # Both [b, L]: column j of the states, after the start symbol and j items, predicts item j.
         present = items != NO_ITEM
         loss = loss_of(model, model.encode(items[:, :-1])[present], items[present])
         optimizer.zero_grad()
@@ -194,9 +194,11 @@ def _epoch(
 def _reorder(
     sequences: Ragged, moments: NDArray[np.integer] | None, rng: np.random.Generator
 ) -> Ragged:
+    """Return the sequences with the items of each moment in random order."""
     if moments is None:
         return sequences
     rows = sequences.rows
+    # [N]: whether an item starts a new moment; a random second key shuffles within moments only.
     starts = np.append(True, (moments[1:] != moments[:-1]) | (rows[1:] != rows[:-1]))
     order = np.lexsort((rng.random(len(rows)), np.cumsum(starts)))
     return Ragged(sequences.values[order], sequences.offsets)
@@ -205,10 +207,9 @@ def _reorder(
 def _batches(
     sequences: Ragged, section: config_signals.Sequential, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield padded windows [b, L] (an item to predict, and up to `max_length` before it), batches
-    in random order.
-    """
+    """Yield batches [b, L] of padded windows, L ≤ `max_length` + 1, in random order."""
     pieces = windows(sequences, section.max_length + 1, rng)
+    # Pieces of similar length share a batch, which saves padding; then the batches are shuffled.
     order = np.lexsort((rng.random(len(pieces)), pieces.lengths))
     groups = np.split(order, np.arange(section.batch_size, len(order), section.batch_size))
     for g in rng.permutation(len(groups)):
@@ -219,7 +220,7 @@ def _batches(
 def _set_rate(
     optimizer: torch.optim.Optimizer, section: config_signals.Sequential, epochs: float
 ) -> None:
-    """Set the learning rate: it rises over the first epoch, then falls to 0 along a cosine."""
+    """Set the learning rate: linear warm-up over the first epoch, cosine decay to 0 after."""
     rate = (
         section.learning_rate
         * min(1.0, epochs + 0.05)
@@ -232,14 +233,25 @@ def _set_rate(
 
 @contextmanager
 def _seeded(seed: int, epoch: int, device: str | torch.device) -> Iterator[None]:
+    """Seed torch for one epoch and restore its generators afterwards."""
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
         yield
 
 
-def _out_of_patience(standing: _Standing, patience: int) -> bool:
-    return bool(patience) and standing.epoch - standing.best_epoch >= patience
+def _out_of_patience(state: _TrainingState, patience: int) -> bool:
+    return bool(patience) and state.epoch - state.best_epoch >= patience
+
+
+def _check_finite(loss: float, epoch: int, learning_rate: float) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            "the sequential model's loss is not finite",
+            value=f"{loss} in epoch {epoch}",
+            accepted="a smaller learning rate",
+            next_step=f"--set sequential.learning_rate={learning_rate / 3:.1g}",
+        )
 
 
 def _weights(folder: Path, epoch: int) -> Path:
@@ -247,30 +259,32 @@ def _weights(folder: Path, epoch: int) -> Path:
 
 
 def _checkpoint(
-    folder: Path, model: NextItem, optimizer: torch.optim.Optimizer, standing: _Standing
+    folder: Path, model: NextItem, optimizer: torch.optim.Optimizer, state: _TrainingState
 ) -> None:
-    """Write the weights, then the state that names them, then drop weights that no longer matter."""
-    with atomic_write(_weights(folder, standing.epoch)) as part:
+    """Write the weights, then the state that refers to them, then delete outdated weights."""
+    with atomic_write(_weights(folder, state.epoch)) as part:
         save_file(model.state_dict(), part)
     with atomic_write(folder / "state.pt") as part:
-        torch.save({**asdict(standing), "optimizer": optimizer.state_dict()}, part)
-    kept = {_weights(folder, standing.epoch), _weights(folder, standing.best_epoch)}
+        torch.save({**asdict(state), "optimizer": optimizer.state_dict()}, part)
+    kept = {_weights(folder, state.epoch), _weights(folder, state.best_epoch)}
     for file in set(folder.glob("epoch-*.safetensors")) - kept:
         file.unlink()
 
 
-def _resume(folder: Path, model: NextItem, optimizer: torch.optim.Optimizer) -> _Standing:
+def _resume(folder: Path, model: NextItem, optimizer: torch.optim.Optimizer) -> _TrainingState:
     if not (folder / "state.pt").exists():
-        return _Standing()
-    state = torch.load(folder / "state.pt", map_location=model.bias.device, weights_only=True)
-    optimizer.load_state_dict(state.pop("optimizer"))
-    standing = _Standing(**state)
-    model.load_state_dict(load_file(_weights(folder, standing.epoch)))
-    return standing
+        return _TrainingState()
+    saved = torch.load(folder / "state.pt", map_location=model.bias.device, weights_only=True)
+    optimizer.load_state_dict(saved.pop("optimizer"))
+    state = _TrainingState(**saved)
+    model.load_state_dict(load_file(_weights(folder, state.epoch)))
+    return state
 
 
-def _tell(name: str, metrics: Metrics | None, epoch: int, loss: float, score: float | None) -> None:
+def _log_epoch(
+    name: str, metrics: Metrics | None, epoch: int, loss: float, score: float | None
+) -> None:
     values = {"epoch": epoch, "loss": loss} | ({} if score is None else {"ndcg@10": score})
-    log.info(f"  {name}: " + ", ".join(f"{what} {value:.4g}" for what, value in values.items()))
+    log.info(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
     if metrics:
         metrics.write(**values)

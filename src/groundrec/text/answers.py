@@ -1,7 +1,7 @@
-"""How an item is written by the language model: its title, or a text of another kind.
+"""How the language model writes an item: as its title, or as another kind of text.
 
-The history of a prompt shows titles whatever the answers are, except in a running list, which is
-made of answers. Knows nothing about templates, tokens or models.
+The history in a prompt shows titles whatever the answers are, except in a running list, which
+consists of answers. Knows nothing about templates, tokens or models.
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ __all__ = ["Answers", "Titles", "answers_of"]
 
 
 class Answers(Protocol):
-    """A way to write items; built with `cls(recipe)`."""
+    """A way to write items; constructed as `cls(recipe)`."""
 
     def __init__(self, recipe: Recipe) -> None: ...
 
     def texts(self, catalogue: Catalogue) -> Sequence[str]:
-        """Return the text of each item, which takes the place of `{title}` in the template's
-        `answer`.
+        """Return the text of each item, which replaces `{title}` in the template's `answer`.
 
         Items with the same text share a leaf of the trie.
         """
         ...
 
     def tokens_to_add(self, catalogue: Catalogue) -> Sequence[str]:
-        """Return the texts that the tokenizer has to know as one token each."""
+        """Return the strings that must become single tokens of the tokenizer."""
         ...
 
     def parse(self, written: str) -> str:
-        """Return the text of an item as `texts` has it, given what a model wrote freely."""
+        """Return what a model wrote without constraints in the form that `texts` uses."""
         ...
 
 
@@ -49,7 +48,7 @@ class Titles:
         return catalogue.titles
 
     def tokens_to_add(self, catalogue: Catalogue) -> Sequence[str]:
-        """Return none: every tokenizer can spell a title."""
+        """Return nothing: titles need no new tokens."""
         return ()
 
     def parse(self, written: str) -> str:
@@ -58,5 +57,5 @@ class Titles:
 
 
 def answers_of(recipe: Recipe) -> Answers:
-    """Return the recipe's way to write items; raise `ConfigError` for an unknown one."""
+    """Return the kind of answers that the recipe names; raise `ConfigError` if it is unknown."""
     return resolve("answers", recipe.answers.kind)(recipe)

@@ -1,8 +1,8 @@
-"""Prompts as small template files: the words around a history, and the form of an answer.
+"""Prompt templates: the text around a history, and the form of an answer.
 
-A template is TOML. Its texts are used to the letter, blanks and newlines included. `{title}` stands
-for a title, `{instruction}` for one of several instructions, any other name for a word that differs
-from domain to domain. Knows nothing about tokens.
+A template is a TOML file. Its texts are used verbatim, whitespace included. `{title}` is replaced
+by a title, `{instruction}` by one of several instructions, and any other name by the text that the
+domain gives it. Knows nothing about tokens.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from groundrec.core.recipe import Recipe
 __all__ = ["Choice", "Template", "has_words", "load_template", "template_names", "template_of"]
 
 Choice = int | Literal["random"]
-"""Which of a template's instructions: its number, or one at random for each training example."""
+"""The number of a template's instruction, or a random one for each training example."""
 
 DEFAULT = "default"
-"""Domain whose words are used where a domain has none of its own."""
+"""The domain whose words apply where another domain defines none."""
 
 INSTRUCTION = "{instruction}"
 _FOLDER = files("groundrec.text") / "templates"
@@ -35,7 +35,7 @@ _TEXTS = ("head", "item", "separator", "tail", "answer")
 
 
 class Template(Section):
-    """The words of a prompt: head, items joined by the separator, tail; then the answer."""
+    """The text of a prompt: head, items joined by the separator, tail; then the answer."""
 
     description: str = Field(default="", description="One line for people.")
     words: dict[str, dict[str, str]] = Field(
@@ -60,16 +60,14 @@ class Template(Section):
     @classmethod
     def _has_title(cls, text: str) -> str:
         if text.count("{title}") != 1:
-            raise ValueError("must hold {title} exactly once")
+            raise ValueError("must contain {title} exactly once")
         return text
 
     def model_post_init(self, _: object) -> None:
-        """Check placeholders, that an answer can be told from its continuations, and that a running
-        list is one.
-        """
+        """Check the placeholders, the end of the answer, and the form of a running list."""
         if not self.end and not self.answer.endswith("\n"):
             raise ConfigError(
-                "an answer without an end",
+                "the template's answer has no end",
                 value=self.answer,
                 accepted="end = true, or a final newline",
             )
@@ -77,36 +75,31 @@ class Template(Section):
             self.item != self.answer or self.separator or self.tail or self.end or self.instructions
         ):
             raise ConfigError(
-                "not a running list",
+                "the template is not a running list",
                 accepted="item equal to answer, no separator, tail, end or instructions",
             )
         if self.head.count(INSTRUCTION) != bool(self.instructions):
             raise ConfigError(
-                "head and instructions do not fit",
+                "head and instructions do not match",
                 value=self.head,
                 accepted=(
-                    f"{INSTRUCTION} once in the head where there are `instructions`, and only there"
+                    f"{INSTRUCTION} once in the head if there are `instructions`, else not at all"
                 ),
             )
         self._check_words()
 
     def _check_words(self) -> None:
-        known = {"title", INSTRUCTION[1:-1], *self.words.get(DEFAULT, {})}
-        used = (
-            {name for text in self._texts() for name in _NAME.findall(text)}
-            if self.words
-            else set()
-        )
-        if wrong := sorted(
-            (used | {name for words in self.words.values() for name in words}) - known
-        ):
+        # Without [words], other braces are ordinary text.
+        if not self.words:
+            return
+        defaults = self.words.get(DEFAULT, {})
+        used = {name for text in self._texts() for name in _NAME.findall(text)}
+        defined = {name for words in self.words.values() for name in words}
+        if unknown := sorted((used | defined) - {"title", INSTRUCTION[1:-1], *defaults}):
             raise ConfigError(
-                "a word without a meaning",
-                value=", ".join(wrong),
-                accepted=(
-                    f"names that [words.{DEFAULT}] has:"
-                    f" {', '.join(self.words.get(DEFAULT, {})) or 'none yet'}"
-                ),
+                "placeholder without a default",
+                value=", ".join(unknown),
+                accepted=f"names defined in [words.{DEFAULT}]: {', '.join(defaults) or 'none yet'}",
             )
 
     def _texts(self) -> Iterator[str]:
@@ -114,71 +107,74 @@ class Template(Section):
         yield from self.instructions
 
     def filled(self, domain: str, instruction: Choice) -> Template:
-        """Return the template with the words of a domain in place, and one of its instructions, or
-        all of them.
+        """Return the template with a domain's words and one instruction filled in.
+
+        If `instruction` is `random`, all instructions are kept.
         """
         words = self.words.get(DEFAULT, {}) | self.words.get(domain, {})
 
-        def put(text: str) -> str:
-            return _NAME.sub(lambda found: words.get(found[1], found[0]), text)
+        def fill(text: str) -> str:
+            return _NAME.sub(lambda match: words.get(match[1], match[0]), text)
 
-        texts: dict[str, object] = {name: put(getattr(self, name)) for name in _TEXTS}
-        spoken = self.model_copy(
-            update={**texts, "instructions": [*map(put, self.instructions)], "words": {}}
+        texts: dict[str, object] = {name: fill(getattr(self, name)) for name in _TEXTS}
+        filled = self.model_copy(
+            update={**texts, "instructions": [*map(fill, self.instructions)], "words": {}}
         )
         if instruction == "random" and self.instructions:
-            return spoken
-        if instruction == "random" or instruction >= len(spoken.heads):
+            return filled
+        if instruction == "random" or instruction >= len(filled.heads):
             raise ConfigError(
-                "no such instruction in the template",
+                "the template has no such instruction",
                 value=f"model.instruction = {instruction}",
-                accepted=f"0 … {len(spoken.heads) - 1}" + (", random" if self.instructions else ""),
+                accepted=f"0 … {len(filled.heads) - 1}" + (", random" if self.instructions else ""),
                 next_step="--set model.instruction=0",
             )
-        return spoken.model_copy(update={"head": spoken.heads[instruction], "instructions": []})
+        return filled.model_copy(update={"head": filled.heads[instruction], "instructions": []})
 
     @property
     def heads(self) -> list[str]:
-        """The head with each instruction in its place; the first is the one that is searched with."""
+        """The head with each instruction filled in; the search uses the first."""
         return [self.head.replace(INSTRUCTION, text) for text in self.instructions] or [self.head]
 
     def item_text(self, title: str, *, first: bool) -> str:
-        """Return an item as it stands in the history."""
+        """Return the text of one item of the history."""
         return ("" if first else self.separator) + self.item.replace("{title}", title)
 
     def answer_text(self, text: str) -> str:
-        """Return the answer that names an item by its `text`."""
+        """Return the answer for an item that is written as `text`."""
         return self.answer.replace("{title}", text)
 
     def text_of(self, answer: str) -> str:
-        """Return the text of an item in a written answer, without the template's words around it.
+        """Return the item's text in a generated answer, without the template's text around it.
 
-        Where answers are lines, only the first line counts.
+        Where answers end with a newline, only the first line counts.
         """
         before, _, after = (part.strip() for part in self.answer.partition("{title}"))
         line = answer.partition("\n")[0] if self.answer.endswith("\n") else answer
         return line.strip().removeprefix(before).removesuffix(after).strip()
 
-    def text(self, titles: list[str], head: int = 0) -> str:
-        """Return the whole prompt for a history of `titles`, with one of the heads."""
+    def text(self, titles: list[str], instruction: int = 0) -> str:
+        """Return the whole prompt for a history of `titles`, with one of the instructions."""
         history = "".join(self.item_text(title, first=i == 0) for i, title in enumerate(titles))
-        return self.heads[head] + history + self.tail
+        return self.heads[instruction] + history + self.tail
 
 
 def template_names() -> list[str]:
-    """Return the names of the templates that come with the package."""
+    """Return the names of the templates in the package."""
     return sorted(f.name.removesuffix(".toml") for f in _FOLDER.iterdir())
 
 
 def template_of(recipe: Recipe, domain: str | None = None) -> Template:
-    """Return a recipe's template in the words of its domain, or of another one. Raises
-    `ConfigError`.
+    """Return the recipe's template filled in for `domain`, by default the recipe's own.
+
+    Raises `ConfigError` if the template or its words for the domain are missing.
     """
     section = recipe.model
     template = _read(section.template)
     if section.domain and section.domain not in template.words:
+        hint = did_you_mean(section.domain, template.words)
         raise ConfigError(
-            f"the template has no words for this domain{did_you_mean(section.domain, template.words)}",
+            f"the template has no words for this domain{hint}",
             value=section.domain,
             accepted=", ".join(template.words) or "none: the template has no [words]",
             next_step="leave model.domain out, or add [words.DOMAIN] to a template of your own",
@@ -189,15 +185,14 @@ def template_of(recipe: Recipe, domain: str | None = None) -> Template:
 
 
 def has_words(name: str, domain: str) -> bool:
-    """Return whether the template of that name, or at that path, has words of its own for a domain."""
+    """Return whether the template, given by name or path, has its own words for `domain`."""
     return domain in _read(name).words
 
 
 def load_template(name: str, domain: str = DEFAULT, instruction: Choice = 0) -> Template:
-    """Return the template of that name, or of the TOML file at that path, filled. Raises
-    `ConfigError`.
+    """Return the template, given by name or by the path of a TOML file, with its words filled in.
 
-    A domain of which the template knows nothing gets its default words.
+    A domain that the template does not know gets the default words. Raises `ConfigError`.
     """
     return _read(name).filled(domain, instruction)
 
@@ -225,9 +220,9 @@ def _read(name: str) -> Template:
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
             f"template {name}: {first['msg']}",
-            value=place,
+            value=field,
             accepted=", ".join(Template.model_fields),
         ) from None

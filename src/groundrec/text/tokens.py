@@ -1,9 +1,9 @@
-"""Histories and titles to token ids, for one tokenizer, template and catalogue.
+"""Turn histories and titles into token ids, for one tokenizer, template and catalogue.
 
-A prompt is tokenised as one text, as the code of the papers does, so that a checkpoint made
-elsewhere sees the tokens it knows; an answer is tokenised behind it, where a title has one
-spelling. A running list is answers, joined by ids. What is too long loses its oldest items; never
-the instruction or the answer. Knows nothing about models.
+A prompt is tokenised as one text, as in the papers' code, so that published checkpoints see the
+tokens they were trained on. An answer is tokenised as it follows the prompt, and always to the same
+tokens. A running list joins the ids of answers. Prompts that are too long lose their oldest items,
+never the instruction or the answer. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["END", "IGNORED", "PAD", "START", "Encoder", "Example", "train_tokenizer"]
 
 IGNORED = -100
-"""Label of a token that is read but not learned."""
+"""Label of a token that does not count in the loss."""
 
 CHUNK = 1 << 14
-"""Titles that are tokenised at a time."""
+"""Number of titles that are tokenised at a time."""
 
-SOME = 256
-"""Items by which it is found out what all prompts have in common."""
+SAMPLED_ITEMS = 256
+"""Number of items from which the common prefix of all prompts is estimated."""
 
 PAD = 0
 START = 1
@@ -43,17 +43,16 @@ END = 2
 
 @dataclass(frozen=True)
 class Example:
-    """One training row: `labels[i]` is token `i` itself where it is learned, else -100."""
+    """One training row: `labels[i]` is `input_ids[i]` if the token is learned, else -100."""
 
     input_ids: NDArray[np.int32]
     labels: NDArray[np.int32]
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
-    """Return a byte-level BPE tokenizer learned from `texts`; it spells any text, and decoding
-    gives it back.
+    """Return a byte-level BPE tokenizer trained on `texts`, which round-trips any text.
 
-    Merges may cross blanks, so a frequent title becomes few tokens.
+    Merges may cross spaces, so a frequent title becomes few tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -80,10 +79,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 @dataclass
 class Encoder:
-    """Turns histories into prompts, and titles into answers.
+    """Turns histories into prompts, and items into answers.
 
-    `answers[i]` are the tokens the model writes for item `i`. `cutoff_len` bounds prompt and answer
-    together, in tokens; `trimmed` counts the prompts that lost history to it.
+    `answers[i]` are the tokens the model writes for item `i`. `cutoff_len` limits prompt and answer
+    together, in tokens; `trimmed` counts the prompts that lost items to it.
     """
 
     template: Template
@@ -91,13 +90,11 @@ class Encoder:
     titles: Sequence[str]
     cutoff_len: int
     seed: int = 0
-    """Draws the instruction of each training example, where the template leaves several."""
+    """Seed of the choice between instructions for each training example."""
     learned: Ragged | None = None
-    """1 where a token of an answer is learned, 0 where not; rows as `answers`. All are learned when
-    None.
-    """
+    """1 for each token of `answers` that is learned, 0 for the others; None: all are learned."""
     texts: Sequence[str] = ()
-    """How each item is written in an answer (`text/answers`); its title when empty."""
+    """The text of each item in an answer (see `text/answers`); the titles by default."""
     answers: Ragged = field(init=False)
     trimmed: int = field(init=False, default=0)
 
@@ -107,61 +104,62 @@ class Encoder:
         after_item = t.item.split("{title}")[1]
         self.answers = self._answers_after(t.tail or after_item, self._end())
         longest = int(self.answers.lengths.max())
-        self._most = self.cutoff_len - longest
+        self._max_prompt = self.cutoff_len - longest
+        # [I]: about how many tokens an item takes in the history; exact in a running list.
         around = len(self._ids(t.separator + t.item.replace("{title}", "")))
         self._cost = self.answers.lengths + (0 if t.running else around)
-        self._empty = [len(self._whole([], head)) for head in range(len(t.heads))]
-        if (missing := max(self._empty) - self._most) > 0:
+        # The length of the prompt with an empty history, for each instruction.
+        self._empty = [len(self._whole([], number)) for number in range(len(t.heads))]
+        if (missing := max(self._empty) - self._max_prompt) > 0:
             raise ConfigError(
-                "the longest answer does not fit behind the instruction",
+                "the longest answer does not fit after the instruction",
                 value=f"cutoff_len = {self.cutoff_len}",
                 accepted=f"at least {self.cutoff_len + missing}",
                 next_step=f"--set train.cutoff_len={self.cutoff_len + missing}",
             )
 
     @cached_property
-    def head(self) -> list[int]:
-        """The tokens that prompts begin with when they are searched with; one for whose history
-        they differ is rare.
-        """
-        some = range(min(len(self.titles), SOME))
-        prompts = [self._whole([], 0), *(self._whole([item], 0) for item in some)]
-        least = min(prompts)
-        most = max(prompts)
-        return [a for i, a in enumerate(least) if least[: i + 1] == most[: i + 1]]
+    def shared_prefix(self) -> list[int]:
+        """The tokens with which (almost) all prompts of the search begin."""
+        sample = range(min(len(self.titles), SAMPLED_ITEMS))
+        prompts = [self._whole([], 0), *(self._whole([item], 0) for item in sample)]
+        # What the first and the last in sorted order share, all between them share too.
+        first = min(prompts)
+        last = max(prompts)
+        return [token for i, token in enumerate(first) if first[: i + 1] == last[: i + 1]]
 
-    def prompt(self, history: NDArray[np.integer] | Sequence[int], head: int = 0) -> list[int]:
-        """Return the tokens of the prompt for a history of item numbers, oldest first, with one of
-        the heads.
+    def prompt(
+        self, history: NDArray[np.integer] | Sequence[int], instruction: int = 0
+    ) -> list[int]:
+        """Return the tokens of the prompt for a history of item numbers, oldest first.
 
-        The oldest items that do not fit `cutoff_len` beside the longest answer are left out.
+        The oldest items are left out if they do not fit into `cutoff_len` with the longest answer.
         """
-        ids, fitting = self._fitted(history, head)
+        ids, fitting = self._fitted(history, instruction)
         self.trimmed += fitting < len(history)
         return ids
 
-    def tokenize(self, text: str, most: int) -> list[int]:
-        """Return the tokens of a text by itself, behind the start token; the first `most` of them."""
-        return [*self._start(), *self._ids(text)][:most]
+    def tokenize(self, text: str, limit: int) -> list[int]:
+        """Return the start token and the tokens of a text without context, at most `limit`."""
+        return [*self._start(), *self._ids(text)][:limit]
 
     def end_token_mask(self, vocabulary: int) -> NDArray[np.bool_]:
-        """Return which tokens end an answer: the end token, or all that hold a newline. Shape: [V]."""
-        found = np.zeros(vocabulary, np.bool_)
+        """Return which tokens end an answer: the end token, or every token with a newline. [V]."""
+        ends = np.zeros(vocabulary, np.bool_)
         if self.template.end:
-            found[self._end()] = True
-            return found
+            ends[self._end()] = True
+            return ends
+        # The model's vocabulary may be padded beyond the tokenizer's.
         ids = range(min(vocabulary, len(self.tokenizer)))
-        found[: len(ids)] = [
+        ends[: len(ids)] = [
             "\n" in text for text in self.tokenizer.batch_decode([[i] for i in ids])
         ]
         if isinstance(end := self.tokenizer.eos_token_id, int):
-            found[end] = True
-        return found
+            ends[end] = True
+        return ends
 
     def n_items_that_fit(self, history: NDArray[np.integer] | Sequence[int]) -> int:
-        """Return how many items of a history, the latest ones, fit `cutoff_len` beside the longest
-        answer.
-        """
+        """Return how many of the latest items fit into `cutoff_len` with the longest answer."""
         return self._fitted(history, 0)[1]
 
     def example(
@@ -172,67 +170,65 @@ class Encoder:
         train_on_inputs: bool = False,
         varied: bool = False,
     ) -> Example:
-        """Return one row that teaches to answer `target` after `history`.
+        """Return one training row: the prompt for `history`, then the answer `target`.
 
-        Where `varied`, with the instruction that is drawn for this example, else with the first.
+        If `varied`, the instruction is drawn for this example, else it is the first.
         """
-        prompt = np.array(
-            self.prompt(history, self._drawn(history, target) if varied else 0), np.int32
-        )
+        instruction = self._draw_instruction(history, target) if varied else 0
+        prompt = np.array(self.prompt(history, instruction), np.int32)
         before = prompt if train_on_inputs else np.full_like(prompt, IGNORED)
         ids = self.answers[target]
         labels = self._labels(target)
         return Example(np.concatenate([prompt, ids]), np.concatenate([before, labels]))
 
     def running(self, items: NDArray[np.integer]) -> Example:
-        """Return one row in which each of `items` is learned after those before it."""
-        head = np.array(self._whole([], 0), np.int32)
-        ids = np.concatenate([head, *(self.answers[i] for i in items)])
+        """Return one training row in which each of `items` is learned from those before it."""
+        start = np.array(self._whole([], 0), np.int32)
+        ids = np.concatenate([start, *(self.answers[i] for i in items)])
         return Example(
-            ids, np.concatenate([np.full_like(head, IGNORED), *(self._labels(i) for i in items)])
+            ids, np.concatenate([np.full_like(start, IGNORED), *(self._labels(i) for i in items)])
         )
 
     def cuts(self, items: NDArray[np.integer], first: float = 1.0) -> NDArray[np.int64]:
-        """Return where to cut a long sequence so that each piece fits `cutoff_len` as a running
-        list; ends included.
+        """Return where to cut a sequence so that each piece, as a running list, fits `cutoff_len`.
 
-        The first piece gets the share `first` of that room, so that cuts can fall elsewhere in each
-        epoch.
+        Both ends are included. The first piece gets the share `first` of the room, so that cuts can
+        differ from epoch to epoch.
         """
         room = self.cutoff_len - self._empty[0]
         cuts = [0]
         used = round((1 - first) * room)
-        for place, length in enumerate(self.answers.lengths[items]):
+        for index, length in enumerate(self.answers.lengths[items]):
             used += length
-            if used > room and place > 0:
-                cuts.append(place)
+            if used > room and index > 0:
+                cuts.append(index)
                 used = length
         return np.array([*cuts, len(items)])
 
     def _fitted(
-        self, history: NDArray[np.integer] | Sequence[int], head: int
+        self, history: NDArray[np.integer] | Sequence[int], instruction: int
     ) -> tuple[list[int], int]:
-        """Return the longest prompt that leaves room for every answer, and how many items are in
-        it.
-        """
+        """Return the longest prompt that leaves room for every answer, and its number of items."""
+        # Estimate the number of items from their separate costs, newest first.
         taken = self._cost[np.asarray(history, np.int64)[::-1]].cumsum()
-        n = int(np.searchsorted(taken, self._most - self._empty[head], side="right"))
-        ids = self._whole(history[len(history) - n :], head)
+        room = self._max_prompt - self._empty[instruction]
+        n = int(np.searchsorted(taken, room, side="right"))
+        ids = self._whole(history[len(history) - n :], instruction)
         if self.template.running:
             return ids, n
-        # Next to each other, items may have fewer tokens than alone, or more.
-        while len(ids) > self._most:
+        # Merges across items make them shorter or longer than alone, so correct the estimate.
+        while len(ids) > self._max_prompt:
             n -= 1
-            ids = self._whole(history[len(history) - n :], head)
+            ids = self._whole(history[len(history) - n :], instruction)
         while n < len(history):
-            longer = self._whole(history[len(history) - n - 1 :], head)
-            if len(longer) > self._most:
+            longer = self._whole(history[len(history) - n - 1 :], instruction)
+            if len(longer) > self._max_prompt:
                 break
             ids = longer
-            n = n + 1
+            n += 1
         return ids, n
 
-    def _whole(self, history: NDArray[np.integer] | Sequence[int], head: int) -> list[int]:
+    def _whole(self, history: NDArray[np.integer] | Sequence[int], instruction: int) -> list[int]:
         """Return the tokens of the prompt for a history of which nothing is left out."""
         t = self.template
         if t.running:
@@ -241,10 +237,12 @@ class Encoder:
                 *self._ids(t.head),
                 *(int(i) for item in history for i in self.answers[item]),
             ]
-        return self._start() + self._ids(t.text([self.titles[item] for item in history], head))
+        return self._start() + self._ids(
+            t.text([self.titles[item] for item in history], instruction)
+        )
 
-    def _drawn(self, history: NDArray[np.integer], target: int) -> int:
-        """Return the number of the head of a training example, always the same one."""
+    def _draw_instruction(self, history: NDArray[np.integer], target: int) -> int:
+        """Return the instruction of a training example, the same in every epoch and process."""
         example = np.array([self.seed, target, *history], np.int64).tobytes()
         return int.from_bytes(blake2b(example, digest_size=8).digest(), "little") % len(self._empty)
 
@@ -253,9 +251,7 @@ class Encoder:
         return ids if self.learned is None else np.where(self.learned[item] == 1, ids, IGNORED)
 
     def _start(self) -> list[int]:
-        """Return the tokens every prompt begins with: the tokenizer's own start token, or its end
-        token.
-        """
+        """Return the token that starts every prompt: the start token, or else the end token."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if isinstance(token, int):
                 return [token]
@@ -278,13 +274,14 @@ class Encoder:
         return self._batch([text])[0] if text else []
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        found = self.tokenizer(
+        # A title may contain the text of a special token; it must not become that token.
+        encoded = self.tokenizer(
             texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
         )
-        return found["input_ids"]  # type: ignore[return-value]
+        return encoded["input_ids"]  # type: ignore[return-value]
 
     def _answers_after(self, context: str, end: Sequence[int]) -> Ragged:
-        """Return the tokens of each answer as it follows `context`, with `end` after each."""
+        """Return the tokens of each answer as it follows `context`, and `end` after each."""
         parts = []
         for start in range(0, len(self.texts), CHUNK):
             texts = [self.template.answer_text(t) for t in self.texts[start : start + CHUNK]]
@@ -294,17 +291,17 @@ class Encoder:
     def _after(self, context: str, texts: list[str]) -> list[list[int]]:
         """Return the tokens of each text as it follows `context`.
 
-        Where the two would share a token, as the text begins a line; where that does not come apart
-        either, alone.
+        If a token would span the two, the text is tokenised at the start of a line instead, and if
+        a token spans that boundary too, without any context.
         """
-        found: dict[int, list[int]] = {}
-        for words in (context, "\n", ""):
-            left = [i for i in range(len(texts)) if i not in found]
-            before = self._ids(words)
-            together = self._batch([words + texts[i] for i in left]) if left else []
-            found |= {
+        tokens: dict[int, list[int]] = {}
+        for prefix in (context, "\n", ""):
+            left = [i for i in range(len(texts)) if i not in tokens]
+            before = self._ids(prefix)
+            together = self._batch([prefix + texts[i] for i in left]) if left else []
+            tokens |= {
                 i: ids[len(before) :]
                 for i, ids in zip(left, together, strict=True)
                 if ids[: len(before)] == before
             }
-        return [found[i] for i in range(len(texts))]
+        return [tokens[i] for i in range(len(texts))]
