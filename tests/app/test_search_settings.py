@@ -98,7 +98,7 @@ def test_lists_of_a_recipe_hold_for_every_method(
     deny.unlink()
     refused = copied(*(a for s in settings for a in ("--set", s)))
     assert refused.code == 2
-    assert "recommend.deny is no file" in refused.err
+    assert "recommend.deny: file not found" in refused.err
 
 
 def test_a_query_to_which_no_item_is_left_gets_an_empty_slate(

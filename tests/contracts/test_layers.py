@@ -17,7 +17,7 @@ SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
         errors alive stop types track aliases trees config config_learn config_signals config_rank
-        config_track recipe_files recipe glossary affects inputs registry processes runs
+        config_track recipe_files recipe glossary affects inputs registry processes environment runs
     """,
     "data": """
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch

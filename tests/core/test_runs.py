@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundrec.core import runs
+from groundrec.core.environment import environment
 from groundrec.core.errors import ArtifactError
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, atomic_write, digest, environment, read_json, write_json
+from groundrec.core.runs import Run, atomic_write, digest, read_json, write_json
 from groundrec.core.track import log
 from tests.commands import keeping_the_log
 

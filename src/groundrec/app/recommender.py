@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from groundrec.app.stages.artefacts import open_run
 from groundrec.app.stages.item_names import ItemNames
@@ -58,7 +58,7 @@ class Recommender:
         """
         x = open_run(Path(run))
         x.run.require("train", model_inputs(x.recipe, Finished(x.run)))
-        ranker: Any = x.ranker()
+        ranker = x.search_ranker()
         _ = ranker.search  # loads the model now, not in the first request's thread
         now = int(x.dataset.test.times.max()) + 1
         return cls(x.dataset.catalogue, ranker, x.item_names, now)

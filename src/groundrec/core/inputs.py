@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from groundrec.core.aliases import upgrade
 from groundrec.core.recipe import Recipe
 
-__all__ = ["AFTER", "Inputs", "as_recorded", "difference", "plain", "step_folder"]
+__all__ = ["AFTER", "Inputs", "Outcome", "as_recorded", "difference", "plain", "step_folder"]
 
 Inputs: TypeAlias = dict[str, Any]
 AFTER = "after"
@@ -30,6 +31,25 @@ FOLDERS_0_1 = {
     "evaluate": "eval",
 }
 """Folder of each step, or of all steps of a stage, as version 0.1 named it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a step, and why; as text, its line in the log."""
+
+    step: str
+    kind: Literal["skip", "resume", "redo", "restart", "start"]
+    reason: str = ""
+    """What differs; the fingerprint of a step that is skipped."""
+
+    def __str__(self) -> str:
+        return {
+            "skip": f"▪ {self.step}: skipped, finished with the same inputs ({self.reason})",
+            "resume": f"▸ {self.step}: resumed, started with the same inputs",
+            "redo": f"▸ {self.step}: redone, because {self.reason}",
+            "restart": f"▸ {self.step}: restarted, because {self.reason}",
+            "start": f"▸ {self.step}",
+        }[self.kind]
 
 
 def step_folder(run: Path, step: str) -> Path:

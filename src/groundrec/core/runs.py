@@ -16,22 +16,26 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from groundrec import __version__
 from groundrec.core.affects import deciding
 from groundrec.core.alive import LOCK, Identity, lock_folder, peak_bytes
+from groundrec.core.environment import environment
 from groundrec.core.errors import ArtifactError
-from groundrec.core.inputs import AFTER, Inputs, as_recorded, difference, plain, step_folder
+from groundrec.core.inputs import (
+    AFTER,
+    Inputs,
+    Outcome,
+    as_recorded,
+    difference,
+    plain,
+    step_folder,
+)
 from groundrec.core.processes import MAIN, SINGLE_PROCESS, Processes
 from groundrec.core.recipe import Recipe, whole_text
 from groundrec.core.stop import Stopped
@@ -39,11 +43,9 @@ from groundrec.core.track import log
 
 __all__ = [
     "IfExists",
-    "Outcome",
     "Run",
     "atomic_write",
     "digest",
-    "environment",
     "read_json",
     "write_json",
 ]
@@ -84,25 +86,6 @@ def digest(*values: Any) -> str:
     """Return 16 hexadecimal digits that identify the values."""
     text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What becomes of a step, and why; as text, its line in the log."""
-
-    step: str
-    kind: Literal["skip", "resume", "redo", "restart", "start"]
-    reason: str = ""
-    """What differs; the fingerprint of a step that is skipped."""
-
-    def __str__(self) -> str:
-        return {
-            "skip": f"▪ {self.step}: skipped, finished with the same inputs ({self.reason})",
-            "resume": f"▸ {self.step}: resumed, started with the same inputs",
-            "redo": f"▸ {self.step}: redone, because {self.reason}",
-            "restart": f"▸ {self.step}: restarted, because {self.reason}",
-            "start": f"▸ {self.step}",
-        }[self.kind]
 
 
 @dataclass(frozen=True)
@@ -368,37 +351,6 @@ def _refuse_other_data(path: Path, recipe: Recipe) -> None:
             accepted="the same [data] and [prepare] sections, or another directory",
             next_step="--run-dir runs/OTHER, or --if-exists new",
         )
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, platform, git revision and command line: what a result may depend on besides
-    its inputs.
-    """
-    packages = {}
-    for name in ("torch", "transformers", "tokenizers", "peft", "numpy", "duckdb"):
-        with contextlib.suppress(PackageNotFoundError):
-            packages[name] = version(name)
-    return {
-        "groundrec": __version__,
-        "python": platform.python_version(),
-        "packages": packages,
-        "git": _git_revision(),
-        "argv": sys.argv,
-        "finished": int(time.time()),
-    }
-
-
-def _git_revision() -> str | None:
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None
-    out = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return out.stdout.strip() or None
 
 
 def _free_name(path: Path) -> Path:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from groundrec.models.language import LanguageModel
     from groundrec.rank.groundings import Assistant, LoadedModel, Ranker
+    from groundrec.rank.recommend import SearchRanker
     from groundrec.signals.counts import Signal
     from groundrec.text.tokens import Encoder
 
@@ -119,6 +120,14 @@ class Artefacts:
             deny,
         )
         return find_grounding(method)(inputs)
+
+    def search_ranker(self, *, guided: bool = True) -> SearchRanker:
+        """Return the grounding `search`, `guided` by its assistant."""
+        from groundrec.rank.recommend import SearchRanker
+
+        ranker = self.ranker(SEARCH, guided=guided)
+        assert isinstance(ranker, SearchRanker), "built-in groundings cannot be replaced"
+        return ranker
 
     def scorer(self, name: str, split: str) -> Scorer:
         """Return the scores of a signal, or of a grounding by its saved slates of a split."""

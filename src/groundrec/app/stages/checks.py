@@ -35,57 +35,69 @@ def check_names(recipe: Recipe) -> None:
 
 
 def check_paths(recipe: Recipe) -> None:
-    """Raise `DataError` where the raw data is not there, `ConfigError` where the base model's
-    folder is not.
+    """Raise `DataError` for missing raw data, `ConfigError` for a missing file, model or device.
 
-    An engine that is not installed raises `MissingDependency`.
+    A package that is not installed raises `MissingDependency`.
     """
-    if recipe.recommend.engine == "ray" and find_spec("ray") is None:
-        raise MissingDependency("ray", "ray")
-    if (
-        "ground" in recipe.recommend.methods
-        and recipe.ground.index == "faiss"
-        and find_spec("faiss") is None
-    ):
-        raise MissingDependency("faiss", "faiss")
-    main = ""
-    if recipe.data.dataset:
-        from groundrec.data.dataset import DatasetReader
-
-        main = DatasetReader(recipe.data.dataset).fingerprint
-    else:
-        if recipe.prepare.engine == "spark":
-            from groundrec.data.engines import check_spark
-
-            check_spark()
-        resolve("sources", recipe.data.source)(recipe.data)
-    fingerprints(recipe, main)
+    _check_packages(recipe)
+    fingerprints(recipe, _check_data(recipe))
     for name in ("allow", "deny"):
         path = getattr(recipe.recommend, name)
         if path and not path.is_file():
             raise ConfigError(
-                f"recommend.{name} is no file",
+                f"recommend.{name}: file not found",
                 value=path,
                 accepted="a text file with an item id or a title per line",
                 next_step=f"--set recommend.{name}=PATH, or leave it out",
             )
     _check_base(recipe.model.base_model)
-    if recipe.train.resume_from:
+    _check_training(recipe)
+
+
+def _check_packages(recipe: Recipe) -> None:
+    if recipe.recommend.engine == "ray" and find_spec("ray") is None:
+        raise MissingDependency("ray", "ray")
+    grounds = "ground" in recipe.recommend.methods
+    if grounds and recipe.ground.index == "faiss" and find_spec("faiss") is None:
+        raise MissingDependency("faiss", "faiss")
+
+
+def _check_data(recipe: Recipe) -> str:
+    """Return the fingerprint of a finished data set; empty where the run has to prepare one."""
+    if recipe.data.dataset:
+        from groundrec.data.dataset import DatasetReader
+
+        return DatasetReader(recipe.data.dataset).fingerprint
+    if recipe.prepare.engine == "spark":
+        from groundrec.data.engines import check_spark
+
+        check_spark()
+    resolve("sources", recipe.data.source)(recipe.data)
+    return ""
+
+
+def _check_training(recipe: Recipe) -> None:
+    """Check what training starts from, and that this machine can compute as it is asked to."""
+    section = recipe.train
+    if section.resume_from:
         from groundrec.train.start import find_start, find_weights
 
-        (find_weights if recipe.train.method == "none" else find_start)(recipe.train.resume_from)
-    if recipe.train.method == "qlora":
+        find = find_weights if section.method == "none" else find_start
+        find(section.resume_from)
+    if section.method == "none":
+        return
+    if section.method == "qlora":
         from groundrec.models.language import require_bits
 
         require_bits()
-    if recipe.train.precision != "auto" and recipe.train.method != "none":
+    if section.precision != "auto":
         from groundrec.train.precision import resolve_precision
 
-        resolve_precision(recipe.train)
-    if recipe.train.tree_attention != "sdpa" and recipe.train.method != "none":
+        resolve_precision(section)
+    if section.tree_attention != "sdpa":
         from groundrec.train.packing import check_attention
 
-        check_attention(recipe.train)
+        check_attention(section)
 
 
 def _check_base(base: str) -> None:

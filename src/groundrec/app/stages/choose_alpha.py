@@ -26,8 +26,8 @@ __all__ = ["choose_assistant_weight"]
 
 def choose_assistant_weight(
     recipe: Recipe, ranker: SearchRanker, signal: Signal, queries: Queries, folder: Path
-) -> dict[str, float]:
-    """Return `alpha`, the weight of the language model beside `signal` that is best on `queries`.
+) -> float:
+    """Return alpha, the weight of the language model beside `signal` that is best on `queries`.
 
     `ranker` is the search without an assistant. The curve is written to `folder`.
     """
@@ -51,7 +51,7 @@ def choose_assistant_weight(
     log.info(
         f"  {assistant} in the search: alpha = {alpha:.2f}, {recipe.fuse.metric} on validation"
     )
-    return {"alpha": alpha}
+    return alpha
 
 
 def _candidates(

@@ -1,7 +1,7 @@
-"""Runs beside each other: one row per run and method, a mean with its interval and a paired
-difference per metric.
+"""Runs side by side: one row per run and method, and per metric a mean with its interval and a
+paired difference.
 
-Only queries that every run has ranked count. Knows nothing about how a run came by its slates.
+Only queries that every run has ranked count. Knows nothing about how slates were made.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Row:
 
     run: str
     method: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     """The settings that are not the same in all runs, and those that were swept."""
     metrics: dict[str, Interval]
     versus: dict[str, Paired]
@@ -96,58 +96,65 @@ def compare_runs(
     against: str | None = None,
     samples: int = 1000,
 ) -> Table:
-    """Return every run's `methods` beside each other, each compared with the first row, query by
-    query.
+    """Return every run's `methods` side by side, each compared with the first row query by query.
 
     `runs` are finished runs by name, measured on the same data set. The method `all` stands for
-    every one that all runs have; `metrics` are those of the first run's main cut-off when left out,
-    `all` every one. The first row is the first run's `against`, else its first method. Settings
-    that differ are told, and those that were `swept`. Intervals and p-values are over users,
-    p-values corrected by Holm over the rows.
+    every method that all runs have. `metrics` are those at the first run's main cut-off when left
+    out, `all` every one. The first row is the first run's `against`, else its first method. The
+    table holds the settings that differ and those that were `swept`. Intervals and p-values are
+    over users, p-values corrected by Holm over the rows.
     """
     measured = [_read(name, path) for name, path in runs.items()]
     _refuse_other_data(measured)
-    metrics = (
-        _metrics(measured[0])
-        if list(metrics) == [ALL]
-        else list(metrics) or _main_metrics(measured[0])
-    )
-    if list(methods) == [ALL]:
-        methods = [name for name in measured[0].methods if all(name in m.methods for m in measured)]
+    metrics = _chosen_metrics(measured[0], metrics)
+    methods = _chosen_methods(measured, methods)
     if against is not None:
         _check(measured[0], [against], metrics)
         methods = [against, *(method for method in methods if method != against)]
-    for m in measured:
-        _check(m, methods, metrics)
-    names = {(m.name, method): m for m in measured for method in methods}
+    for run in measured:
+        _check(run, methods, metrics)
     ids, rows = _common(measured)
-    columns = {key: m.columns(key[1], metrics, rows[m.name]) for key, m in names.items()}
-    users = measured[0].table["user"][rows[measured[0].name]]
-    means = {
-        key: intervals(values, users, samples=samples, seed=SEED) for key, values in columns.items()
+    columns = {
+        (run.name, method): run.columns(method, metrics, rows[run.name])
+        for run in measured
+        for method in methods
     }
+    users = measured[0].table["user"][rows[measured[0].name]]
     versus = {metric: _versus(columns, metric, users, samples) for metric in metrics}
-    told = _told(measured, swept)
+    settings_of = _differing_settings(measured, swept)
+    all_ids = set().union(*(run.table["query_id"].tolist() for run in measured))
     return Table(
         tuple(
             Row(
                 *key,
-                told[key[0]],
-                means[key],
+                settings_of[key[0]],
+                intervals(values, users, samples=samples, seed=SEED),
                 {metric: pairs[key] for metric, pairs in versus.items() if key in pairs},
             )
-            for key in names
+            for key, values in columns.items()
         ),
         queries=len(ids),
         users=len(np.unique(users)),
-        left_out=len(set().union(*(m.table["query_id"].tolist() for m in measured))) - len(ids),
+        left_out=len(all_ids) - len(ids),
     )
+
+
+def _chosen_metrics(first: _Measured, metrics: Sequence[str]) -> list[str]:
+    if list(metrics) == [ALL]:
+        return _metrics(first)
+    return list(metrics) or _main_metrics(first)
+
+
+def _chosen_methods(runs: Sequence[_Measured], methods: Sequence[str]) -> list[str]:
+    if list(methods) != [ALL]:
+        return list(methods)
+    return [name for name in runs[0].methods if all(name in run.methods for run in runs)]
 
 
 def _versus(
     columns: dict[tuple[str, str], dict[str, Values]],
     metric: str,
-    users: NDArray[Any],
+    users: NDArray[np.generic],
     samples: int,
 ) -> dict[tuple[str, str], Paired]:
     """Return each row's difference from the first in one metric."""
@@ -250,7 +257,9 @@ def _places(where: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.i
     return order[np.searchsorted(where, wanted, sorter=order)]
 
 
-def _told(runs: Sequence[_Measured], swept: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _differing_settings(
+    runs: Sequence[_Measured], swept: Sequence[str]
+) -> dict[str, dict[str, object]]:
     """Return each run's settings that are not the same in all runs, and those that were swept."""
     every = {
         run.name: {k: v for k, v, _ in settings(Recipe.model_validate(run.config))} for run in runs

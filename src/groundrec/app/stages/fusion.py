@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +148,7 @@ class _Fuser:
     test: Split
     folder: Path
 
-    def fuse(self, wanted: Iterable[Fusion]) -> dict[str, Any]:
+    def fuse(self, wanted: Iterable[Fusion]) -> dict[str, object]:
         """Do every fusion; return the chosen weights by the fusions' folders."""
         chosen: dict[str, Choice] = {}
         for fusion, valid, test in self._with_scores(wanted):
@@ -250,7 +250,7 @@ class _Fuser:
         return f"{name} = {alpha:.2f}, {self.recipe.fuse.metric} on validation{more}"
 
 
-def fuse(recipe: Recipe, valid: Split, test: Split, folder: Path) -> dict[str, Any]:
+def fuse(recipe: Recipe, valid: Split, test: Split, folder: Path) -> dict[str, object]:
     """Choose the weights of every fusion on `valid`, and write the slates of `test` to `folder`.
 
     Returns the weights by the fusions' folders.

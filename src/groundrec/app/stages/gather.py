@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from groundrec.app.stages.artefacts import Artefacts
 from groundrec.app.stages.fusion import LEARNED, choices, fusions, kept_slates, slates_per_metric
@@ -17,6 +17,10 @@ from groundrec.core.types import PreparedDataset, Queries, Slates
 from groundrec.evaluate.charts import Curve, FusionCurve, Kind, Series
 
 __all__ = ["Gathered", "gather", "kind_of", "slates_by_method"]
+
+
+LogRow: TypeAlias = dict[str, Any]
+"""One line of `metrics.jsonl`."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,7 @@ def kind_of(recipe: Recipe, name: str) -> Kind:
     return "language" if name in map(title, recipe.recommend.methods) else "fused"
 
 
-def _training_curves(
-    run: list[dict[str, Any]], signals: Mapping[str, list[dict[str, Any]]]
-) -> tuple[Curve, ...]:
+def _training_curves(run: list[LogRow], signals: Mapping[str, list[LogRow]]) -> tuple[Curve, ...]:
     """Return the curves of the language model and of each signal that was trained, from their
     logs. Runs of version 0.1 logged the language model's stage as `model`.
     """
@@ -113,7 +115,7 @@ def _curve(name: str, series: list[Series]) -> list[Curve]:
     return [Curve(name, "epoch", shown)] if shown else []
 
 
-def _series(rows: list[dict[str, Any]], key: str, name: str) -> Series:
+def _series(rows: list[LogRow], key: str, name: str) -> Series:
     """Return the last value logged at each epoch, so that a resumed run shows one line."""
     points = {float(row["epoch"]): float(row[key]) for row in rows if key in row}
     epochs = sorted(points)

@@ -7,7 +7,7 @@ A step whose inputs are those of its last time is not done again. Each function 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 from groundrec.app.stages.domains import fingerprints, other_domains
 from groundrec.core.affects import deciding
@@ -50,18 +50,22 @@ COMMON = (
 """Settings that decide the slates of every grounding, whatever settings it declares."""
 
 
+FileStamp: TypeAlias = list[str | int]
+"""Name, size and time of a file."""
+
+
 class Upstream(Protocol):
     """The steps that have been done when another one begins."""
 
-    def fingerprint(self, step: str) -> Any:
+    def fingerprint(self, step: str) -> str:
         """Return the fingerprint of a step."""
         ...
 
-    def dataset(self) -> Any:
+    def dataset(self) -> str:
         """Return the fingerprint of the contents of the prepared data set."""
         ...
 
-    def base_model(self, name: str, weights: str) -> list[Any]:
+    def base_model(self, name: str, weights: str) -> list[object]:
         """Return the name, revision and contents of a model from a hub."""
         ...
 
@@ -80,7 +84,7 @@ class Finished:
         """Return the fingerprint of the prepared data set's contents."""
         return self._run.manifest("prepare")["result"]["dataset"]
 
-    def base_model(self, name: str, weights: str) -> list[Any]:
+    def base_model(self, name: str, weights: str) -> list[object]:
         """Return the name, revision and contents of a model from a hub, fetched where it is not
         here yet.
         """
@@ -143,7 +147,7 @@ def train_inputs(recipe: Recipe, upstream: Upstream) -> Inputs:
     if other_domains(recipe):
         inputs["domains"] = {
             domain: {"dataset": found, "template": template_of(recipe, domain).model_dump()}
-            for domain, found in fingerprints(recipe, str(upstream.dataset())).items()
+            for domain, found in fingerprints(recipe, upstream.dataset()).items()
         }
     return inputs
 
@@ -191,7 +195,7 @@ def evaluate_inputs(recipe: Recipe, upstream: Upstream) -> Inputs:
     }
 
 
-def files_of(path: Path | str | None) -> list[list[Any]]:
+def files_of(path: Path | str | None) -> list[FileStamp]:
     """Return name, size and time of the files at `path`, so that a changed file is noticed; nothing
     for a URL, which stands for itself.
     """
@@ -212,6 +216,6 @@ def _read_by(method: str) -> tuple[str, ...]:
     return (*COMMON, *find_grounding(method).settings)
 
 
-def _lists(recipe: Recipe) -> list[list[Any]]:
+def _lists(recipe: Recipe) -> list[FileStamp]:
     """Return the files that say what may be recommended."""
     return files_of(recipe.recommend.allow) + files_of(recipe.recommend.deny)

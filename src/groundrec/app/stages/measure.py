@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from groundrec.app.stages.fusion import fusions
 from groundrec.app.stages.gather import Gathered, kind_of
+from groundrec.core.environment import environment
 from groundrec.core.registry import names
-from groundrec.core.runs import environment
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, PreparedDataset, Queries, Slates
 from groundrec.evaluate import metrics
 from groundrec.evaluate.report import Method, Pick, Report, UserExample
-from groundrec.evaluate.statistics import compare_to_reference, intervals
+from groundrec.evaluate.statistics import Comparison, compare_to_reference, intervals
 
 __all__ = ["PerQuery", "measure"]
 
@@ -84,7 +84,9 @@ def _per_query(gathered: Gathered) -> PerQuery:
     return values
 
 
-def _method(gathered: Gathered, name: str, values: dict[str, Any], versus: Any) -> Method:
+def _method(
+    gathered: Gathered, name: str, values: dict[str, NDArray[np.float64]], versus: Comparison | None
+) -> Method:
     recipe = gathered.recipe
     queries = gathered.queries
     slates = gathered.slates[name]

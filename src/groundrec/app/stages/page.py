@@ -61,7 +61,7 @@ def defined(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _summary(report: Report) -> dict[str, Any]:
+def _summary(report: Report) -> dict[str, object]:
     return {
         "queries": report.queries,
         "users": report.users,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from groundrec.app.stages.made_from import Finished
 from groundrec.app.stages.stages import STAGES
-from groundrec.core.inputs import plain
+from groundrec.core.inputs import Outcome, plain
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Outcome, Run, digest
+from groundrec.core.runs import Run, digest
 from groundrec.models import hubs
 
 __all__ = ["plan"]
@@ -29,7 +28,7 @@ class _Planned:
     def dataset(self) -> str:
         return self._finished.dataset() if self.prepared else "known once `prepare` is done"
 
-    def base_model(self, name: str, weights: str) -> list[Any]:
+    def base_model(self, name: str, weights: str) -> list[object]:
         here = any(model.name == name for model in hubs.pinned())
         return self._finished.base_model(name, weights) if here else [name, "not downloaded yet"]
 

@@ -6,7 +6,6 @@ Knows nothing about how checkpoints are written or read.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from groundrec.core.errors import ConfigError
 from groundrec.core.inputs import Inputs, as_recorded, difference, plain, step_folder
@@ -80,7 +79,7 @@ def _require_same_steps(start: StartPoint, epochs: float, inputs: Inputs) -> Non
         )
 
 
-def _shared(inputs: Inputs) -> dict[str, Any]:
+def _shared(inputs: Inputs) -> Inputs:
     """Return inputs of a training without those that may change."""
     train = {key: value for key, value in inputs["train"].items() if key not in FREE}
     free = ("start", "recommend", "files")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from groundrec.app.stages import made_from
 from groundrec.app.stages.artefacts import Artefacts
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "Step", "run_recipe"]
 
-Result: TypeAlias = dict[str, Any] | None
+Result: TypeAlias = dict[str, object] | None
 """What a step's manifest keeps of its work."""
 
 
@@ -123,8 +123,9 @@ def _recommend(recipe: Recipe) -> list[Step]:
 def _alpha() -> Step:
     def work(x: Artefacts, folder: Path) -> Result:
         signal = x.signal(x.recipe.recommend.assistant or "")
-        ranker: Any = x.ranker(guided=False)
-        return choose_assistant_weight(x.recipe, ranker, signal, x.queries("valid"), folder)
+        ranker = x.search_ranker(guided=False)
+        alpha = choose_assistant_weight(x.recipe, ranker, signal, x.queries("valid"), folder)
+        return {"alpha": alpha}
 
     def inputs(recipe: Recipe, upstream: Upstream, _: Run) -> Inputs:
         return made_from.alpha_inputs(recipe, upstream)

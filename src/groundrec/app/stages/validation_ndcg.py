@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from groundrec.core.registry import resolve
 from groundrec.core.types import Queries
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from groundrec.rank.groundings import GroundingInputs
 
 __all__ = ["validation_ndcg"]
 
 K = 10
 
-Judge: TypeAlias = Callable[[Any], float]
+Judge: TypeAlias = "Callable[[PreTrainedModel], float]"
 """Returns a number of a model; higher is better."""
 
 
@@ -43,7 +45,7 @@ def validation_ndcg(inputs: GroundingInputs, queries: Queries, sharing: int) -> 
     ndcg = metric_function(f"ndcg@{K}")
     untrained = inputs.loaded
 
-    def judge(model: Any) -> float:
+    def judge(model: PreTrainedModel) -> float:
         lm = LanguageModel(model, untrained.lm.tokenizer)
         ranker = resolve("groundings", SEARCH)(
             replace(inputs, load=lambda: untrained._replace(lm=lm))
