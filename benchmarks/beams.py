@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from groundrec.app.stages.artefacts import Artefacts
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, read_json
+from groundrec.core.runs import Run
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Slates
 from groundrec.evaluate.metrics import metric_function

@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from groundrec.core.runs import read_json
+from groundrec.core.files import read_json
 from groundrec.evaluate.statistics import compare_to_reference, intervals
 
 DATA = ("movielens-100k", "ml-latest-small")

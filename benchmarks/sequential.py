@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores, Slates
 from groundrec.data.dataset import load
 from groundrec.evaluate.metrics import per_query

@@ -19,8 +19,8 @@ from groundrec.app import boards
 from groundrec.app.boards import require, shown
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError, MissingDependency
+from groundrec.core.files import write_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import write_json
 from groundrec.core.track import Metrics, log, report_gradients
 
 BLOCK = 32768

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.core.runs import read_json
+from groundrec.core.files import read_json
 from groundrec.core.track import Metrics
 from groundrec.train.start import last_complete_checkpoint
 from tests.app.conftest import Tiny, slate_bytes

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from groundrec.core.aliases import NAMES, VALUES
-from groundrec.core.runs import digest, read_json, write_json
+from groundrec.core.files import digest, read_json, write_json
 from tests.app.conftest import FILMS, Tiny, slate_bytes, title
 from tests.app.test_run import stage_lines
 from tests.commands import command

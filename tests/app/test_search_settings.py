@@ -12,8 +12,9 @@ import pytest
 from groundrec.app.recommender import Recommender
 from groundrec.app.stages.artefacts import Artefacts
 from groundrec.core.errors import SearchError
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, read_json
+from groundrec.core.runs import Run
 from groundrec.core.track import Metrics
 from groundrec.core.types import NO_ITEM
 from groundrec.rank.search.masks import Guide, guide_totals

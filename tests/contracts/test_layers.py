@@ -16,7 +16,7 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
-        errors alive stop types track aliases trees config config_learn config_signals config_rank
+        errors files alive stop types track aliases trees config config_learn config_signals config_rank
         config_track recipe_files recipe glossary affects inputs registry processes environment runs
     """,
     "data": """

@@ -17,8 +17,9 @@ import pytest
 from groundrec.core import stop
 from groundrec.core.alive import Identity, lock_folder
 from groundrec.core.errors import ArtifactError
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, read_json
+from groundrec.core.runs import Run
 from groundrec.core.stop import Stopped, defer_stop, stop_on_sigterm
 
 

@@ -15,9 +15,10 @@ import pytest
 
 from groundrec.core import processes
 from groundrec.core.errors import ProcessError
+from groundrec.core.files import read_json
 from groundrec.core.processes import SINGLE_PROCESS, Processes, launcher_started_one
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, read_json
+from groundrec.core.runs import Run
 
 LAUNCHED = {
     "RANK": "3",

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from groundrec.core import runs
 from groundrec.core.environment import environment
 from groundrec.core.errors import ArtifactError
+from groundrec.core.files import atomic_write, digest, read_json, write_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, atomic_write, digest, read_json, write_json
+from groundrec.core.runs import Run
 from groundrec.core.track import log
 from tests.commands import keeping_the_log
 
@@ -117,7 +118,7 @@ def test_json_that_was_cut_short_is_none(tmp_path: Path, content: bytes) -> None
 def test_a_digest_is_the_same_in_every_process_and_ignores_the_order_of_keys() -> None:
     value = {"b": [1, 2.5, None], "a": {"y": "ü", "x": True}}
     turned = {"a": {"x": True, "y": "ü"}, "b": [1, 2.5, None]}
-    code = f"from groundrec.core.runs import digest; print(digest('stage', {turned}))"
+    code = f"from groundrec.core.files import digest; print(digest('stage', {turned}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert digest("stage", value) == other.stdout.strip() == "f64a2b4b5d1b2fe7"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from groundrec.core import track
-from groundrec.core.runs import read_json
+from groundrec.core.files import read_json
 from groundrec.core.track import Metrics, log, log_to, progress, progress_bar, progress_to
 from tests.commands import keeping_the_log
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from groundrec.core.errors import ConfigError
-from groundrec.core.runs import read_json, write_json
+from groundrec.core.files import read_json, write_json
 from groundrec.core.track import Metrics
 from groundrec.models.language import open_base
 from groundrec.train.adapters import load_adapters, with_lora

@@ -20,9 +20,9 @@ from typing import Protocol
 
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError, MissingDependency
+from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import read_json
 from groundrec.core.track import Histogram, gradients_to, log, metrics_to
 
 __all__ = ["require", "shown"]

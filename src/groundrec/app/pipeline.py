@@ -16,9 +16,10 @@ from groundrec.app.stages.artefacts import Artefacts, open_run
 from groundrec.app.stages.checks import check_names, check_paths
 from groundrec.app.stages.made_from import slates_step
 from groundrec.app.stages.names import title
+from groundrec.core.files import read_json
 from groundrec.core.processes import SINGLE_PROCESS
 from groundrec.core.recipe import Recipe, as_toml
-from groundrec.core.runs import Run, read_json
+from groundrec.core.runs import Run
 from groundrec.core.track import record_in
 from groundrec.core.types import PreparedDataset, Slates
 

@@ -13,8 +13,6 @@ the main one does all of this and the others follow. Knows nothing about what st
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -27,6 +25,7 @@ from groundrec.core.affects import deciding
 from groundrec.core.alive import LOCK, Identity, lock_folder, peak_bytes
 from groundrec.core.environment import environment
 from groundrec.core.errors import ArtifactError
+from groundrec.core.files import digest, read_json, write_json
 from groundrec.core.inputs import (
     AFTER,
     Inputs,
@@ -41,51 +40,9 @@ from groundrec.core.recipe import Recipe, whole_text
 from groundrec.core.stop import Stopped
 from groundrec.core.track import log
 
-__all__ = [
-    "IfExists",
-    "Run",
-    "atomic_write",
-    "digest",
-    "read_json",
-    "write_json",
-]
+__all__ = ["IfExists", "Run"]
 
 IfExists = Literal["resume", "new", "fail"]
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; move it over `path` only if the block ends well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    with atomic_write(path) as part:
-        part.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-        )
-
-
-def read_json(path: Path) -> Any:
-    """Return the JSON value of a file, or None where there is no such file or it was cut short."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-
-
-def digest(*values: Any) -> str:
-    """Return 16 hexadecimal digits that identify the values."""
-    text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

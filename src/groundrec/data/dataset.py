@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from groundrec.core.errors import ArtifactError, DataError
-from groundrec.core.runs import atomic_write, digest, read_json, write_json
+from groundrec.core.files import atomic_write, digest, read_json, write_json
 from groundrec.core.types import Catalogue, PreparedDataset, Queries, Ragged
 from groundrec.data.arrays import as_arrow, as_lists, as_numpy, as_texts
 from groundrec.data.digests import QueryHashes, hash_texts, quoted

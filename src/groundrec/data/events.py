@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from groundrec.core.runs import digest
+from groundrec.core.files import digest
 from groundrec.data.arrays import as_arrow, as_numpy, as_texts
 from groundrec.data.digests import hash_array, hash_texts
 

@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from groundrec.core.errors import ConfigError
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.evaluate.statistics import Interval
 
 __all__ = [

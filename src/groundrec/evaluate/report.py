@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.evaluate import charts
 from groundrec.evaluate.charts import Curve, FusionCurve, Series
 from groundrec.evaluate.report_data import Method, Pick, Report, UserExample

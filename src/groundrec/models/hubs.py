@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, DataError, MissingDependency
-from groundrec.core.runs import digest, read_json, write_json
+from groundrec.core.files import digest, read_json, write_json
 from groundrec.core.track import log
 from groundrec.data.raw.download import cache_folder
 from groundrec.data.raw.fetch import download_error, modelscope_client, sha256_of

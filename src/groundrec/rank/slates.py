@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from groundrec.core.errors import ArtifactError
-from groundrec.core.runs import atomic_write, read_json, write_json
+from groundrec.core.files import atomic_write, read_json, write_json
 from groundrec.core.types import NO_ITEM, Queries, Slates
 from groundrec.rank.search.search import Work
 

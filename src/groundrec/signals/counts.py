@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from groundrec.core.errors import ArtifactError
+from groundrec.core.files import atomic_write
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import atomic_write
 from groundrec.core.types import PreparedDataset, Queries, Ragged, Scores
 
 __all__ = ["CoOccurrence", "ItemKNN", "Popularity", "RecentPopularity", "Signal", "existing"]

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 
 from groundrec.core.config_signals import External as Settings
 from groundrec.core.errors import ArtifactError, ConfigError, DataError
+from groundrec.core.files import atomic_write
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import atomic_write
 from groundrec.core.types import Catalogue, PreparedDataset, Queries, Scores
 from groundrec.signals.counts import existing
 

@@ -22,7 +22,7 @@ from scipy.optimize import minimize_scalar
 
 from groundrec.core import config_signals
 from groundrec.core.errors import TrainingError
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.core.track import Metrics, log, progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores
 from groundrec.signals.objectives import Objective, objective

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundrec.core.errors import ArtifactError
+from groundrec.core.files import atomic_write
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import atomic_write
 from groundrec.core.track import Metrics
 from groundrec.core.types import PreparedDataset, Queries, Scores
 from groundrec.signals.counts import existing

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from groundrec.core.errors import DataError
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.core.types import Ragged
 
 __all__ = ["ROOT", "Trie"]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency
-from groundrec.core.runs import read_json
+from groundrec.core.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,7 +14,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from groundrec.core import config_learn
-from groundrec.core.runs import read_json
+from groundrec.core.files import read_json
 
 __all__ = ["MEASURES", "Measure", "Patience"]
 

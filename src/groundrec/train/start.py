@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groundrec.core.errors import ConfigError
+from groundrec.core.files import read_json, write_json
 from groundrec.core.inputs import step_folder
 from groundrec.core.processes import Processes
-from groundrec.core.runs import read_json, write_json
 from groundrec.core.track import log
 from groundrec.models.hubs import fetch
 

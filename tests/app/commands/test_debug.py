@@ -16,8 +16,8 @@ import pytest
 
 from groundrec.app.commands import debug
 from groundrec.app.stages import stages
+from groundrec.core.files import read_json
 from groundrec.core.processes import SINGLE_PROCESS, Processes
-from groundrec.core.runs import read_json
 from tests.app.conftest import write_shop
 from tests.app.debugger import PATIENCE, attached, free_ports
 from tests.app.launched import TORCHRUN, output, started

@@ -10,8 +10,8 @@ import pytest
 
 from groundrec.app.commands.published_flags import parse_flags
 from groundrec.app.commands.train import PUBLISHED_FLAGS
+from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
-from groundrec.core.runs import read_json
 from tests.app.conftest import Tiny, slate_bytes, write_shop
 from tests.commands import Result, command
 

@@ -15,7 +15,7 @@ import pytest
 
 from groundrec.app.jobs.job import Job
 from groundrec.app.jobs.state import state_of
-from groundrec.core.runs import read_json, write_json
+from groundrec.core.files import read_json, write_json
 from tests.app.background import Terminal, at_work, until
 from tests.app.conftest import Tiny, write_shop
 from tests.commands import command

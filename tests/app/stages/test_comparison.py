@@ -18,8 +18,8 @@ import pytest
 from groundrec.app.jobs.job import Job
 from groundrec.app.stages.comparison import compare_runs
 from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.files import read_json, write_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import read_json, write_json
 from groundrec.evaluate.statistics import compare_to_reference, intervals
 from tests.app.conftest import USERS, Tiny
 from tests.commands import command

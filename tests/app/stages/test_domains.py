@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from groundrec.app.recommender import Recommender
-from groundrec.core.runs import read_json
+from groundrec.core.files import read_json
 from groundrec.core.track import Metrics
 from groundrec.rank.slates import load_slates
 from tests.app.conftest import FILMS, write_shop

@@ -14,10 +14,11 @@ from groundrec.app.stages.plan import plan
 from groundrec.app.stages.stages import STAGES
 from groundrec.core.affects import STAGES as STAGE_NAMES
 from groundrec.core.affects import affected, declared
+from groundrec.core.files import write_json
 from groundrec.core.inputs import Outcome
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import BUILT_IN, resolve
-from groundrec.core.runs import Run, write_json
+from groundrec.core.runs import Run
 from groundrec.rank.groundings import find_grounding
 from tests.app.conftest import Tiny
 from tests.commands import command

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from groundrec.core.affects import declared
-from groundrec.core.runs import read_json
+from groundrec.core.files import read_json
 from groundrec.core.types import Slates
 from groundrec.data.dataset import load
 from groundrec.rank.slates import load_slates

@@ -19,8 +19,8 @@ from groundrec.app.jobs.job import FILE as JOB_FILE
 from groundrec.app.jobs.job import Job
 from groundrec.app.stages.checks import check_names, check_paths
 from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import read_json
 from groundrec.core.track import log_to
 
 __all__ = ["evaluate"]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from groundrec.app.stages.domains import other_domains
 from groundrec.core.config_learn import Train
 from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import read_json
 from groundrec.core.types import PreparedDataset, Queries
 from groundrec.data.dataset import load
 from groundrec.data.summary import filter_counts

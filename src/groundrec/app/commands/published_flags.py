@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundrec.core.errors import ConfigError
+from groundrec.core.files import atomic_write
 from groundrec.core.glossary import find
 from groundrec.core.recipe import load_recipe
-from groundrec.core.runs import atomic_write
 from groundrec.text.prompts import has_words
 
 __all__ = ["ParsedFlags", "parse_flags", "write_recipe"]

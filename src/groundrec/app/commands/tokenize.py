@@ -25,8 +25,8 @@ from groundrec.app.commands.tokens_shown import (
     print_tokens,
 )
 from groundrec.core.errors import DataError
+from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
-from groundrec.core.runs import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

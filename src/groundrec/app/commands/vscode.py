@@ -12,7 +12,7 @@ from typing import Any
 
 from groundrec.app.commands.debug import HERE, PORT
 from groundrec.core.errors import ConfigError
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 
 __all__ = ["configurations", "merged", "plain", "write"]
 

@@ -22,8 +22,9 @@ from groundrec.app.jobs.supervise import launch
 from groundrec.app.stages.checks import check_names, check_paths
 from groundrec.core.alive import Identity, lock_folder
 from groundrec.core.errors import ArtifactError, ConfigError, ProcessError
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe, load_recipe
-from groundrec.core.runs import IfExists, Run, read_json
+from groundrec.core.runs import IfExists, Run
 
 __all__ = ["grid_of", "remove", "resume", "stop", "submit_jobs"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundrec.core.errors import ArtifactError
-from groundrec.core.runs import read_json, write_json
+from groundrec.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from groundrec.app.jobs.records import JobRecord

@@ -18,7 +18,7 @@ from typing import TypedDict
 from filelock import FileLock
 
 from groundrec.core.alive import Identity
-from groundrec.core.runs import read_json, write_json
+from groundrec.core.files import read_json, write_json
 
 __all__ = ["GPUS", "Queue", "Ticket", "gpus", "state_folder"]
 

@@ -18,8 +18,8 @@ from groundrec.app.jobs.job import LAST
 from groundrec.app.jobs.records import RECORD, Exit, JobRecord, Status, SupervisorRecord
 from groundrec.core.alive import Identity, lock_folder
 from groundrec.core.errors import ArtifactError, did_you_mean
+from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
-from groundrec.core.runs import read_json
 from groundrec.core.track import Metrics
 
 __all__ = ["ROOT", "Best", "State", "named", "runs_in", "state_of"]

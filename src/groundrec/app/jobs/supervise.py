@@ -24,7 +24,7 @@ from groundrec.app.jobs.records import RECORD, Exit, SupervisorRecord
 from groundrec.app.jobs.state import state_of
 from groundrec.core.alive import Identity, lock_folder, peak_bytes
 from groundrec.core.errors import ArtifactError, GroundrecError, ProcessError
-from groundrec.core.runs import write_json
+from groundrec.core.files import write_json
 from groundrec.core.track import log, log_to
 
 __all__ = ["Supervisor", "launch", "main"]

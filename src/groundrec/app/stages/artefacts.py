@@ -19,9 +19,10 @@ from groundrec.app.stages.domains import other_domains
 from groundrec.app.stages.item_names import ItemNames
 from groundrec.app.stages.made_from import ALPHA, SEARCH, files_of, signal_step, slates_step
 from groundrec.core.errors import ArtifactError
+from groundrec.core.files import digest, read_json
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
-from groundrec.core.runs import Run, digest, read_json
+from groundrec.core.runs import Run
 from groundrec.core.types import PreparedDataset, Queries, Scores
 from groundrec.data import dataset as datasets
 from groundrec.text.answers import answers_of

@@ -31,7 +31,7 @@ def choose_assistant_weight(
 
     `ranker` is the search without an assistant. The curve is written to `folder`.
     """
-    from groundrec.core.runs import write_json
+    from groundrec.core.files import write_json
     from groundrec.evaluate.metrics import metric_function
     from groundrec.rank.fuse import choose_alpha
 

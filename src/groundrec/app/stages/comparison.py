@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from groundrec.app.stages.names import LANGUAGE_MODEL
 from groundrec.core.errors import ArtifactError, ConfigError, did_you_mean
+from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
 from groundrec.core.recipe import Recipe, settings
-from groundrec.core.runs import read_json
 from groundrec.evaluate.statistics import Interval, compare_to_reference, intervals
 
 __all__ = ["ALL", "Paired", "Row", "Table", "compare_runs"]

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import read_json
 from groundrec.text.prompts import has_words
 
 __all__ = ["Size", "fingerprints", "main_domain", "other_domains", "size_table", "sizes"]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from groundrec.app.stages.artefacts import Scorer
 from groundrec.app.stages.made_from import SEARCH
 from groundrec.app.stages.names import short_title
+from groundrec.core.files import read_json, write_json
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import names
-from groundrec.core.runs import read_json, write_json
 from groundrec.core.track import log, progress
 from groundrec.core.types import Queries, Scores, Slates
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from groundrec.app.stages.measure import PerQuery
+from groundrec.core.files import atomic_write, read_json, write_json
 from groundrec.core.inputs import step_folder
-from groundrec.core.runs import atomic_write, read_json, write_json
 from groundrec.core.track import console
 from groundrec.core.types import Queries
 from groundrec.evaluate.report import Report, picture, table_text, write_report

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from groundrec.app.stages.made_from import Finished
 from groundrec.app.stages.stages import STAGES
+from groundrec.core.files import digest
 from groundrec.core.inputs import Outcome, plain
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import Run, digest
+from groundrec.core.runs import Run
 from groundrec.models import hubs
 
 __all__ = ["plan"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from groundrec.core.errors import ConfigError
+from groundrec.core.files import read_json
 from groundrec.core.inputs import Inputs, as_recorded, difference, plain, step_folder
 from groundrec.core.recipe import Recipe
-from groundrec.core.runs import read_json
 from groundrec.train.start import StartPoint, find_start, find_weights, trained_epochs
 
 __all__ = ["start_point"]

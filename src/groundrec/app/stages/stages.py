@@ -25,10 +25,11 @@ from groundrec.app.stages.measure import measure
 from groundrec.app.stages.page import write_page
 from groundrec.app.stages.resume_from import start_point
 from groundrec.app.stages.training import refuse_without_validation, train
+from groundrec.core.files import digest
 from groundrec.core.inputs import Inputs
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
-from groundrec.core.runs import Run, digest
+from groundrec.core.runs import Run
 from groundrec.core.track import Metrics, log
 from groundrec.data import dataset as datasets
 from groundrec.data.prepare import prepare

@@ -20,7 +20,7 @@ from typing import IO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
 from groundrec.data.arrays import as_arrow, as_numpy, as_texts, bytes_of

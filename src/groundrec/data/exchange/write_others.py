@@ -32,7 +32,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from groundrec.core.config import Section
 from groundrec.core.errors import ConfigError, DataError
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.core.track import log
 from groundrec.data.arrays import as_arrow, as_texts, bytes_of
 from groundrec.data.dataset import DatasetReader

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from groundrec.core.config import Prepare
 from groundrec.core.errors import DataError
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.core.track import log
 from groundrec.data.raw.files import Column, to_arrow
 from groundrec.data.raw.tables import line_numbers

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from groundrec.core.errors import DataError, MissingDependency
-from groundrec.core.runs import digest, read_json, write_json
+from groundrec.core.files import digest, read_json, write_json
 from groundrec.core.track import log, progress_bar
 from groundrec.data.raw.download import cache_folder
 from groundrec.data.raw.files import check_path

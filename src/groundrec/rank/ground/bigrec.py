@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from groundrec.core.config_rank import Ground, Recommend
-from groundrec.core.runs import atomic_write, digest
+from groundrec.core.files import atomic_write, digest
 from groundrec.core.track import log
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
 from groundrec.models.language import LanguageModel

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from groundrec.core.errors import MissingDependency
-from groundrec.core.runs import atomic_write
+from groundrec.core.files import atomic_write
 from groundrec.rank.ground.nearest import Vote, nearest, nearest_of
 
 __all__ = ["Index"]
