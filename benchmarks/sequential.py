@@ -1,14 +1,14 @@
-"""groundrec's SASRec or GRU4Rec beside RecBole's: same split, same training events, hidden 64, 2
-layers, one process.
+"""Compare groundrec's SASRec or GRU4Rec with RecBole's on the same split and training events.
 
     python benchmarks/sequential.py [RUN] [--network sasrec|gru4rec] [--budget SECONDS] [--epochs N]
 
-RUN (`runs/demo` when left out) is a run whose data set is prepared. Ours trains with the recipe's
-settings. RecBole's class trains with RecBole's own defaults (SASRec: dropout .5; GRU4Rec: .3; Adam
-1e-3), one example per target with the last 20 items, until it has used `--budget` seconds of
-processor time (those that ours took, when left out); validated after every quarter of an epoch
-outside its budget, best state kept. With `--epochs` each takes so many passes over the same events,
-whatever they cost. Both are measured by the same code on all test queries.
+RUN (default `runs/demo`) is a run with a prepared data set. Both networks have hidden size 64 and 2
+layers and train in one process. groundrec's trains with the recipe's settings. RecBole's trains
+with RecBole's defaults (dropout .5 for SASRec, .3 for GRU4Rec; Adam, 1e-3) on one example per
+target with the last 20 items, until it has used `--budget` seconds of processor time (default: as
+much as groundrec's). It is validated every quarter of an epoch, which does not count towards the
+budget, and its best state is kept. With `--epochs`, both train for this number of epochs, however
+long they take. Both are measured by the same code on all test queries.
 
 Needs: pip install --no-deps recbole==1.2.1 colorlog==4.7.2 colorama==0.4.4 texttable thop
 tensorboard protobuf
@@ -39,7 +39,9 @@ from groundrec.rank.fuse import exclude
 from groundrec.signals.networks import GRU4Rec, SASRec
 from groundrec.signals.sequential import pad
 
-LENGTH, BATCH, SEED = 20, 512, 0
+LENGTH = 20
+BATCH = 512
+SEED = 0
 OURS = {"sasrec": SASRec, "gru4rec": GRU4Rec}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sasrec": {
@@ -59,7 +61,7 @@ Score = Callable[[Queries], Scores]
 
 
 def main() -> None:
-    """Train both, print one line each."""
+    """Train both networks and print one line for each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,18 +69,19 @@ def main() -> None:
     parser.add_argument("--network", choices=OURS, default="sasrec")
     parser.add_argument("--budget", type=float)
     parser.add_argument("--epochs", type=int)
-    a = parser.parse_args()
-    dataset = load(a.run / "prepare")
-    recipe = Recipe.model_validate(read_json(a.run / "config.json"))
-    if a.epochs:
-        passes = recipe.sequential.model_copy(update={"epochs": a.epochs, "patience": 0})
-        recipe = recipe.model_copy(update={"sequential": passes})
-    seconds = ours(a.network, dataset, recipe)
-    recbole(a.network, dataset, math.inf if a.epochs else a.budget or seconds, a.epochs or math.inf)
+    options = parser.parse_args()
+    dataset = load(options.run / "prepare")
+    recipe = Recipe.model_validate(read_json(options.run / "config.json"))
+    if options.epochs:
+        section = recipe.sequential.model_copy(update={"epochs": options.epochs, "patience": 0})
+        recipe = recipe.model_copy(update={"sequential": section})
+    seconds = ours(options.network, dataset, recipe)
+    budget = math.inf if options.epochs else options.budget or seconds
+    recbole(options.network, dataset, budget, options.epochs or math.inf)
 
 
 def ours(network: str, dataset: PreparedDataset, recipe: Recipe) -> float:
-    """Train groundrec's network; return the processor seconds it took, validation included."""
+    """Train groundrec's network; return its processor time in seconds, validation included."""
     start = time.process_time()
     signal = OURS[network](recipe)
     signal.fit(dataset, Path(tempfile.mkdtemp()))
@@ -98,8 +101,12 @@ def recbole(network: str, dataset: PreparedDataset, budget: float, epochs: float
         _settings(network), _Dataset(len(dataset.catalogue))
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batches, sample = _Batches(dataset.train), dataset.valid.sample(1000, SEED)
-    best, kept, used, epoch = -1.0, model.state_dict(), 0.0, 0.0
+    batches = _Batches(dataset.train)
+    sample = dataset.valid.sample(1000, SEED)
+    best = -1.0
+    best_state = model.state_dict()
+    used = 0.0
+    epoch = 0.0
     while used < budget and epoch < epochs:
         for batch in batches.quarter():
             start = time.process_time()
@@ -115,13 +122,14 @@ def recbole(network: str, dataset: PreparedDataset, budget: float, epochs: float
             file=sys.stderr,
         )
         if value > best:
-            best, kept = value, copy.deepcopy(model.state_dict())
-    model.load_state_dict(kept)
+            best = value
+            best_state = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best_state)
     report(f"RecBole, {epoch:.2f} epochs", _scorer(model), dataset, used)
 
 
 class _Dataset:
-    """What RecBole's model asks of a data set: the number of items, padding included."""
+    """The part of RecBole's data set that its models use: the number of items with padding."""
 
     def __init__(self, items: int) -> None:
         self._items = items
@@ -131,17 +139,17 @@ class _Dataset:
 
 
 class _Batches:
-    """One example per target and its last `LENGTH` items, in random order, a quarter of an epoch at
-    a time.
-    """
+    """Shuffled examples of a target and the `LENGTH` items before it, by quarters of an epoch."""
 
     def __init__(self, train: Queries) -> None:
         pairs = [
             (s[max(0, k - LENGTH) : k], s[k]) for s in train.sequences() for k in range(1, len(s))
         ]
+        # RecBole numbers items from 1 and pads with 0.
         self._items = torch.from_numpy(pad(Ragged.of(h for h, _ in pairs), LENGTH) + 1)
         self._targets = torch.tensor([int(t) for _, t in pairs]) + 1
-        self._random, self._left = torch.Generator().manual_seed(SEED), []
+        self._random = torch.Generator().manual_seed(SEED)
+        self._left: list[torch.Tensor] = []
 
     def quarter(self) -> list[dict[str, torch.Tensor]]:
         if not self._left:
@@ -183,14 +191,15 @@ def _settings(network: str) -> dict[str, Any]:
 
 
 def ndcg(scores: Score, queries: Queries) -> float:
-    """Return mean NDCG@10; items of the history are not ranked."""
+    """Return mean NDCG@10, leaving out the items of each history."""
     slates = Slates.from_scores(queries.ids, exclude(scores(queries), queries.history), 10)
     return float(per_query(slates, queries, [10], ["ndcg"])["ndcg@10"].mean())
 
 
 def report(name: str, scores: Score, dataset: PreparedDataset, seconds: float) -> None:
     """Print NDCG@10 on validation and test, and processor seconds."""
-    valid, test = (ndcg(scores, part) for part in (dataset.valid, dataset.test))
+    valid = ndcg(scores, dataset.valid)
+    test = ndcg(scores, dataset.test)
     print(
         f"{name:<22} NDCG@10 valid {valid:.4f}  test {test:.4f}  {seconds:6.1f} processor seconds",
         flush=True,

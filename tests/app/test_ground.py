@@ -107,11 +107,11 @@ def test_a_grid_of_gammas_without_validation_queries_is_refused(tiny: Tiny, tmp_
     ("file", "said"),
     [
         ({"dataset": "another"}, "made for another data set"),
-        ({"scores": np.nan}, "scores that are no numbers"),
+        ({"scores": np.nan}, "scores that are not finite"),
         ({"scores": 1.0}, "every item has the same score"),
         ({"query_ids": 10**6}, "queries without scores"),
     ],
-    ids=["another data set", "no numbers", "constant", "other queries"],
+    ids=["another data set", "not finite", "constant", "other queries"],
 )
 def test_scores_from_elsewhere_that_do_not_fit_stop_the_run(
     tiny: Tiny, tmp_path: Path, file: dict[str, Any], said: str

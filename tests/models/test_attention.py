@@ -48,7 +48,7 @@ def test_what_is_hidden_changes_nothing(
         *parts, attn_mask=mask, scale=0.7, enable_gqa=True
     ).transpose(1, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "RUN", run)
+        patch.setattr(attention, "CHUNK", run)
         found, _ = attention._attention(torch.nn.Module(), *parts, mask, scaling=0.7)
     for mine, other in zip(gradients(found), gradients(dense), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-12, rtol=0)

@@ -51,7 +51,7 @@ def test_columns_can_be_in_another_order(tmp_path: Path) -> None:
     signal = external(written(tmp_path / "s.npz", scores=SCORES[:, order], item_ids=names))
     signal.fit(SHOP, tmp_path)
     np.testing.assert_array_equal(signal.scores(SHOP.valid), SCORES[: len(SHOP.valid)])
-    with pytest.raises(DataError, match="lack items of the catalogue"):
+    with pytest.raises(DataError, match="items of the catalogue are missing"):
         external(written(tmp_path / "t.npz", scores=SCORES[:, :11], item_ids=names[:11])).fit(
             SHOP, tmp_path
         )
@@ -71,7 +71,7 @@ def test_parquet_and_a_bare_array_whose_order_is_stated_are_read_too(tmp_path: P
 @pytest.mark.parametrize("rows", [[], ["test"], ["train", "test"]])
 def test_a_bare_array_without_its_order_is_refused(tmp_path: Path, rows: list[str]) -> None:
     np.save(tmp_path / "s.npy", SCORES)
-    with pytest.raises(DataError, match="which row is which query") as refused:
+    with pytest.raises(DataError, match="does not tell which row is which query") as refused:
         external(tmp_path / "s.npy", rows=rows).fit(SHOP, tmp_path)
     assert "train (144) + valid (24) + test (24)" in str(refused.value)
 
@@ -84,13 +84,13 @@ NOT_A_NUMBER[3, 3] = np.nan
     ("changes", "what"),
     [
         ({"dataset": "another"}, "made for another data set"),
-        ({"scores": SCORES[:, :9]}, "another catalogue"),
-        ({"scores": SCORES[:-1]}, "another catalogue"),
+        ({"scores": SCORES[:, :9]}, "the wrong shape"),
+        ({"scores": SCORES[:-1]}, "the wrong shape"),
         ({"query_ids": np.append(IDS[:-1], IDS[0])}, "two rows for one query"),
         ({"query_ids": IDS + 1}, "queries without scores"),
-        ({"scores": NOT_A_NUMBER}, "no numbers"),
+        ({"scores": NOT_A_NUMBER}, "not finite"),
         ({"scores": np.full_like(SCORES, 0.5)}, "the same score"),
-        ({"scores": np.array(["a"])}, "another catalogue"),
+        ({"scores": np.array(["a"])}, "the wrong shape"),
         ({"query_ids": np.array([{}], dtype=object)}, "cannot be read"),
     ],
 )

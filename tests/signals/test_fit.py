@@ -210,5 +210,5 @@ def test_a_run_that_diverges_stops_with_advice(tmp_path: Path) -> None:
 def test_nothing_to_train_on_and_an_impossible_width_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training sequences"):
         fit(Ragged.of([]), 6, SECTION, 0, tmp_path, None)
-    with pytest.raises(TrainingError, match="cannot be shared among the heads"):
+    with pytest.raises(TrainingError, match="not divisible by the number of heads"):
         fit(SEQUENCES, 6, SECTION.model_copy(update={"hidden": 15}), 0, tmp_path, None)

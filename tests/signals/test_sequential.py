@@ -101,5 +101,5 @@ def test_caser_sees_its_window_and_no_more() -> None:
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(TrainingError, match="cannot be shared among the heads"):
+    with pytest.raises(TrainingError, match="not divisible by the number of heads"):
         NETWORKS["sasrec"](ITEMS, Sequential(hidden=10, heads=4))

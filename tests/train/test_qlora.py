@@ -84,7 +84,7 @@ def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_device_that_has_no_few_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "find_spec", lambda _: True)
     monkeypatch.setattr(language, "default_device", lambda: torch.device("mps"))
-    with pytest.raises(ConfigError, match="few bits need CUDA"):
+    with pytest.raises(ConfigError, match="quantised weights need CUDA"):
         require_bits()
 
 

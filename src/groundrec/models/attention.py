@@ -1,5 +1,4 @@
-"""Which layers of a model see how far back: masks made once for each kind of layer, and attention
-that uses them.
+"""Attention masks for each kind of layer, and attention that skips what they hide.
 
 Knows nothing about what is masked, or why.
 """
@@ -27,18 +26,19 @@ FULL = "full_attention"
 FLEX = "flex_attention"
 SDPA = "sdpa"
 OTHER_SCORES = ("softcap", "position_bias", "s_aux")
-"""What some layers ask for beyond a mask; transformers' own SDPA applies or refuses it."""
+"""Arguments that change scores beyond the mask; transformers' own SDPA applies or refuses them."""
 _skips: ContextVar[bool] = ContextVar("skips", default=False)
-"""Whether this thread is within `skipping`: other threads are not, though the model is the same."""
-RUN = 128
-"""How many tokens on end share the keys that they are compared with."""
+"""Whether this thread is within `skipping`; other threads may use the same model outside it."""
+CHUNK = 128
+"""Number of consecutive tokens that share one selection of keys."""
 
 
 def for_layers(
     model: PreTrainedModel, mask: Callable[[int | None], Mask]
 ) -> Mask | dict[str, Mask]:
-    """Return `mask(window)` where all layers see equally far (None: everything), else one for each
-    kind of layer.
+    """Return one mask if all layers have the same window, else a mask for each kind of layer.
+
+    `mask` makes the mask of a window; the window None means full attention.
     """
     shape = model.config.get_text_config()
     kinds = set(getattr(shape, "layer_types", None) or ())
@@ -53,16 +53,14 @@ def for_layers(
 
 
 def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what is added to attention scores so that only `visible` is seen, bool [Q, T, S] → [Q,
-    1, T, S].
-    """
+    """Return the mask to add to attention scores: bool `visible` [Q, T, S] → [Q, 1, T, S]."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 @contextmanager
 def attending(model: PreTrainedModel, implementation: str) -> Iterator[None]:
-    """Let a model attend with another of transformers' implementations."""
+    """Let a model use another of transformers' attention implementations."""
     before = model.config._attn_implementation
     model.config._attn_implementation = implementation
     try:
@@ -73,11 +71,11 @@ def attending(model: PreTrainedModel, implementation: str) -> Iterator[None]:
 
 @contextmanager
 def skipping(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model that attends with SDPA on a processor leave out what additive masks hide,
-    backward passes too.
+    """Let a model skip the keys that additive masks hide, if it uses SDPA on a CPU.
 
-    Heads that share their keys read them where they are. A mask shows every token something. Other
-    threads, devices and implementations are not affected.
+    This holds for the backward pass too. Heads that share keys read them without a copy. The masks
+    must let every token see at least one key. Other threads, devices and implementations are not
+    affected.
     """
     if model.config._attn_implementation != SDPA or model.device.type != "cpu":
         yield
@@ -98,9 +96,9 @@ def _dispatch(
     attention_mask: torch.Tensor | None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return transformers' own SDPA, or `_attention` for a thread that is within `skipping`.
+    """Compute transformers' own SDPA, or `_attention` in a thread that is within `skipping`.
 
-    Every model attends through this, so nothing about one model has to be switched for a while.
+    All models call this function, so `skipping` changes no state of a model.
     """
     chosen = _attention if _skips.get() else sdpa_attention_forward
     return chosen(module, query, key, value, attention_mask, **others)  # type: ignore[arg-type]
@@ -116,33 +114,37 @@ def _attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return SDPA as transformers' layers ask for it.
+    """Compute SDPA with the arguments and result of transformers' attention functions.
 
-    Shapes: [Q, H, T, D], twice [Q, H / g, S, D] and [Q, 1, T, S] → [Q, T, H, D].
+    Shapes: query [Q, H, T, D], key and value [Q, H / g, S, D], mask [Q, 1, T, S] → [Q, T, H, D].
     """
     if any(others.get(name) is not None for name in OTHER_SCORES):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
-    queries = query.split(RUN, 2)
-    masks = attention_mask.split(RUN, 2)
+    # Cut T into chunks. Each needs only the keys that one of its tokens in some row sees.
+    queries = query.split(CHUNK, 2)
+    masks = attention_mask.split(CHUNK, 2)
     keys, values = (key,), (value,)
     if len(queries) > 1:
-        seen = [(mask == 0).any(0)[0].any(0).nonzero()[:, 0] for mask in masks]
+        # For each chunk, the indices of its visible keys: mask [Q, 1, t, S] → [visible keys].
+        visible = [(mask == 0).any(0)[0].any(0).nonzero()[:, 0] for mask in masks]
         masks = tuple(
-            mask.index_select(3, places) for mask, places in zip(masks, seen, strict=True)
+            mask.index_select(3, columns) for mask, columns in zip(masks, visible, strict=True)
         )
+        # One gather for all chunks, then views of it: the backward pass scatters only once.
         keys, values = (
-            x.index_select(2, torch.cat(seen)).split([len(p) for p in seen], 2)
+            x.index_select(2, torch.cat(visible)).split([len(columns) for columns in visible], 2)
             for x in (key, value)
         )
-    found = [
-        _shared(*run, dropout, scaling) for run in zip(queries, keys, values, masks, strict=True)
+    outputs = [
+        _grouped(*chunk, dropout, scaling)
+        for chunk in zip(queries, keys, values, masks, strict=True)
     ]
-    return torch.cat(found, 2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
-def _shared(
+def _grouped(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -150,11 +152,15 @@ def _shared(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Return SDPA where the heads that share their keys are one head with more queries."""
+    """Compute SDPA with the g heads that share keys as one head with g times as many queries.
+
+    Shapes: query [Q, H, T, D], key and value [Q, H / g, S, D], mask [Q, 1, T, S] → [Q, H, T, D].
+    """
     count, heads, _, width = query.shape
-    alike = heads // key.shape[1]
-    one = query.reshape(count, heads // alike, -1, width)
-    found = scaled_dot_product_attention(
-        one, key, value, attn_mask=mask.repeat(1, 1, alike, 1), dropout_p=dropout, scale=scaling
+    group = heads // key.shape[1]
+    # [Q, H / g, g · T, D]: keys and values are read as they are, not repeated for each head.
+    stacked = query.reshape(count, heads // group, -1, width)
+    output = scaled_dot_product_attention(
+        stacked, key, value, attn_mask=mask.repeat(1, 1, group, 1), dropout_p=dropout, scale=scaling
     )
-    return found.reshape(count, heads, -1, value.shape[-1])
+    return output.reshape(count, heads, -1, value.shape[-1])

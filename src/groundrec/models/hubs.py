@@ -1,10 +1,10 @@
-"""Base models by their names on a hub: `hf:ORG/NAME[@REVISION]`, `modelscope:ORG/NAME[@REVISION]`,
-or a wandb artifact.
+"""Base models from Hugging Face, ModelScope and wandb, by name.
 
-The hubs' own clients fetch into their own caches, which resume and are shared with other tools; an
-artifact, `wandb:ENTITY/PROJECT/NAME:vN`, is fetched into groundrec's. What was fetched is checked
-against the hub's checksums and written down beside its revision; from then on the name means these
-bytes, and no connection is needed. Knows nothing about what a model is used for.
+`hf:ORG/NAME[@REVISION]` and `modelscope:ORG/NAME[@REVISION]` are downloaded by the hubs' own
+clients into their caches, which can resume and are shared with other tools; an artifact,
+`wandb:ENTITY/PROJECT/NAME:vN`, goes into groundrec's cache. Downloads are checked against the hub's
+checksums and recorded with their revision; from then on the name is pinned to these files, and no
+connection is needed. Knows nothing about what a model is used for.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ __all__ = ["HUBS", "Pinned", "base", "fetch", "is_of_hub", "parse", "pinned"]
 
 FORM = re.compile(r"(hf|modelscope):([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 ARTIFACT = re.compile(r"(wandb):([\w.-]+/[\w.-]+/[\w.-]+):(v\d+)")
-"""Only a numbered version always means the same bytes; `latest` does not."""
+"""Only a numbered version is immutable; `latest` is not."""
 WANTED = re.compile(r"[^/]+\.(?:json|txt|model|jinja|safetensors)|LICENSE[^/]*")
 PICKLED = re.compile(r"pytorch_model[^/]*\.bin")
-"""Weights that only `model.weights = "any"` reads."""
+"""Weights that are read only with `model.weights = "any"`."""
 DOUBLED = re.compile(r"consolidated[^/]*")
-"""The same weights in a layout that is not transformers'."""
+"""The same weights in a layout that transformers does not use."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 class Name(NamedTuple):
-    """A model's name, taken apart; the hub's newest revision where none is given."""
+    """The parts of a model's name; without a revision it means the newest."""
 
     hub: str
     repository: str
@@ -50,7 +50,7 @@ class Name(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A file as the hub lists it: its size, and its checksum, `sha256:…`, Git's `blob:…`, or none."""
+    """Size and checksum of a file on the hub: `sha256:…`, Git's `blob:…`, or empty."""
 
     size: int
     checksum: str
@@ -58,9 +58,7 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Pinned:
-    """A model on this machine: where, from which revision, and the size and sha256 of each of its
-    files.
-    """
+    """A downloaded model: its path, revision, and the size and sha256 of each file."""
 
     name: str
     revision: str
@@ -69,23 +67,21 @@ class Pinned:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size in bytes."""
         return sum(size for size, _ in self.files.values())
 
     @property
     def contents(self) -> str:
-        """Digest of all files: the same bytes have the same, whatever the hub calls them."""
+        """Digest of all files, which does not depend on the model's name or hub."""
         return digest(sorted((name, sha256) for name, (_, sha256) in self.files.items()))
 
     def is_whole(self) -> bool:
-        """Return whether every file is there with its size; nothing is read."""
-        found = ((Path(self.path) / name, size) for name, (size, _) in self.files.items())
-        return all(file.is_file() and file.stat().st_size == size for file, size in found)
+        """Return whether every file exists with its size; the contents are not read."""
+        files = ((Path(self.path) / name, size) for name, (size, _) in self.files.items())
+        return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
     def drop_broken(self, *, thorough: bool) -> None:
-        """Remove files that have another size than when they were fetched; where `thorough`,
-        another checksum.
-        """
+        """Remove files whose size, or if `thorough` whose checksum, has changed."""
         for name, (size, sha256) in self.files.items():
             file = Path(self.path) / name
             if file.is_file() and (
@@ -94,7 +90,7 @@ class Pinned:
                 _remove(file)
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong with the files, each of which is read."""
+        """Yield what is wrong with the files; all of them are read."""
         for name, (size, sha256) in self.files.items():
             file = Path(self.path) / name
             if not file.is_file():
@@ -112,12 +108,12 @@ class Pinned:
 
 
 def is_of_hub(name: str) -> bool:
-    """Return whether a base model's name means a hub."""
+    """Return whether the name of a base model refers to a hub."""
     return name.partition(":")[0] in HUBS and ":" in name
 
 
 def parse(name: str) -> Name:
-    """Return the parts of a name; raise `ConfigError` for another form."""
+    """Return the parts of a name; raise `ConfigError` if it is malformed."""
     parts = FORM.fullmatch(name) or ARTIFACT.fullmatch(name)
     if not parts:
         raise ConfigError(
@@ -133,13 +129,13 @@ def parse(name: str) -> Name:
 
 
 def base(section: config_learn.Model, texts: Iterable[str] = ()) -> LanguageModel:
-    """Return the model of the name `section.base_model`, fetched first where it is not yet here."""
+    """Return the model `section.base_model`, downloading it on first use."""
     del texts
     return load(Path(fetch(section.base_model, section.weights).path), section.weights)
 
 
 def pinned() -> list[Pinned]:
-    """Return the models that were fetched, by name."""
+    """Return the downloaded models, sorted by name."""
     records = [read_json(file) for file in sorted(_records().glob("*.json"))]
     return sorted((Pinned(**record) for record in records if record), key=lambda model: model.name)
 
@@ -147,11 +143,10 @@ def pinned() -> list[Pinned]:
 def fetch(
     name: str, weights: str = "safetensors", *, newest: bool = False, thorough: bool = False
 ) -> Pinned:
-    """Return the model `name`; fetched where it is not whole on this machine, or the `newest` is
-    asked for.
+    """Return the model `name`, downloading it if files are missing or `newest` is set.
 
-    With `thorough` every file is read. Raises `DataError` where it cannot be had, differs from the
-    hub's checksums, or has no weights that may be loaded.
+    With `thorough`, checksums of existing files are checked too. Raises `DataError` if the download
+    fails or differs from the hub's checksums, or if no weights in it may be loaded.
     """
     parts = parse(name)
     record = _records() / f"{digest(name)}.json"
@@ -164,7 +159,7 @@ def fetch(
         if here and not newest and here.is_whole():
             _chosen({file: Listed(0, "") for file in here.files}, name, weights)
             return here
-        # What broke goes back to the revision it had.
+        # Repair broken files from the revision they came from, not from the newest.
         asked = (
             parts
             if newest or not here or parts.hub != "hf"
@@ -182,28 +177,23 @@ def _records() -> Path:
 
 
 def _chosen(listed: dict[str, Listed], name: str, weights: str) -> dict[str, Listed]:
-    """Return the files to fetch of those a hub lists; raise `DataError` where no weights are among
-    them.
-    """
+    """Return which files to download; raise `DataError` if there are no usable weights."""
     wanted = {
-        file: of
-        for file, of in listed.items()
+        file: entry
+        for file, entry in listed.items()
         if WANTED.fullmatch(file) and not DOUBLED.match(file)
     }
     if any(file.endswith(".safetensors") for file in wanted):
         return wanted
-    pickled = {file: of for file, of in listed.items() if PICKLED.fullmatch(file)}
+    pickled = {file: entry for file, entry in listed.items() if PICKLED.fullmatch(file)}
     if pickled and weights == "any":
         return wanted | pickled
     raise DataError(
         "the model has no safetensors",
         value=f"{name}: {', '.join(sorted(pickled or listed)[:8])}",
-        accepted="*.safetensors, which hold nothing but numbers",
-        next_step="another revision or model"
-        + (
-            "; or --set model.weights=any, which reads the numbers of pickled weights and runs"
-            " nothing" * bool(pickled)
-        ),
+        accepted="*.safetensors, which cannot hold code",
+        next_step="choose another revision or model"
+        + (", or --set model.weights=any to load pickled weights" if pickled else ""),
     )
 
 
@@ -215,7 +205,7 @@ def _of_hugging_face(name: str, asked: Name, choose: Choose) -> Pinned:
 
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        # This call alone tells a missing model, a login and a broken connection from each other.
+        # Only this call distinguishes a missing model, a missing login and a broken connection.
         first = Path(hub.hf_hub_download(asked.repository, "config.json", revision=asked.revision))
         commit = first.parent.name
         tree = hub.list_repo_tree(asked.repository, revision=commit)
@@ -237,16 +227,16 @@ def _of_modelscope(name: str, asked: Name, choose: Choose) -> Pinned:
     hub, failed = modelscope_client()
     revision = asked.revision or "master"
     try:
-        found = hub.list_repo_files(asked.repository, "model", revision=revision, recursive=False)
+        tree = hub.list_repo_files(asked.repository, "model", revision=revision, recursive=False)
         listed = {
             f.path: Listed(f.size, f"sha256:{f.sha256}" if f.sha256 else "")
-            for f in found
+            for f in tree
             if f.type != "tree"
         }
         files = choose(listed)
         entries = [
-            {"Path": n, "Size": of.size, "Sha256": of.checksum.partition(":")[2]}
-            for n, of in files.items()
+            {"Path": file, "Size": entry.size, "Sha256": entry.checksum.partition(":")[2]}
+            for file, entry in files.items()
         ]
         path = hub.download_repo(asked.repository, "model", revision=revision, file_list=entries)
     except (OSError, ValueError, failed) as error:
@@ -255,25 +245,26 @@ def _of_modelscope(name: str, asked: Name, choose: Choose) -> Pinned:
 
 
 def _checked(name: str, path: Path, files: dict[str, Listed]) -> dict[str, list[Any]]:
-    """Return size and sha256 of each file; raise `DataError` where one is not what the hub lists,
-    and remove it.
+    """Return size and sha256 of each file.
+
+    A file whose checksum is not the hub's is removed, and `DataError` raised.
     """
-    found = {}
+    checked = {}
     for file, listed in files.items():
-        there = path / file
+        local = path / file
         kind, _, expected = listed.checksum.partition(":")
-        sha256 = sha256_of(there)
-        has = _blob(there) if kind == "blob" else sha256
-        if expected and has != expected:
-            _remove(there)
+        sha256 = sha256_of(local)
+        checksum = _blob(local) if kind == "blob" else sha256
+        if expected and checksum != expected:
+            _remove(local)
             raise DataError(
                 f"{file} of {name} has a wrong checksum",
-                value=has,
+                value=checksum,
                 accepted=expected,
-                next_step="the same command again fetches this file anew",
+                next_step="run the same command again to download this file again",
             )
-        found[file] = [there.stat().st_size, sha256]
-    return found
+        checked[file] = [local.stat().st_size, sha256]
+    return checked
 
 
 def _of_wandb(name: str, asked: Name, choose: Choose) -> Pinned:
@@ -297,21 +288,21 @@ def _of_wandb(name: str, asked: Name, choose: Choose) -> Pinned:
 
 def _no_artifact(name: str, error: Exception) -> DataError:
     return DataError(
-        f"the artifact cannot be had: {error}",
+        f"the artifact cannot be downloaded: {error}",
         value=name,
-        accepted="an artifact of a server that answers, and a login there",
-        next_step="wandb login; for a server of your own first export WANDB_BASE_URL=https://…",
+        accepted="an artifact on a reachable server, and a login there",
+        next_step="wandb login; for your own server first export WANDB_BASE_URL=https://…",
     )
 
 
 def _remove(file: Path) -> None:
-    """Remove a file, and what it links to: the clients keep contents apart from names."""
+    """Remove a file and the target of its link: the clients' caches link names to contents."""
     file.resolve().unlink()
     file.unlink(missing_ok=True)
 
 
 def _blob(file: Path) -> str:
-    """Return the name that Git gives to a file's contents."""
+    """Return the Git object id of a file's contents."""
     content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
@@ -321,4 +312,4 @@ HUBS: dict[str, Callable[[str, Name, Choose], Pinned]] = {
     "modelscope": _of_modelscope,
     "wandb": _of_wandb,
 }
-"""How a model is fetched, by the hub in its name."""
+"""The function that downloads a model, by the hub in its name."""

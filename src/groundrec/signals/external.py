@@ -1,6 +1,6 @@
-"""A signal that was made elsewhere: a file of scores, one row per query, one column per item.
+"""A signal from another program: a file of scores, one row per query, one column per item.
 
-Knows nothing about how the scores came about; they are taken for unnormalised log-probabilities.
+Knows nothing about how the scores were made; they are read as unnormalised log-probabilities.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class External:
 
     @staticmethod
     def files(recipe: Recipe) -> list[Path]:
-        """Return the file of scores, whose content decides the signal's."""
+        """Return the file of scores: the signal depends on its content."""
         return [recipe.external.path] if recipe.external.path else []
 
     def __init__(self, recipe: Recipe) -> None:
@@ -48,7 +48,7 @@ class External:
         self._file: Path | None = None
 
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
-        """Read the file and check it against the data set; raise `DataError` where it is another's."""
+        """Read the file; raise `DataError` if it does not fit the data set."""
         section = self.recipe.external
         ids, scores = _read(section, dataset)
         _check(section, ids, scores, dataset)
@@ -57,17 +57,18 @@ class External:
         self._scores = (scores[order] / section.temperature).astype(np.float32)
 
     def scores(self, queries: Queries) -> Scores:
-        """Return the row of each query. Shape: [q, I]. Raise `DataError` for a query that has none."""
-        place = np.searchsorted(self._ids, queries.ids).clip(max=len(self._ids) - 1)
-        missing = queries.ids[self._ids[place] != queries.ids]
+        """Return the scores of each query [q, I]; raise `DataError` if one has none."""
+        # [q]: the row of each query in the file, whose ids are sorted.
+        rows = np.searchsorted(self._ids, queries.ids).clip(max=len(self._ids) - 1)
+        missing = queries.ids[self._ids[rows] != queries.ids]
         if len(missing):
             raise DataError(
                 "a query has no scores",
                 value=f"query {missing[0]}, and {len(missing) - 1:,} more",
                 accepted="a row for each query of validation and test",
-                next_step="add them to the file that external.path names",
+                next_step="add them to the file at external.path",
             )
-        return self._rows(place)
+        return self._read_rows(rows)
 
     def save(self, folder: Path) -> None:
         """Write `scores.safetensors`."""
@@ -81,32 +82,30 @@ class External:
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe) -> External:
-        """Return the signal that `save` wrote into `folder`; rows are read from the file when they
-        are asked for.
-        """
+        """Return the signal that `save` wrote; `scores` reads its rows from the file on demand."""
         signal = cls(recipe)
         signal._file = existing(folder / FILE)
         with safe_open(signal._file, "np") as file:
             signal._ids = file.get_tensor("ids")
         return signal
 
-    def _rows(self, place: NDArray[np.intp]) -> Scores:
+    def _read_rows(self, rows: NDArray[np.intp]) -> Scores:
         if self._scores is not None:
-            return self._scores[place]
+            return self._scores[rows]
         if self._file is None:
             raise ArtifactError(
                 "this signal was not fitted", value="external", next_step="call fit or load first"
             )
         with safe_open(self._file, "np") as file:
-            rows = file.get_slice("scores")
-            found = [rows[int(i) : int(i) + 1] for i in place]
-            return (
-                np.concatenate(found) if found else np.empty((0, rows.get_shape()[1]), np.float32)
-            )
+            # A slice reads single rows, so the whole matrix need not fit into memory.
+            stored = file.get_slice("scores")
+            if not len(rows):
+                return np.empty((0, stored.get_shape()[1]), np.float32)
+            return np.concatenate([stored[int(row) : int(row) + 1] for row in rows])
 
 
 def _read(section: Settings, dataset: PreparedDataset) -> tuple[NDArray[np.int64], NDArray]:
-    """Return query ids [Q] and scores [Q, I], the columns in the catalogue's order."""
+    """Return query ids [Q] and scores [Q, I], with columns in the order of the catalogue."""
     path = section.path
     if path is None or not path.is_file():
         raise ConfigError(
@@ -150,11 +149,11 @@ def _from_npz(path: Path, dataset: PreparedDataset) -> tuple[NDArray[np.int64], 
 
 
 def _columns(item_ids: NDArray, catalogue: Catalogue, path: Path) -> NDArray[np.intp]:
-    """Return in which column of the file each item of the catalogue is."""
+    """Return the column of the file that holds each item of the catalogue. Shape: [I]."""
     column = {str(name): i for i, name in enumerate(item_ids)}
     if missing := [name for name in catalogue.item_ids if name not in column]:
         raise DataError(
-            "the scores lack items of the catalogue",
+            "items of the catalogue are missing from the scores",
             value=f"{path}: {missing[0]}, and {len(missing) - 1:,} more",
             accepted="every item id of the data set in `item_ids`",
         )
@@ -164,7 +163,7 @@ def _columns(item_ids: NDArray, catalogue: Catalogue, path: Path) -> NDArray[np.
 def _from_npy(
     path: Path, splits: Sequence[str], dataset: PreparedDataset
 ) -> tuple[NDArray[np.int64], NDArray]:
-    """Return a bare array with the ids of the queries that its rows are said to be."""
+    """Return a bare array and the query ids of its rows, which are the queries of `splits`."""
     scores = np.load(path, allow_pickle=False)
     ids = np.concatenate([dataset.split(name).ids for name in splits] or [np.empty(0, np.int64)])
     if not splits or len(scores) != len(ids):
@@ -172,9 +171,9 @@ def _from_npy(
             f"{name} ({len(dataset.split(name)):,})" for name in ("train", "valid", "test")
         )
         raise DataError(
-            "a bare array says nothing of which row is which query",
+            "a bare array does not tell which row is which query",
             value=f"{path}: {len(scores):,} rows; external.rows = {list(splits)}",
-            accepted=f"external.rows names splits whose queries are its rows, in order: {queries}",
+            accepted=f"in external.rows, the splits whose queries are its rows: {queries}",
             next_step="--set 'external.rows=[\"test\"]', or write an .npz with query_ids",
         )
     return ids, scores
@@ -191,11 +190,11 @@ def _matrix(rows: list[list[float]], path: Path) -> NDArray:
 def _check(
     section: Settings, ids: NDArray[np.int64], scores: NDArray, dataset: PreparedDataset
 ) -> None:
-    """Raise `DataError` unless there is a sane row for each query of validation and test."""
+    """Raise `DataError` unless each query of validation and test has a row of usable scores."""
     shape = (len(ids), len(dataset.catalogue))
     if scores.shape != shape:
         raise DataError(
-            "scores of another catalogue",
+            "the scores have the wrong shape",
             value=f"{section.path}: {scores.shape}",
             accepted=f"{shape}",
         )
@@ -210,7 +209,7 @@ def _check(
         )
     if len(bad := np.flatnonzero(~np.isfinite(scores).all(1))):
         raise DataError(
-            "scores that are no numbers",
+            "scores that are not finite",
             value=f"{section.path}: query {ids[bad[0]]}",
             accepted="finite scores",
         )
@@ -218,5 +217,5 @@ def _check(
         raise DataError(
             "every item has the same score",
             value=section.path,
-            accepted="scores that rank something",
+            accepted="scores that differ between items",
         )

@@ -1,8 +1,8 @@
-"""Signals of networks over item numbers: SASRec, GRU4Rec and Caser, plain or trained with DROS's
-objective.
+"""Signals from sequential networks: SASRec, GRU4Rec and Caser, with or without DROS's objective.
 
-All are fitted on the training split; validation chooses the epoch, and what turns scores into
-log-probabilities. Knows nothing about language models, slates or metrics of a report.
+All are fitted on the training split; the validation split chooses the epoch and the scale that
+turns scores into log-probabilities. Knows nothing about language models, slates or reported
+metrics.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ RECURRENCE = ("sequential.layers",)
 CONVOLUTION = ("sequential.window", "sequential.horizontal", "sequential.vertical")
 T = TypeVar("T", bound="SASRec")
 VALIDATION = 1000
-"""Validation queries that choose the epoch and the scale."""
+"""Number of validation queries for choosing the epoch and the scale."""
 
 
 class SASRec:
-    """What a transformer over item numbers expects next."""
+    """Next-item scores of a transformer over item numbers."""
 
     settings: ClassVar[tuple[str, ...]] = (*TRAINING, *ATTENTION, *OBJECTIVE)
     network: ClassVar[str] = "sasrec"
@@ -65,9 +65,7 @@ class SASRec:
         return f"{self.network}-dros" if self.robust else self.network
 
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
-        """Train on the training split, choosing the epoch on validation; checkpoints stay in
-        `folder`.
-        """
+        """Train on the training split and keep the best epoch; checkpoints stay in `folder`."""
         recipe = self.recipe
         self.model = fit(
             dataset.train.sequences(),
@@ -82,6 +80,7 @@ class SASRec:
             moments=dataset.train.moments(),
             metrics=Metrics(folder / "metrics.jsonl", self.name),
         )
+        # Only cross-entropy trains scores to be log-probabilities.
         if self.robust or recipe.sequential.loss != "cross-entropy":
             calibrate(self.model, dataset.valid.sample(VALIDATION, recipe.seed))
 
@@ -98,9 +97,7 @@ class SASRec:
 
     @classmethod
     def load(cls: type[T], folder: Path, recipe: Recipe) -> T:
-        """Return the signal that `save` wrote into `folder`; `recipe.sequential` must be what it
-        was.
-        """
+        """Return the signal that `save` wrote; `recipe.sequential` must be the same as then."""
         weights = load_file(existing(folder / "model.safetensors"))
         signal = cls(recipe)
         signal.model = NETWORKS[cls.network](len(weights["bias"]), recipe.sequential).eval()
@@ -116,35 +113,35 @@ class SASRec:
 
 
 class GRU4Rec(SASRec):
-    """What a recurrent network over item numbers expects next."""
+    """Next-item scores of a recurrent network over item numbers."""
 
     settings = (*TRAINING, *RECURRENCE, *OBJECTIVE)
     network = "gru4rec"
 
 
 class Caser(SASRec):
-    """What convolutions over the last few items expect next."""
+    """Next-item scores of convolutions over the last few items."""
 
     settings = (*TRAINING, *CONVOLUTION, *OBJECTIVE)
     network = "caser"
 
 
 class SASRecDROS(SASRec):
-    """SASRec, trained against shifts of what is popular."""
+    """SASRec, trained to be robust against shifts in popularity."""
 
     settings = (*TRAINING, *ATTENTION, *ROBUST)
     robust = True
 
 
 class GRU4RecDROS(GRU4Rec):
-    """GRU4Rec, trained against shifts of what is popular."""
+    """GRU4Rec, trained to be robust against shifts in popularity."""
 
     settings = (*TRAINING, *RECURRENCE, *ROBUST)
     robust = True
 
 
 class CaserDROS(Caser):
-    """Caser, trained against shifts of what is popular."""
+    """Caser, trained to be robust against shifts in popularity."""
 
     settings = (*TRAINING, *CONVOLUTION, *ROBUST)
     robust = True

@@ -1,8 +1,8 @@
-"""Networks over item numbers that score every item as the next one: SASRec, GRU4Rec, Caser.
+"""Sequential networks, which score every item as the next one: SASRec, GRU4Rec, Caser.
 
-All share their input and output embeddings, have a bias for each item, and begin every history with
-a learned start symbol, so that an empty one has a distribution too. Knows nothing about users,
-times, titles or objectives.
+Each uses the same embeddings for input and output, has a bias for each item, and starts every
+history with a learned start symbol, so that an empty one has a distribution too. Knows nothing
+about users, times, titles or objectives.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ __all__ = ["NETWORKS", "CaserNetwork", "GRU4RecNetwork", "NextItem", "SASRecNetw
 
 
 def pad(histories: Ragged, length: int) -> NDArray[np.int64]:
-    """Return the last `length` items of each history, oldest first, `NO_ITEM` after the newest.
-    Shape: [q, length].
-    """
+    """Return the last `length` items of each history, padded on the right. Shape: [q, length]."""
     kept = np.minimum(histories.lengths, length)
     columns = np.arange(length)
     present = columns < kept[:, None]
     items = np.full((len(histories), length), NO_ITEM, np.int64)
+    # Column j of row q is value `end of q - kept[q] + j`.
     items[present] = histories.values[((histories.offsets[1:] - kept)[:, None] + columns)[present]]
     return items
 
 
 class _Block(nn.Module):
-    """One pre-norm layer: causal self-attention, then a feed-forward network of four times the
-    width.
+    """A pre-norm layer: causal self-attention and a feed-forward network of four times the width.
 
-    Attention weights get a learned bias for each head and distance, [heads, max_length + 1].
+    Attention scores get a learned bias for each head and distance, [heads, max_length + 1].
     """
 
     def __init__(self, hidden: int, heads: int, dropout: float, max_length: int) -> None:
@@ -60,24 +58,24 @@ class _Block(nn.Module):
 
     def _attend(self, states: Tensor, distance: Tensor) -> Tensor:
         batch, length, hidden = states.shape
-        heads = (batch, length, 3, self.heads, hidden // self.heads)
-        query, key, value = self.qkv(states).view(heads).permute(2, 0, 3, 1, 4)
+        # [b, L, 3h] → three times [b, heads, L, h / heads].
+        shape = (batch, length, 3, self.heads, hidden // self.heads)
+        query, key, value = self.qkv(states).view(shape).permute(2, 0, 3, 1, 4)
+        # [heads, L, L]; a negative distance is a later item, which a causal model must not see.
         bias = self.distance_bias[:, distance.clamp(min=0)].masked_fill(distance < 0, -torch.inf)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
 class NextItem(nn.Module, ABC):
-    """Scores every item as the next one of a history.
+    """A network that scores every item as the next one of a history.
 
-    Items come as [q, L], L ≤ `max_length`, with `NO_ITEM` for padding on either side; padding never
+    Its input is [q, L], L ≤ `max_length`, with `NO_ITEM` as padding on either side; padding never
     changes a score.
     """
 
     scale: Tensor
-    """What scores are multiplied by to be log-probabilities; 1 until something better is known.
-    Shape: [].
-    """
+    """The factor that turns scores into log-probabilities; 1 until calibrated. Shape: []."""
 
     def __init__(self, item_count: int, section: Sequential) -> None:
         super().__init__()
@@ -92,32 +90,29 @@ class NextItem(nn.Module, ABC):
 
     @abstractmethod
     def add_layers(self, section: Sequential) -> None:
-        """Add what `read` needs."""
+        """Add the layers that `read` uses."""
 
     def encode(self, items: Tensor) -> Tensor:
-        """Return what is known after the start symbol and after each item. Shape: [q, L] → [q, L +
-        1, hidden].
+        """Return the states [q, L + 1, hidden] after the start symbol and after each item [q, L].
 
-        Padding on the left is moved to the right first, so a row's states begin in column 0.
+        Padding on the left is moved to the right first, so a row's states start in column 0.
         """
+        # A stable sort by "is padding" keeps the items in order; the start symbol is item number I.
         items = items.gather(1, (items == NO_ITEM).to(torch.uint8).argsort(dim=1, stable=True))
         items = F.pad(items, (1, 0), value=self.item_count)
         return self.read(self.dropout(self.items(items.clamp(min=0))))
 
     @abstractmethod
     def read(self, items: Tensor) -> Tensor:
-        """Return what is known after each of the embedded items, from it and those before. Both:
-        [q, n, hidden].
-        """
+        """Return the state after each embedded item, from it and those before. [q, n, hidden]."""
 
     def logits(self, states: Tensor) -> Tensor:
         """Return unnormalised log-probabilities of every item. Shape: [..., hidden] → [..., I]."""
         return F.linear(states, self.items.weight[:-1], self.bias)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Return the scores of every item after the newest one of each history. Shape: [q, L] → [q,
-        I].
-        """
+        """Return the scores of every item as the next of each history. Shape: [q, L] → [q, I]."""
+        # [q]: the column of the state after the newest item; 0, the start symbol's, without items.
         newest = (items != NO_ITEM).sum(1)
         return self.logits(
             self.encode(items)[torch.arange(len(items), device=items.device), newest]
@@ -138,13 +133,13 @@ class NextItem(nn.Module, ABC):
 class SASRecNetwork(NextItem):
     """A causal transformer (Kang & McAuley, "Self-Attentive Sequential Recommendation", 2018).
 
-    Knows places by their distance, a bias of the attention, instead of by number.
+    Positions enter as an attention bias by distance, not as embeddings of absolute positions.
     """
 
     def add_layers(self, section: Sequential) -> None:
         if section.hidden % section.heads:
             raise TrainingError(
-                "sequential.hidden cannot be shared among the heads",
+                "sequential.hidden is not divisible by the number of heads",
                 value=f"hidden = {section.hidden}, heads = {section.heads}",
                 accepted="a multiple of sequential.heads",
                 next_step=(
@@ -163,11 +158,10 @@ class SASRecNetwork(NextItem):
 
 
 class GRU4RecNetwork(NextItem):
-    """A gated recurrent network (Hidasi et al., "Session-based Recommendations with Recurrent
-    Neural Networks", 2016).
+    """A gated recurrent network (Hidasi et al., 2016).
 
-    Its sequences are people, not sessions, and its states come back to the items' embeddings
-    through a linear layer.
+    The paper is "Session-based Recommendations with Recurrent Neural Networks". Here a sequence is
+    a user's history, not a session, and a linear layer maps states to the item embeddings' space.
     """
 
     def add_layers(self, section: Sequential) -> None:
@@ -182,11 +176,11 @@ class GRU4RecNetwork(NextItem):
 
 
 class CaserNetwork(NextItem):
-    """Convolutions over the last few items (Tang & Wang, "Personalized Top-N Sequential
-    Recommendation ...", 2018).
+    """Convolutions over the last few items (Tang & Wang, 2018).
 
-    Horizontal filters of every height look for patterns of neighbours, vertical ones weigh the
-    items by their place. Without the paper's embedding of the user: nobody is known by name here.
+    The paper is "Personalized Top-N Sequential Recommendation ...". Horizontal filters of every
+    height detect patterns of consecutive items, vertical filters weigh the items by position. It
+    has no user embedding, unlike the paper's, so it serves any user.
     """
 
     def add_layers(self, section: Sequential) -> None:
@@ -203,10 +197,12 @@ class CaserNetwork(NextItem):
 
     def read(self, items: Tensor) -> Tensor:
         q, n, hidden = items.shape
+        # The last `window` items at each of the n positions, as images [q · n, 1, window, hidden].
         images = F.pad(items, (0, 0, self.window - 1, 0)).unfold(1, self.window, 1)
         images = images.transpose(2, 3).reshape(q * n, 1, self.window, hidden)
-        found = [filters(images).relu().amax((2, 3)) for filters in self.horizontal]
-        joined = torch.cat([*found, self.vertical(images).flatten(1)], 1)
+        # Each filter's maximum over the window, [q · n, horizontal], for each height.
+        patterns = [filters(images).relu().amax((2, 3)) for filters in self.horizontal]
+        joined = torch.cat([*patterns, self.vertical(images).flatten(1)], 1)
         return self.out(self.dropout(joined)).view(q, n, hidden)
 
 
