@@ -91,7 +91,7 @@ def ours(network: str, dataset: PreparedDataset, recipe: Recipe) -> float:
 
 
 def recbole(network: str, dataset: PreparedDataset, budget: float, epochs: float) -> None:
-    """Train RecBole's network for `budget` processor seconds, validation excluded, or for `epochs`."""
+    """Train RecBole's network for `budget` processor seconds, without validation, or `epochs`."""
     try:
         module = importlib.import_module(f"recbole.model.sequential_recommender.{network}")
     except ImportError as error:

@@ -104,7 +104,7 @@ def test_dros_adds_what_the_worst_distribution_of_items_costs() -> None:
     """
     popularity, temperature, weight = np.array([7, 0, 2, 1, 30]), 0.7, 0.3
     model = network()
-    given = {"dros_weight": weight, "dros_temperature": temperature}
+    given: dict[str, object] = {"dros_weight": weight, "dros_temperature": temperature}
     found, scores = loss(given, model, popularity)
     torch.manual_seed(4)
     torch.randn(2, 4)

@@ -90,8 +90,8 @@ def check_base_model(
         check_rules(Opened.of(build, section or Model(), Path(folder)), RULES)
 
 
-def spells_every_title(case: Opened) -> None:
-    """The tokenizer gives back every title letter by letter, and has a start or an end token."""
+def round_trips_every_title(case: Opened) -> None:
+    """The tokenizer decodes every title unchanged, and has a start or an end token."""
     tokenizer = case.lm.tokenizer
     assert isinstance(tokenizer.bos_token_id, int) or isinstance(tokenizer.eos_token_id, int), (
         "neither token"
@@ -146,7 +146,7 @@ def learns(case: Opened) -> None:
 
 
 RULES = (
-    spells_every_title,
+    round_trips_every_title,
     gives_logits_for_every_token,
     is_the_same_with_the_same_seed,
     is_saved_as_safetensors,

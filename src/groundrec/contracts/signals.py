@@ -48,9 +48,9 @@ class Fitted:
     folder: Path
     """Where rules may write."""
     finds_among: int
-    """The planted item is among so many best unseen ones."""
+    """The planted item must be among this many best unseen ones."""
     is_blind: bool
-    """Whether the order of a history does not matter to it, as to popularity."""
+    """Whether it ignores the order of a history, as popularity does."""
 
     @classmethod
     def of(
