@@ -37,7 +37,7 @@ K, BATCH, WIDTH = 10, 8, 24
 def answers(
     search: Search, encoder: Encoder, queries: Queries, beams: int | None, width: int
 ) -> Slates:
-    """Return the ten best items for each query, by a beam search, or exactly where `beams` is None."""
+    """Return each query's ten best items, by a beam search, or exactly if `beams` is None."""
     parts: list[Slates] = []
     for start in progress(
         range(0, len(queries), BATCH), "exact" if beams is None else f"{beams} beams"

@@ -1,7 +1,8 @@
 """Ranking texts against a catalogue by L2: groundrec's search beside `torch.cdist` and two
 `argsort`.
 
-    python benchmarks/ground.py [--texts 5000] [--items 100000] [--dim 2048] [--slice 500] [--rounds 1]
+    python benchmarks/ground.py [--texts 5000] [--items 100000] [--dim 2048] [--slice 500]
+        [--rounds 1]
 
 Each side runs in a process of its own, on the same random numbers, and tells its processor seconds
 and its peak memory. `cdist` and two `argsort` is how BIGRec's public evaluation ranks. It ranks

@@ -1,7 +1,7 @@
 """The search beside transformers' `generate`, and how it grows with the catalogue.
 
-    python benchmarks/search.py RUN [--queries 40] [--generate 8] [--batch 8] [--ways beam exact] [--cutoff-len 512]
-        [--sizes 1682 10000 100000 1000000]
+    python benchmarks/search.py RUN [--queries 40] [--generate 8] [--batch 8] [--ways beam exact]
+        [--cutoff-len 512] [--sizes 1682 10000 100000 1000000]
 
 RUN is a finished training, e.g. of `groundrec run smollm2-search --until train`. Both
 sides answer the same test queries with ten items, taking turns in one process. `generate` gets ten

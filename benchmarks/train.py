@@ -1,7 +1,8 @@
 """Fine-tuning: prefix trees beside a row for each example, and both beside transformers' own
 Trainer.
 
-    OMP_NUM_THREADS=1 python benchmarks/train.py [--blocks 2] [--templates d3 list] [--moments] [--tree-attention sdpa]
+    OMP_NUM_THREADS=1 python benchmarks/train.py [--blocks 2] [--templates d3 list] [--moments]
+        [--tree-attention sdpa]
 
 SmolLM2-135M on MovieLens-100k, histories of up to ten items, blocks of 20 targets, LoRA (r = 8 on
 q_proj and v_proj), fp32; only answers are learned. Each item has its own history, all before it in

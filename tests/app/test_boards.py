@@ -69,7 +69,8 @@ def records(file: Path) -> Iterator[Any]:
 def test_wandb_offline_keeps_settings_numbers_report_and_model(tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb", reason="groundrec[wandb] is not installed")
     write_run(Recipe(name="seen", track=Track(board="wandb", model=True, watch=2)), tmp_path)
-    wandb.teardown()  # wandb's own process writes the end of the file after the run's finish() has returned
+    # wandb's own process writes the end of the file after finish() has returned.
+    wandb.teardown()
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     found = list(records(file))
     (begun,) = [r.run for r in found if r.HasField("run")][:1]

@@ -20,7 +20,8 @@ from tests.commands import command
 
 MAIN = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
+# A parent in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from groundrec.app.commands.main import main
 main()
 """
@@ -50,7 +51,7 @@ def start(tiny: Tiny, run: Path) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str], when: Callable[[], bool], number: int) -> str:
-    """Send a signal as soon as `when` holds, unless the process ended before; return what it said."""
+    """Send a signal once `when` holds, unless the process has ended; return what it printed."""
     while process.poll() is None and not when():
         time.sleep(0.002)
     process.send_signal(number)

@@ -16,8 +16,9 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
-        errors files alive stop types track aliases trees config config_learn config_signals config_rank
-        config_track recipe_files recipe glossary affects inputs registry processes environment runs
+        errors files alive stop types track aliases trees config config_learn config_signals
+        config_rank config_track recipe_files recipe glossary affects inputs registry processes
+        environment runs
     """,
     "data": """
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch

@@ -1,4 +1,4 @@
-"""What the cluster's door says when there is no cluster; with one, see tests/app/test_cluster.py."""
+"""Errors where there is no cluster; with one, see tests/app/test_cluster.py."""
 
 from __future__ import annotations
 

@@ -176,7 +176,6 @@ def test_choose_alpha_refuses_an_empty_grid_and_no_queries() -> None:
 
 
 # -- other kinds -----------------------------------------------------------------------------------
-# --------------------
 
 
 def both(lm: Scores, cf: Scores, q: int) -> list[int]:

@@ -206,7 +206,6 @@ def files(folder: Path, processes: list[Processes]) -> list[Path]:
 
 
 # -- memory ----------------------------------------------------------------------------------------
-# --------------------
 
 
 @pytest.mark.parametrize("mode", ["exact", "beam", "exhaustive"])

@@ -61,7 +61,6 @@ def end_of(encoder: Encoder) -> str:
 
 
 # -- answers ---------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_an_answer_decodes_to_its_very_text(encoder: Encoder) -> None:
@@ -102,7 +101,6 @@ def test_a_title_never_smuggles_in_a_special_token(kind: str, template: str) -> 
 
 
 # -- prompts ---------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_a_prompt_decodes_to_the_words_of_the_template(encoder: Encoder) -> None:
@@ -174,7 +172,6 @@ def test_batches_and_singles_are_tokenised_alike(tokenizer: PreTrainedTokenizerB
 
 
 # -- labels ----------------------------------------------------------------------------------------
-# --------------------
 
 
 @pytest.mark.parametrize("train_on_inputs", [False, True])
@@ -235,7 +232,6 @@ def test_only_choices_are_learned_in_a_running_list() -> None:
 
 
 # -- cuts ------------------------------------------------------------------------------------------
-# --------------------
 
 
 @given(histories.filter(len), st.integers(0, 60))
@@ -256,7 +252,6 @@ def test_cuts_part_a_sequence_into_the_longest_pieces_that_fit(
 
 
 # -- tokenizers ------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_our_tokenizer_has_the_special_tokens_it_says() -> None:

@@ -21,9 +21,15 @@ from tests.shops import planted_shop
 from tests.train.test_finetune import WIDER
 
 SECTION = config_learn.Train(
-    method="qlora", epochs=2, learning_rate=1e-2, warmup_steps=0, batch_size=4, micro_batch_size=4, cutoff_len=96,
+    method="qlora",
+    epochs=2,
+    learning_rate=1e-2,
+    warmup_steps=0,
+    batch_size=4,
+    micro_batch_size=4,
+    cutoff_len=96,
     lora_target_modules=["q_proj", "v_proj", "dense"],
-)  # fmt: skip
+)
 
 
 def tuned(

@@ -1,7 +1,8 @@
 """Run directories: what was asked, what was done, and which of it is still true.
 
     runs/<name>/
-      recipe.toml · config.json · status.json · progress.json · log.txt · metrics.jsonl · job.json · run.lock
+      recipe.toml · config.json · status.json · progress.json · job.json · run.lock
+      log.txt · metrics.jsonl
       <step>/manifest.json     written last and atomically: output without it does not count
 
 A step is a stage (`train`) or a part of one (`recommend/test`); its folder has its name. It is

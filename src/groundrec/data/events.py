@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,9 @@ class Events:
 
 def write_events(events: Events, query_ids: NDArray[np.int64], file: Path) -> str:
     """Write the events with the id of the query each is a target of [E]; return their digest."""
-    with pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=REPEATED) as writer:  # type: ignore[arg-type]
+    # The stubs take one flag for all columns; the library takes a list of columns too.
+    options: Any = {"compression": "zstd", "use_dictionary": REPEATED}
+    with pq.ParquetWriter(file, SCHEMA, **options) as writer:
         for rows in _row_groups(events, query_ids):
             writer.write_table(rows)
     return _digest(events, query_ids)

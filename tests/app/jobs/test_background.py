@@ -34,7 +34,6 @@ def kill(pid: int | None, number: int = signal.SIGKILL) -> None:
 
 
 # -- one run ---------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_a_detached_run_ends_well_and_its_exit_is_recorded(terminal: Terminal) -> None:
@@ -107,7 +106,6 @@ def test_an_error_is_told_with_its_text(terminal: Terminal) -> None:
 
 
 # -- who dies --------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_a_killed_worker_is_killed_and_can_be_resumed(terminal: Terminal) -> None:

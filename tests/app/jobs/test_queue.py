@@ -42,7 +42,6 @@ def ticket(run: str, order: float, most: int | None = None, who: int | None = No
 
 
 # -- tickets ---------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_turns_come_in_the_order_of_asking(tmp_path: Path) -> None:
@@ -133,7 +132,6 @@ def test_a_gpu_has_one_name(
 
 
 # -- grids -----------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_a_grid_is_every_combination_the_last_setting_fastest() -> None:
@@ -167,7 +165,6 @@ def test_a_bad_value_of_a_grid_begins_nothing(terminal: Terminal) -> None:
 
 
 # -- real runs -------------------------------------------------------------------------------------
-# --------------------
 
 
 def test_a_full_queue_works_in_order_and_loses_nobody_to_a_kill(terminal: Terminal) -> None:

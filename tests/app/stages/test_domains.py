@@ -190,7 +190,7 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
     recipe, games = shops.recipe, shutil.copytree(shops.games, tmp_path / "games")
     settings, says = (
         [f"train.extra_datasets.games={games}"],
-        "train.extra_datasets.games is no finished data set: ",
+        "train.extra_datasets.games is not a finished data set: ",
     )
     match what:
         case "missing":
@@ -203,10 +203,10 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
             shutil.copytree(shops.films, games)
             recipe = tmp_path / "films.toml"
             recipe.write_text(f'[data]\ndataset = "{shops.films}"\n')
-            says = "train.extra_datasets.games is the main data set once more"
+            says = "train.extra_datasets.games is the same as the main data set"
         case "twice":
             settings += [f"train.extra_datasets.sport={shops.games}"]
-            says = "train.extra_datasets.sport is train.extra_datasets.games once more"
+            says = "train.extra_datasets.sport is the same as train.extra_datasets.games"
         case _:
             settings, says = (
                 [f'train.extra_datasets={{"my games" = "{games}"}}'],
@@ -224,7 +224,7 @@ def test_the_main_data_set_itself_is_refused_before_anything_is_fitted(
     found = started(shops.recipe, tmp_path / "run", f"train.extra_datasets.same={shops.films}")
     assert (
         found.code,
-        "train.extra_datasets.same is the main data set once more" in found.err,
+        "train.extra_datasets.same is the same as the main data set" in found.err,
     ) == (2, True)
     assert not (tmp_path / "run" / "signals").exists()
 
@@ -259,7 +259,7 @@ def test_the_dry_run_shows_what_there_is_of_each_domain(shops: Shops) -> None:
     targets = json.loads((shops.games / "dataset.json").read_text())["counts"]["train"]["targets"]
     assert ["default", "made by this run", "[words.default]", "–", "–", "–"] in rows
     assert ["game", str(shops.games), "[words.game]", str(GAMES), str(targets), "20"] in rows
-    assert ["book", "nowhere (not there yet)", "the default ones", "–", "–", "–"] in rows
+    assert ["book", "nowhere (not there yet)", "default", "–", "–", "–"] in rows
     told = json.loads(command("run", shops.recipe, *options, "--json").out)["train.extra_datasets"]
     assert [(size["domain"], size["items"]) for size in told["sizes"]] == [
         ("default", None),

@@ -1,4 +1,4 @@
-"""What a search is said to hold at most is what it holds; sizes, limits, and errors of allocators."""
+"""A search holds no more memory than estimated; sizes, limits and errors of allocators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search against brute force: every item's tokens appended to the prompt and scored one by one."""
+"""The search against brute force: each item's tokens after the prompt, scored one by one."""
 
 from __future__ import annotations
 

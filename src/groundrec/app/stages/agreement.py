@@ -1,7 +1,7 @@
-"""What a table of means does not show of several rankings: which items they share, whom they serve
-of head and tail.
+"""What a table of means hides: which items rankings share, and how well each serves popular and
+rare targets.
 
-Knows nothing about how a ranking came about, nor how it is printed.
+Knows nothing about how a ranking was made, nor how it is printed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What rankings share, row by row in the order they were asked for."""
+    """What rankings share. Rows come in the order they were asked for."""
 
     k: int
-    """Places of a slate that are compared."""
+    """Length of the slates that are compared."""
     shared: tuple[tuple[float, ...], ...]
-    """How much of two rows' first `k` places is the same, mean over queries; 1 is all of it."""
+    """Share of common items in two rows' first `k` places, mean over queries."""
     slices: tuple[dict[str, Interval], ...]
-    """The main metric for popular, middling and rare targets alone."""
+    """The main metric for popular, middling and rare targets separately."""
     kinds: tuple[Kind, ...]
 
 
@@ -75,7 +75,8 @@ def overlap(a: NDArray[np.integer], b: NDArray[np.integer], k: int) -> float:
     """Return the mean share of the first `k` places of `a` and `b` [Q, K] that are the same items,
     in any order.
 
-    |A ∩ B| / max(|A|, |B|), for a slate may have fewer items than places; queries with two empty slates are left out.
+    |A ∩ B| / max(|A|, |B|), since a slate may have fewer than `k` items. Queries with two empty
+    slates are left out.
     """
     a = a[:, :k]
     b = b[:, :k]

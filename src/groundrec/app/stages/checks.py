@@ -1,4 +1,4 @@
-"""What a recipe names must be there: checked before anything is written or loaded.
+"""Checks that what a recipe names exists, before anything is written or loaded.
 
 Knows nothing about what the named things do.
 """

@@ -1,7 +1,6 @@
-"""The data sets of several domains that one training reads: whether they are there, and how large
-they are.
+"""The data sets of several domains that one training reads: whether they exist, and their sizes.
 
-Knows nothing about what is made of them.
+Knows nothing about how they are used.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ FINISHED = "a folder that `groundrec prepare` or `groundrec import` has finished
 
 @dataclass(frozen=True)
 class Size:
-    """What there is of a domain: numbers of items and of targets, None where the data set is not
-    there yet.
-    """
+    """The size of a domain's data set: items and targets, None where it does not exist yet."""
 
     domain: str
     dataset: str
@@ -38,24 +35,21 @@ class Size:
 
 
 def main_domain(recipe: Recipe) -> str:
-    """Return whose words the prompts of the main data set use."""
+    """Return the domain whose words the prompts of the main data set use."""
     return recipe.model.domain or recipe.data.category or "default"
 
 
 def other_domains(recipe: Recipe) -> dict[str, Path]:
-    """Return the data sets that are trained on beside the main one, by domain, in the order of
-    these names.
-    """
+    """Return the data sets that are trained on besides the main one, by domain, sorted by name."""
     return (
         dict(sorted(recipe.train.extra_datasets.items())) if recipe.train.method != "none" else {}
     )
 
 
 def fingerprints(recipe: Recipe, main: str = "") -> dict[str, str]:
-    """Return the fingerprint of each other data set; raise where one is not there or is one of the
-    others.
+    """Return the fingerprint of each other data set; raise for one that is missing or repeated.
 
-    `main` is the main one's, where it is known.
+    `main` is the fingerprint of the main data set, empty where it is not known.
     """
     found = {}
     places = {main: "the main data set"} if main else {}
@@ -63,7 +57,7 @@ def fingerprints(recipe: Recipe, main: str = "") -> dict[str, str]:
         found[domain] = _fingerprint(f"train.extra_datasets.{domain}", path)
         if before := places.get(found[domain]):
             raise ConfigError(
-                f"train.extra_datasets.{domain} is {before} once more",
+                f"train.extra_datasets.{domain} is the same as {before}",
                 value=path,
                 accepted="another data set: every example of one would count twice",
                 next_step=f"leave train.extra_datasets.{domain} out",
@@ -73,7 +67,7 @@ def fingerprints(recipe: Recipe, main: str = "") -> dict[str, str]:
 
 
 def sizes(recipe: Recipe) -> Iterator[Size]:
-    """Yield the size of the main data set and of each other one, as far as they are there."""
+    """Yield the size of the main data set and of each other one, as far as they exist."""
     yield _size(recipe, main_domain(recipe), recipe.data.dataset)
     for domain, path in other_domains(recipe).items():
         yield _size(recipe, domain, path)
@@ -87,7 +81,7 @@ def size_table(found: Sequence[Size]) -> Table:
             "–" if number is None else f"{number:,}"
             for number in (size.items, size.train, size.valid)
         )
-        words = f"[words.{size.domain}]" if size.own_words else "the default ones"
+        words = f"[words.{size.domain}]" if size.own_words else "default"
         table.add_row(*map(escape, (size.domain, size.dataset, words, *numbers)))
     table.caption = "train.max_examples and train.validation_queries are drawn from each"
     return table
@@ -96,7 +90,7 @@ def size_table(found: Sequence[Size]) -> Table:
 def _fingerprint(setting: str, path: Path) -> str:
     if not (path / "dataset.json").is_file():
         raise ArtifactError(
-            f"{setting} is no finished data set",
+            f"{setting} is not a finished data set",
             value=path,
             accepted=FINISHED,
             next_step=(

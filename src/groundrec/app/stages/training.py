@@ -51,7 +51,7 @@ def train(x: Artefacts, start: StartPoint | None, folder: Path) -> None:
 
 
 def refuse_without_validation(recipe: Recipe, dataset: PreparedDataset) -> None:
-    """Raise `DataError` where something is to be chosen on validation queries and there are none."""
+    """Raise `DataError` if something must be chosen on validation queries and there are none."""
     if len(dataset.valid):
         return
     if recipe.fuse.signals:

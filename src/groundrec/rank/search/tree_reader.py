@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -51,7 +51,8 @@ class Instruction:
             logits_at(
                 model, torch.zeros_like(ids[:, :1]), input_ids=ids, cache=cache, use_cache=True
             )
-        return cls(tuple(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))  # type: ignore[union-attr]
+        layers: Any = cache.layers  # typed as layers that may not hold keys and values
+        return cls(tuple(tokens), tuple((layer.keys, layer.values) for layer in layers))
 
     def begins(self, prompts: list[list[int]]) -> bool:
         """Return whether every prompt begins with it and goes on."""
