@@ -65,7 +65,7 @@ def test_a_base_model_that_breaks_a_rule_is_told_which() -> None:
         return scratch(section, texts)
 
     for build, words in (
-        (in_small_letters, "letter by letter"),
+        (in_small_letters, "decodes every title unchanged"),
         (with_few_logits, "for every token of its tokenizer|index out of range"),
         (ever_another, "with one seed"),
     ):
