@@ -51,10 +51,10 @@ def test_adapters_on_top_of_adapters_are_ranked_with_both(base: Path, tmp_path: 
         *(tmp_path / name for name in ("one", "two", "three")),
     )
     assert run(recipe, first, f"model.base_model={base}").code == 0
-    made = run(recipe, second, f"model.base_model={first / 'model'}")
+    made = run(recipe, second, f"model.base_model={first / 'train'}")
     assert made.code == 0, made.err
     ranked = (
-        f"model.base_model={first / 'model'}",
+        f"model.base_model={first / 'train'}",
         "train.method=none",
         f"train.resume_from={second}",
     )

@@ -132,7 +132,7 @@ def test_an_item_is_explained(tiny: Tiny) -> None:
     assert worst.dropped_at[1] is not None
     shown = command("explain-item", tiny.run, first.title, *history)
     assert shown.code == 0
-    assert "place 1 of the exact ranking" in shown.out
+    assert "rank 1 of the exact ranking" in shown.out
     assert repr(told["pieces"][0]) in shown.out
     assert "a beam of 50 finds it" in shown.out
     with pytest.raises(SearchError, match="may not be recommended"):

@@ -46,7 +46,7 @@ ERRORS = {
 class Words:
     """An encoder whose prompts are the items themselves."""
 
-    head: tuple[int, ...] = ()
+    shared_prefix: tuple[int, ...] = ()
 
     def prompt(self, history: Any) -> list[int]:
         return [3, *(2 + int(item) % (VOCABULARY - 2) for item in history)]
@@ -122,7 +122,7 @@ def test_slates_are_those_of_one_query_at_a_time_in_the_order_of_the_queries(
     found = recommend(recommender(), queries(), tmp_path)
     alone = [recommender().slates(queries().take(np.array([i])), 5) for i in range(QUERIES)]
     same(found, Slates.concatenate(alone))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
+    assert sorted(p.name for p in tmp_path.glob("*.parquet")) == [
         f"{start:09d}.parquet" for start in (0, 10, 20)
     ]
     same(load_slates(tmp_path), found)
@@ -233,7 +233,7 @@ def test_out_of_memory_with_one_query_is_one_clear_error(tmp_path: Path, said: l
     assert refused.value.value == str(ERRORS["CPU"]).splitlines()[0]
     assert "recommend.memory_limit" in refused.value.accepted
     assert refused.value.next_step == "--set recommend.beams=…"
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.parquet")) == []
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, said: list[str]) -> None:

@@ -173,7 +173,7 @@ def test_contents_tell_starts_apart_by_what_is_in_them(run: Path, tmp_path: Path
 def test_weights_alone_are_those_of_the_trained_model(
     run: Path, adapters: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=f"nothing to start from: {run / 'model'}"):
+    with pytest.raises(ConfigError, match=f"nothing to start from: {run / 'train'}"):
         find_weights(run)  # it has checkpoints, and has not finished
     copy = shutil.copytree(run, tmp_path / "run")
     for file in adapters.iterdir():

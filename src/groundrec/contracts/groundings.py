@@ -157,7 +157,7 @@ def fills_shards(case: GroundingCase) -> None:
     kept = np.array([0, 2, 3])
     assert (found.items[1] == NO_ITEM).all(), found.items[1]
     np.testing.assert_array_equal(found.items[kept], ranker.slates(some.take(kept), K).items)
-    assert len(list(folder.iterdir())) == 2, sorted(folder.iterdir())
+    assert len(list(folder.glob("*.parquet"))) == 2, sorted(folder.iterdir())
 
 
 def scores_every_item_from_its_slates(case: GroundingCase) -> None:
