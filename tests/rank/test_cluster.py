@@ -52,9 +52,9 @@ def test_what_actors_say_is_passed_on_once_and_what_they_refuse_is_raised(
 ) -> None:
     heard: set[str] = set()
     with caplog.at_level("INFO", logger="groundrec"):
-        cluster._pass_on(["a", "b"], None, heard)
+        cluster._relay(["a", "b"], None, heard)
         with pytest.raises(SearchError) as refused:
-            cluster._pass_on(["b", "c"], ["what", "1", "accepted", "next"], heard)
+            cluster._relay(["b", "c"], ["what", "1", "accepted", "next"], heard)
     assert [record.message for record in caplog.records] == ["a", "b", "c"]
     assert str(refused.value) == "what: 1\n  accepted: accepted\n  next: next"
 

@@ -1,9 +1,8 @@
-"""Shards of slates computed on a cluster by Ray Data: actors that hold the model, each writing the
-shards it is given.
+"""Shards of slates computed on a Ray cluster: each actor holds the model and writes its shards.
 
-The folder of slates must be one that every machine sees. A shard is a file that is written whole or
-not at all, so an actor that dies loses one shard of work, which Ray gives to another. Knows nothing
-about recipes or run directories.
+Every machine must see the folder of slates. A shard is a file that is written whole or not at all,
+so an actor that dies loses one shard of work, which Ray gives to another. Knows nothing about
+recipes or run directories.
 """
 
 from __future__ import annotations
@@ -27,34 +26,33 @@ from groundrec.rank.recommend import Writer
 __all__ = ["write_shards"]
 
 STORE = 100 * 2**20
-"""Bytes of a local cluster's object store: numbers of shards are all that it holds."""
+"""Bytes of a local cluster's object store, which holds only the numbers of shards."""
 WORKERS = 2
 
 
 def write_shards(
     open_writer: Callable[[int], Writer], shards: Sequence[int], workers: int | None
 ) -> None:
-    """Write `shards` with so many actors; with one for each GPU, or 2 without GPUs, where `workers`
-    is None.
+    """Write `shards` with `workers` actors; None is one per GPU, or two without a GPU.
 
     Each actor calls `open_writer` once, with the number of actors that may share its memory; it
-    must be something that can be sent to another process. Raises `SearchError` where a search is
-    refused, `ProcessError` where the cluster cannot go on.
+    must be picklable for Ray. Raises `SearchError` if a search is refused, `ProcessError` if the
+    cluster fails.
     """
     if not shards:
         return
     with _connected() as ray:
-        heard: set[str] = set()
+        logged: set[str] = set()
         try:
-            batches = _handed_out(ray, open_writer, shards, workers).iter_batches(batch_size=1)
+            batches = _write_on_actors(ray, open_writer, shards, workers).iter_batches(batch_size=1)
             for batch in progress(batches, "recommending", len(shards)):
-                messages, refusal = json.loads(str(batch["told"][0]))
-                _pass_on(messages, refusal, heard)
+                messages, refusal = json.loads(str(batch["outcome"][0]))
+                _relay(messages, refusal, logged)
         except ray.exceptions.RayError as error:
             raise _unfinished(error) from error
 
 
-def _handed_out(
+def _write_on_actors(
     ray: Any, open_writer: Callable[[int], Writer], shards: Sequence[int], workers: int | None
 ) -> Any:
     """Return the data set that writes the shards when it is read."""
@@ -77,7 +75,7 @@ def _handed_out(
 
 
 class _Actor(logging.Handler):
-    """A writer in a process of Ray's, where nobody hears what is logged."""
+    """A writer in a Ray process; it collects log messages, which would be lost there."""
 
     def __init__(self, open_writer: Callable[[int], Writer], sharing: int) -> None:
         super().__init__()
@@ -91,8 +89,9 @@ class _Actor(logging.Handler):
         self._messages.append(record.getMessage())
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the shards; return what was logged, and the error that is the user's: Ray would
-        keep its text only.
+        """Write the shards; return the messages logged and the user's error, if any.
+
+        The error travels as data because Ray would keep only its text.
         """
         refusal = None
         try:
@@ -100,17 +99,17 @@ class _Actor(logging.Handler):
                 self._writer.write(int(shard))
         except GroundrecError as error:
             refusal = [error.what, error.value, error.accepted, error.next_step]
-        told = json.dumps([self._messages, refusal], default=str)
+        outcome = json.dumps([self._messages, refusal], default=str)
         self._messages = []
-        return {"told": np.array([told])}
+        return {"outcome": np.array([outcome])}
 
 
-def _pass_on(messages: list[str], refusal: list[str] | None, heard: set[str]) -> None:
-    """Log what an actor logged and none did before; raise what it raised."""
+def _relay(messages: list[str], refusal: list[str] | None, logged: set[str]) -> None:
+    """Log an actor's messages that no other has logged, and raise the error it met."""
     for message in messages:
-        if message not in heard:
+        if message not in logged:
             log.info(message)
-    heard.update(messages)
+    logged.update(messages)
     if refusal:
         what, value, accepted, next_step = refusal
         raise SearchError(what, value=value, accepted=accepted, next_step=next_step)
@@ -118,10 +117,8 @@ def _pass_on(messages: list[str], refusal: list[str] | None, heard: set[str]) ->
 
 @contextmanager
 def _connected() -> Iterator[Any]:
-    """Yield Ray, connected to the cluster that `RAY_ADDRESS` names, or to one of its own on this
-    machine.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody anything unless asked to
+    """Yield Ray, connected to the cluster at `RAY_ADDRESS`, or to a local one started here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports unless asked for
     try:
         ray = import_module("ray")
         _ = import_module("ray.data")
@@ -135,7 +132,7 @@ def _connected() -> Iterator[Any]:
         raise ProcessError(
             "no Ray cluster answers",
             value=f"RAY_ADDRESS = {os.environ.get('RAY_ADDRESS')}: {error}",
-            accepted="the address of a cluster, and what it asks of who connects (RAY_AUTH_MODE)",
+            accepted="the address of a running cluster, with its authentication (RAY_AUTH_MODE)",
             next_step="ray status, or unset RAY_ADDRESS to start one on this machine",
         ) from None
     context = ray.data.DataContext.get_current()
@@ -147,14 +144,14 @@ def _connected() -> Iterator[Any]:
 
 
 def _unfinished(error: Exception) -> ProcessError:
-    told = [
+    causes = [
         line.strip()
         for line in str(error).splitlines()
         if re.match(r"[\w.]*(Error|Exception)\b", line.strip())
     ]
     return ProcessError(
         "Ray could not finish the slates",
-        value=told[0] if told else error,
+        value=causes[0] if causes else error,
         accepted="a cluster whose machines see the run directory and have the same packages",
-        next_step="the same command with --if-exists resume; shards that are there are kept",
+        next_step="the same command with --if-exists resume; finished shards are kept",
     )

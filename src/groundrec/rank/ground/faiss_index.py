@@ -23,11 +23,11 @@ from groundrec.rank.ground.nearest import Vote, nearest, nearest_of
 __all__ = ["Index"]
 
 PARTS = 4
-"""Parts are so many times the square root of the items."""
+"""Number of parts, as a multiple of the square root of the number of items."""
 LOOKED_AT = 32
-"""Parts that are looked at for a text."""
+"""Parts searched for each text."""
 SPARE = 64
-"""Candidates of a text beyond the places: some may not be recommended."""
+"""Candidates of a text beyond `k`, since some may not be recommended."""
 
 
 class Index:
@@ -39,7 +39,7 @@ class Index:
         if not file.exists():
             parts = min(ceil(PARTS * sqrt(len(items))), len(items))
             index = faiss.index_factory(items.shape[1], f"IVF{parts},Flat")
-            index.cp.min_points_per_centroid = 1  # a small catalogue is no reason to complain
+            index.cp.min_points_per_centroid = 1  # no warning for small catalogues
             index.train(items.numpy())
             index.add(items.numpy())
             with atomic_write(file) as part:
@@ -70,7 +70,7 @@ class Index:
 
 
 def _distinct(numbers: Tensor) -> Tensor:
-    """Return each row in rising order, -1 in place of what it holds already. Shape: [Q, c]."""
+    """Return each row sorted, with repeats replaced by -1. Shape: [Q, c]."""
     rising = numbers.sort(dim=1).values
     again = torch.zeros_like(rising, dtype=torch.bool)
     again[:, 1:] = rising[:, 1:] == rising[:, :-1]

@@ -1,8 +1,7 @@
-"""Texts that a language model writes behind prompts, nothing but its own will holding it: beams or
-samples.
+"""Texts that a language model generates freely after prompts, by beam search or by sampling.
 
-A checkpoint's own generation settings are never looked at; how queries are batched changes no text.
-Knows nothing about catalogues or what the texts mean.
+A checkpoint's own generation settings are ignored, and batching changes no text. Knows nothing
+about catalogues or what the texts mean.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ __all__ = ["GenerationSettings", "generate"]
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How texts are written: `texts` of them, of at most `longest` tokens. `temperature`, `top_p`
-    are for samples.
+    """How texts are generated: `texts` per prompt, of at most `longest` tokens each. `temperature`
+    and `top_p` are for sampling.
     """
 
     texts: int = 4
@@ -52,15 +51,16 @@ def generate(
     settings: GenerationSettings,
     names: Sequence[int],
 ) -> list[list[list[int]]]:
-    """Return the token ids of each prompt's texts, likeliest first, or as they were drawn, to the
-    ending token.
+    """Return the token ids of each prompt's texts up to the ending token.
+
+    Beams come likeliest first, samples in the order in which they were drawn.
 
     Args:
         model: A transformers causal language model.
         prompts: Token ids.
         ends: Which tokens end a text. Shape: [V], bool.
-        settings: How.
-        names: A number for each prompt; with the seed, it decides what is drawn behind it.
+        settings: How to generate.
+        names: A number for each prompt; with the seed, it decides what is sampled for that prompt.
     """
     width = max(map(len, prompts))
     ids = torch.tensor([[*[0] * (width - len(p)), *p] for p in prompts], device=model.device)

@@ -22,7 +22,7 @@ __all__ = ["CHUNK", "Pooling", "Vote", "distances", "embed", "nearest", "nearest
 
 Pooling = Literal["last", "mean"]
 Vote = Literal["best", "nearest", "mean"]
-"""A query's distance to an item: its first text's, its nearest text's, or the mean over all."""
+"""A query's distance to an item: that of its first text, of its nearest, or the mean of all."""
 
 CHUNK = 2048
 """Items compared at a time."""
@@ -218,8 +218,7 @@ def _candidates(
     best = torch.empty(len(texts), 0, device=texts.device)
     found = torch.empty(len(texts), 0, dtype=torch.long, device=texts.device)
     longest = torch.zeros_like(centre[0])
-    # One place for the numbers of every chunk: fresh memory for each takes the system longer than
-    # what is left to do.
+    # One buffer serves every chunk: allocating one per chunk would cost more than the arithmetic.
     most = min(chunk, len(items))
     room = torch.empty(texts.shape[0] * texts.shape[1] * most, device=texts.device)
     centred = torch.empty(most, len(centre), device=texts.device)
@@ -261,7 +260,7 @@ def _nearer(table: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
     width = int(counts.max()) if len(counts) else 0
     if (
         width > table.shape[1] // 4
-    ):  # selected, where they are many: a catalogue whose items come nearer and nearer
+    ):  # many where each item of a catalogue is nearer than the one before: select first
         return _least(table, width)
     places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     value = torch.full((len(table), width), torch.inf, device=table.device)
@@ -290,8 +289,7 @@ def _ordered(
     (queries, c), (_, voting, dim) = found.shape, texts.shape
     rows = max(1, EXACT // (c * dim * voting))
     exact = torch.empty(found.shape, dtype=torch.double, device=texts.device)
-    # One place for what every few queries need: taken anew each time, it is slow to get and leaves
-    # holes behind.
+    # One buffer serves all batches: allocating one per batch is slow and fragments memory.
     near = torch.empty(rows * c, dim, dtype=items.dtype, device=items.device)
     room = torch.empty(rows * voting * c, dim, dtype=torch.double, device=texts.device)
     for start in range(0, queries, rows):
@@ -311,7 +309,7 @@ def _apart(texts: Tensor, items: Tensor, vote: Vote, room: Tensor | None = None)
     """Return distances by their definition, in float64. [q, V, 1, D], [q, 1, c, D] → [q, c]."""
     shape = torch.broadcast_shapes(texts.shape, items.shape)
     room = texts.new_empty(shape) if room is None else room[: shape[:-1].numel()].view(shape)
-    # Widened first: a difference of two kinds of numbers takes longer.
+    # Converted first: a difference of mixed types is slower.
     apart = torch.linalg.vector_norm(room.copy_(items).sub_(texts), dim=-1)
     return apart.mean(1) if vote == "mean" else apart.amin(1)
 

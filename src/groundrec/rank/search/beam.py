@@ -1,7 +1,7 @@
 """Beam search along the trie: all hypotheses grow by one token per step.
 
 The same hypotheses, scores and stopping as transformers' `generate` with `early_stopping="never"`.
-Forced tokens are read several at a time, and handed out one per step. Knows nothing about items.
+Forced tokens are read several at a time, and consumed one per step. Knows nothing about items.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class BeamSearch:
 
     The best `keep` finished ones are kept; one of n tokens scores its log-probability divided by n
     ** `length_penalty`. At most `stride` tokens of an edge are read at once: more take fewer passes
-    and read some in vain.
+    and read some needlessly.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class BestFirst:
     """One best-first search over Q queries, until all are proved or have read `budget` tree tokens.
 
     About `width` tokens are read per pass for each query: more take fewer passes and read some
-    nodes in vain. With a `goal`, only leaves that it allows are searched for.
+    nodes needlessly. With a `goal`, only leaves that it allows are searched for.
     """
 
     def __init__(
