@@ -104,7 +104,7 @@ class Run:
                     "this run directory is in use",
                     value=path,
                     accepted="a new --run-dir, or --if-exists resume|new",
-                    next_step="add --if-exists resume to go on where it stopped",
+                    next_step="add --if-exists resume to continue it",
                 )
             if if_exists == "new":
                 path = _free_name(path)

@@ -172,7 +172,7 @@ def _sections(card: Card) -> Iterator[list[tuple[str, str]]]:
     yield [(name, _format_split(counts)) for name, counts in card.get("splits", {}).items()]
     leaks = [(_in_words(name), f"{share:.1%}") for name, share in card.get("leakage", {}).items()]
     unseen = f"{card['items_no_target_in_train']:,}"
-    yield [*leaks, ("items that are no target in train", unseen)]
+    yield [*leaks, ("items never a target in train", unseen)]
 
 
 def _format_split(counts: SplitCounts) -> str:

@@ -33,14 +33,14 @@ DebugAttach = Annotated[
 ]
 DebugRank = Annotated[
     int | None,
-    typer.Option(min=0, help="With --debug-attach: wait on this rank only, on that very port."),
+    typer.Option(min=0, help="With --debug-attach: only this rank waits, on exactly that port."),
 ]
 
 
 def wait_for_debugger(processes: Processes, port: int | None, rank: int | None) -> Processes:
     """Return the processes once a debugger is attached to this one, if it is asked to wait at all.
 
-    They no longer time out on each other: a process at a breakpoint shows no signs of life.
+    The processes then wait for each other without a timeout, since one may be at a breakpoint.
     """
     if port is None and rank is not None:
         raise ConfigError(

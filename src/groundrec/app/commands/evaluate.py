@@ -105,7 +105,7 @@ def _evaluate_run(path: Path, options: RunOptions) -> None:
             "not a run directory",
             value=path,
             accepted="a directory that `groundrec run` or `groundrec train` has written",
-            next_step="groundrec runs lists those in ./runs",
+            next_step="groundrec runs, which lists those in ./runs",
         )
     recipe = Recipe.model_validate(config)
     path = path.resolve()

@@ -62,7 +62,7 @@ def explain_setting(
     setting: Annotated[
         str,
         typer.Argument(
-            help="A setting, its last part, its section, or the originals' name: `cutoff_len`."
+            help="A setting, its last part, its section, or its name in published code."
         ),
     ],
     lang: Annotated[

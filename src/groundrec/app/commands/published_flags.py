@@ -67,9 +67,9 @@ class ParsedFlags:
         return self.out.with_name(f"{self.out.name}-data{suffix}")
 
 
-def parse_flags(words: Sequence[str]) -> ParsedFlags:
+def parse_flags(arguments: Sequence[str]) -> ParsedFlags:
     """Return what `--flag value …` asks for; raise `ConfigError` for an unknown flag."""
-    given = _flag_values(words)
+    given = _flag_values(arguments)
     files = {flag: given[flag] for flag in FILES if given.get(flag, "") not in UNSET}
     data = _domains({flag: _paths(text) for flag, text in files.items()})
     elsewhere = (*FILES, *ALWAYS_ON, "output_dir", "resume_from_checkpoint")
@@ -115,10 +115,10 @@ def write_recipe(parsed: ParsedFlags) -> Path:
     return file
 
 
-def _flag_values(words: Sequence[str]) -> dict[str, str]:
+def _flag_values(arguments: Sequence[str]) -> dict[str, str]:
     """Return values by flag: `--flag value`, `--flag=value`, or `--flag` alone, which is true."""
     values = {}
-    rest = list(words)
+    rest = list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):

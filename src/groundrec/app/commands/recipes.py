@@ -29,7 +29,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the packaged recipes, each with the first line of its description."""
     rows = {name: _summary(path) for name, path in _files().items()}

@@ -167,7 +167,7 @@ def _refuse_contradictions(options: RunOptions) -> None:
         )
     if not options.detach and (options.after or options.max_parallel or options.grid):
         raise ConfigError(
-            "--after, --max-parallel and --grid are for runs in the background",
+            "--after, --max-parallel and --grid need --detach",
             accepted="--detach with them",
             next_step="add --detach",
         )

@@ -1,4 +1,4 @@
-"""`groundrec track sync`: uploads what wandb kept of offline runs, with wandb's own client.
+"""`groundrec track sync`: uploads the wandb data of offline runs, with wandb's own client.
 
 Knows nothing about what was kept.
 """
@@ -17,12 +17,12 @@ from groundrec.core.errors import ArtifactError, MissingDependency
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Upload what tracking boards kept offline.", no_args_is_help=True)
+app = typer.Typer(help="Upload the offline data of tracking boards.", no_args_is_help=True)
 
 
 @app.callback()
 def track() -> None:
-    """Upload what tracking boards kept offline."""
+    """Upload the offline data of tracking boards."""
 
 
 @app.command()
@@ -34,7 +34,7 @@ def sync(
         bool, typer.Option("--dry-run", help="Print wandb's command; upload nothing.")
     ] = False,
 ) -> None:
-    """Upload what wandb kept of RUNS to its server, or to your own (`WANDB_BASE_URL`)."""
+    """Upload the offline wandb data of RUNS to wandb's server, or your own (`WANDB_BASE_URL`)."""
     folders = [folder for run in runs for folder in _offline_folders(run)]
     command = ["-m", "wandb", "sync", *map(str, folders)]
     if dry_run:

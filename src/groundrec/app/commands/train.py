@@ -57,7 +57,7 @@ PUBLISHED_FLAGS = (
 )
 """Flags of BIGRec's, D3's and alpaca-lora's train.py that mean something here."""
 BOTH_FORMS = "groundrec train RECIPE, or groundrec train --base_model … --train_data_path …"
-HELP = f"""Train the model of RECIPE, or as the flags of BIGRec's or D3's train.py say.
+HELP = f"""Train the model of RECIPE, or train with the flags of BIGRec's or D3's train.py.
 
 With a recipe, run its stages up to training. This is `groundrec run RECIPE
 --until train`, and takes the same options.
@@ -79,7 +79,9 @@ def train(
     context: typer.Context,
     recipe: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE", help="A recipe: TOML file. Leave it out to give flags."),
+        typer.Argument(
+            metavar="RECIPE", help="A recipe, as for `groundrec run`. Omit it to use flags."
+        ),
     ] = None,
     set_: Set = None,
     run_dir: RunDir = None,
@@ -111,26 +113,26 @@ def train(
         debug_rank=debug_rank,
         as_json=as_json,
     )
-    words = recipe or []
-    if not words:
+    arguments = recipe or []
+    if not arguments:
         raise ConfigError(
             "nothing to train", accepted=BOTH_FORMS, next_step="groundrec train --help"
         )
-    if words[0].startswith("-"):
+    if arguments[0].startswith("-"):
         _refuse_options(context)
-        _train_by_flags(words, dry_run=dry_run)
+        _train_by_flags(arguments, dry_run=dry_run)
     else:
-        _refuse_flags(words, context)
-        start(Path(words[0]), options)
+        _refuse_flags(arguments, context)
+        start(Path(arguments[0]), options)
 
 
 train.__doc__ = HELP
 
 
-def _train_by_flags(words: Sequence[str], *, dry_run: bool) -> None:
+def _train_by_flags(arguments: Sequence[str], *, dry_run: bool) -> None:
     from groundrec.app.commands.published_flags import parse_flags, write_recipe
 
-    parsed = parse_flags(words)
+    parsed = parse_flags(arguments)
     if dry_run:
         assignments = [f"{key}={value}" for key, value in parsed.settings.items()]
         print_settings(*load_recipe(None, assignments), as_json=False)
@@ -154,9 +156,9 @@ def _refuse_options(context: typer.Context) -> None:
             )
 
 
-def _refuse_flags(words: Sequence[str], context: typer.Context) -> None:
+def _refuse_flags(arguments: Sequence[str], context: typer.Context) -> None:
     """Raise `ConfigError` if anything but one recipe is given: flags, typos, a second recipe."""
-    rest = words[1:]
+    rest = arguments[1:]
     if not rest:
         return
     flag = next((word for word in rest if word.startswith("-")), "")
@@ -164,7 +166,7 @@ def _refuse_flags(words: Sequence[str], context: typer.Context) -> None:
     if name in PUBLISHED_FLAGS:
         raise ConfigError(
             "a recipe does not mix with the flags of published code",
-            value=f"{words[0]} {flag}",
+            value=f"{arguments[0]} {flag}",
             accepted=BOTH_FORMS,
             next_step=f"groundrec explain {name} names the setting to give with --set",
         )
@@ -178,7 +180,7 @@ def _refuse_flags(words: Sequence[str], context: typer.Context) -> None:
         )
     raise ConfigError(
         "one recipe at a time",
-        value=" ".join(words),
+        value=" ".join(arguments),
         accepted="one TOML file; --grid for several runs of it",
-        next_step=f"groundrec train {words[0]}",
+        next_step=f"groundrec train {arguments[0]}",
     )
