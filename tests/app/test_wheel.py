@@ -120,7 +120,7 @@ def test_an_installed_groundrec_runs_a_copied_recipe_to_the_end(
     run = tmp_path / "runs" / "demo"
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert max(json.loads(line).get("step", 0) for line in lines) == 2
-    methods = json.loads((run / "eval" / "test.json").read_text(encoding="utf-8"))["methods"]
+    methods = json.loads((run / "evaluate" / "test.json").read_text(encoding="utf-8"))["methods"]
     assert {"language model", "popularity", "sasrec"} <= methods.keys()
     report = (run / "report.html").read_text(encoding="utf-8")
     assert (SOURCE / "evaluate" / "report.css").read_text(encoding="utf-8").strip() in report
