@@ -305,7 +305,7 @@ def test_equal_scores_share_their_weight() -> None:
     scores = np.random.default_rng(3).normal(size=(40, 6)).astype(np.float32)
     weights = learn([scores, scores], Ragged.of(scores.argmax(1)[:, None]))
     assert weights[0] == pytest.approx(weights[1])
-    with pytest.raises(SearchError, match="scores of the signal contain NaN"):
+    with pytest.raises(SearchError, match="scores of the signal contain NaN or infinity"):
         learn([scores, np.full_like(scores, np.nan)], Ragged.of([0] for _ in scores))
 
 
@@ -323,7 +323,7 @@ def test_learning_leaves_out_targets_that_are_not_to_be_ranked() -> None:
 @pytest.mark.parametrize("combine", [reweight, reciprocal_ranks, z_scores])
 def test_scores_that_are_no_numbers_are_refused(combine) -> None:
     good, bad = np.zeros((1, 2), np.float32), np.array([[math.nan, 1]], np.float32)
-    with pytest.raises(SearchError, match="scores of the signal contain NaN: 1 of 2"):
+    with pytest.raises(SearchError, match="scores of the signal contain NaN or infinity: 1 of 2"):
         combine(good, bad, 0.5)
 
 

@@ -303,7 +303,7 @@ def _shared(*scores: Scores) -> NDArray[np.bool_]:
     for i, table in enumerate(scores):
         if (wrong := np.isnan(table) | np.isposinf(table)).any():
             raise SearchError(
-                f"the scores of the {'signal' if i else 'language model'} contain NaN",
+                f"the scores of the {'signal' if i else 'language model'} contain NaN or infinity",
                 value=f"{int(wrong.sum())} of {wrong.size}",
                 accepted="finite scores, or -inf for an item that is not to be ranked",
             )
