@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from groundrec.app.commands import runs
 from groundrec.app.jobs.job import Job
 from groundrec.app.jobs.state import state_of
+from groundrec.core.alive import Identity
 from groundrec.core.files import read_json, write_json
 from tests.app.background import Terminal, at_work, until
 from tests.app.conftest import Tiny, write_shop
@@ -204,7 +206,6 @@ def test_a_run_that_lost_its_power_goes_on(terminal: Terminal) -> None:
 def test_a_pid_that_another_process_has_by_now_is_nobody(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
-    from groundrec.core.alive import Identity
 
     here = Identity.of().to_json()
     write_json(tmp_path / "config.json", {})
@@ -228,8 +229,6 @@ def test_who_ends_between_two_looks_was_at_work_or_has_ended(
     """Supervisor and worker end at any look at a process, with or without a last word; nothing is
     said by halves.
     """
-    from groundrec.core.alive import Identity
-
     here, seen = Identity.of().to_json(), []
     record = {"supervisor": here, "worker": {**here, "pid": 1}, "exit": None}
     write_json(tmp_path / "config.json", {})
@@ -316,7 +315,6 @@ def test_who_goes_on_waits_for_the_supervisor_that_is_leaving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from groundrec.app.jobs import background
-    from groundrec.core.alive import Identity
 
     leaving = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
@@ -426,6 +424,27 @@ def test_a_log_is_followed_to_the_end_of_the_run(terminal: Terminal) -> None:
     assert rest.endswith("ended: exit 0\n")
     assert rest.count("prepare finished in") == 1
     assert terminal.call("runs", "logs", "one", "-n", "1").endswith("ended: exit 0\n")
+
+
+def test_a_log_is_followed_until_the_supervisor_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Identity.of().to_json()
+    ended = {"code": 0, "signal": None, "ended": 1.0, "peak": 0}
+    record = {"supervisor": here, "worker": {**here, "pid": -1}, "exit": ended}
+    write_json(tmp_path / "config.json", {})
+    write_json(tmp_path / "supervisor.json", record)
+    log = tmp_path / "log.txt"
+    log.write_text("prepare finished\n", encoding="utf-8")
+    assert state_of(tmp_path).is_over
+
+    def leave(_seconds: float) -> None:
+        log.write_text("prepare finished\nended: exit 0\n", encoding="utf-8")
+        write_json(tmp_path / "supervisor.json", record | {"supervisor": None})
+
+    monkeypatch.setattr(runs.time, "sleep", leave)
+    followed = "".join(runs._log_lines(tmp_path, follow=True, lines=9))
+    assert followed == "prepare finished\nended: exit 0\n"
 
 
 def test_options_of_the_background_need_it(terminal: Terminal) -> None:

@@ -219,8 +219,10 @@ def _log_lines(path: Path, follow: bool, lines: int) -> Iterator[str]:
     log = path / "log.txt"
     read_until = 0
     while True:
-        # Asked before reading, so that the last lines of an ending run are read too.
-        is_last = not follow or state_of(path).is_over
+        # Asked before reading, so that the last lines of an ending run are read too. A run that is
+        # over may still have a supervisor, which logs how it ended.
+        state = state_of(path)
+        is_last = not follow or (state.is_over and not state.supervisor)
         if log.exists():
             with log.open(encoding="utf-8", errors="replace") as file:
                 if read_until:
