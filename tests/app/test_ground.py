@@ -4,6 +4,7 @@ anything is mixed.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groundrec.app.stages.artefacts import Artefacts
+from groundrec.app.stages.artefacts import Artefacts, open_run
+from groundrec.app.stages.comparison import compare_runs
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
 from groundrec.core.types import NO_ITEM
@@ -35,6 +37,31 @@ WRITING += ("ground.max_new_tokens=8", "signals=[]", "fuse.signals=[]", "recomme
 
 def words(*settings: object) -> list[object]:
     return [word for setting in settings for word in ("--set", setting)]
+
+
+def test_a_run_that_grounds_answers_by_grounding(tiny: Tiny, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = command("run", tiny.recipe, "--run-dir", run, *words(*WRITING))
+    assert done.code == 0, done.err
+    x = open_run(run)
+    query = x.queries("test")[0]
+    names = x.dataset.catalogue
+    history = [names.item_ids[item] for item in query.history]
+    asked = ("recommend", run, *history, "-k", 3)
+    shown = command(*asked)
+    assert "answered by: grounded" in shown.err
+    items = json.loads(command(*asked, "--json").out)
+    slates = load_slates(run / "recommend" / "ground" / "test").items[0]
+    expected = [names.item_ids[item] for item in slates[:3] if item != NO_ITEM]
+    assert [item["item_id"] for item in items] == expected
+    searched = command(*asked, "--method", "search")
+    assert "answered by: language model" in searched.err
+    denied = json.loads(command(*asked, "--deny", expected[0], "--json").out)
+    assert [item["item_id"] for item in denied][:2] == expected[1:3]
+    wrong = command(*asked, "--method", "serch")
+    assert_clear(wrong)
+    assert "did you mean 'search'" in wrong.err
+    assert [row.method for row in compare_runs({"run": run}).rows] == ["grounded"]
 
 
 def test_the_model_before_tuning_embeds_where_base_weights_are_asked_for(

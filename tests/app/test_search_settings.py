@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from groundrec.app.recommender import Recommender
 from groundrec.app.stages.artefacts import Artefacts
+from groundrec.app.stages.comparison import compare_runs
 from groundrec.core.errors import SearchError
 from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
@@ -180,6 +182,46 @@ def test_an_assistant_that_is_not_fitted_is_refused(tiny: Tiny, tmp_path: Path) 
     assert refused.code == 2
     assert "sasrek" in refused.err
     assert not (tmp_path / "other").exists()
+
+
+def test_an_assistant_is_named_wherever_its_answers_are(
+    tiny: Tiny, copied: Resume, tmp_path: Path
+) -> None:
+    guided = "language model + co-occurrence assistant"
+    done = copied("--set", "recommend.assistant=co-occurrence", "--set", "recommend.alpha=0.5")
+    assert done.code == 0, done.err
+    run = tmp_path / "run"
+    methods = read_json(run / "evaluate" / "test.json")["methods"]
+    assert guided in methods
+    assert "LM + co-occurrence assistant + co-occurrence" in methods
+    assert "language model" not in methods
+    assert guided in (run / "report.html").read_text(encoding="utf-8")
+    recommend = command("recommend", run, title(1), "--json")
+    assert {item["method"] for item in json.loads(recommend.out)} == {guided}
+    assert f"answered by: {guided}" in command("recommend", run, title(1)).err
+    rows = compare_runs({"plain": tiny.run, "guided": run}).rows
+    assert [row.method for row in rows] == ["language model", guided]
+    every = compare_runs({"guided": run, "plain": tiny.run}, ["all"]).rows
+    assert {row.method for row in every if row.run == "guided"} >= {guided, "popularity"}
+    assert {row.method for row in every if row.run == "plain"} >= {"language model"}
+    asked = compare_runs({"guided": run}, ["language model"]).rows
+    assert [row.method for row in asked] == [guided]
+
+
+def test_a_run_that_did_not_name_its_assistant_is_compared_by_the_name_of_today(
+    copied: Resume, tmp_path: Path
+) -> None:
+    done = copied("--set", "recommend.assistant=co-occurrence", "--set", "recommend.alpha=0.5")
+    assert done.code == 0, done.err
+    run = tmp_path / "run"
+    file = run / "evaluate" / "per_query.parquet"
+    table = pq.read_table(file)
+    former = [name.replace(" + co-occurrence assistant", "") for name in table.column_names]
+    assert former != table.column_names
+    pq.write_table(table.rename_columns(former), file)
+    shown = command("compare", run, "--bootstrap", 0)
+    assert shown.code == 0, shown.err
+    assert "| language model + co-occurrence assistant |" in shown.out
 
 
 def test_both_groundings_are_methods_of_one_run_and_the_search_is_not_done_again(

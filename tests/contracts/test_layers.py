@@ -27,7 +27,8 @@ ROOMS = {
         protocols.coded protocols.quarantine protocols.clean protocols.windows dataset
         protocols.by_time protocols.d3 protocols.bigrec prepare
         exchange.write_d3 exchange.write_others summary
-        exchange.rejoin exchange.importing exchange.read_d3 exchange.read_bigrec
+        exchange.title_lists exchange.rejoin exchange.importing exchange.read_d3
+        exchange.read_bigrec
     """,
     "text": "answers prompts tokens trie",
     "signals": "counts sequential objectives fit networks external",
@@ -49,7 +50,7 @@ ROOMS = {
         stages.domains stages.checks
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.published_flags
-        stages.item_names stages.names stages.made_from stages.artefacts stages.validation_ndcg
+        stages.item_names stages.made_from stages.names stages.artefacts stages.validation_ndcg
         stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
         stages.measure stages.page stages.training stages.stages stages.plan recommender
         commands.recommend commands.explain_item jobs.records jobs.job pipeline jobs.state

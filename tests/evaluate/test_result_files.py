@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from groundrec.core.errors import DataError
+from groundrec.data.exchange.title_lists import read_titles
 from groundrec.evaluate.result_files import ResultFile, find_result_files, read_result_file
 from tests.commands import command
 
@@ -111,4 +112,66 @@ def test_the_command_scores_a_folder(results: Path, tmp_path: Path) -> None:
     assert "at worst" not in plain.out
     refused = command(*asked, "-k", "10")
     assert refused.code == 2
-    assert "a cut-off larger than the lists: 10" in refused.err
+    assert "not scored: lists shorter than the cut-off 10" in refused.err
+
+
+def written(file: Path, rows: list[dict[str, object]]) -> Path:
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    return file
+
+
+def test_of_files_of_two_lengths_the_short_one_is_named_and_the_other_scored(
+    tmp_path: Path,
+) -> None:
+    wide = written(tmp_path / "a.json", [{"output": "A", "predict": list("ABCDE")}] * 3)
+    short = written(tmp_path / "b.json", [{"output": "A", "predict": list("ABC")}] * 3)
+    told = command("evaluate", "--input_dir", tmp_path, "-k", 5)
+    assert told.code == 2
+    assert str(wide.name) in told.out
+    assert str(short.name) not in told.out
+    assert f"not scored: lists shorter than the cut-off 5: {short}: row 1 has 3" in told.err
+    assert command("evaluate", "--input_dir", tmp_path, "-k", 3).code == 0
+
+
+def test_a_row_with_fewer_titles_is_no_list_of_misses(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"output": "A", "predict": list("BCDEA")}] * 2
+    cut = written(tmp_path / "cut.json", [*rows, {"output": "A", "predict": ["B"]}])
+    told = command("evaluate", "--input_dir", cut, "-k", 5)
+    assert told.code == 2
+    assert "row 3 has 1" in told.err
+    default = json.loads(command("evaluate", "--input_dir", cut, "--json").out)
+    assert default[str(cut)]["metrics"]["by title"].keys() == {"hr@1", "ndcg@1", "mrr@1"}
+
+
+def test_files_of_different_numbers_of_rows_are_told(tmp_path: Path) -> None:
+    written(tmp_path / "a.json", [{"output": "A", "predict": ["A"]}] * 3)
+    written(tmp_path / "b.json", [{"output": "A", "predict": ["A"]}] * 2)
+    told = command("evaluate", "--input_dir", tmp_path)
+    assert "files of different numbers of rows measure different queries" in told.err
+
+
+def test_without_resamples_there_is_no_interval(results: Path) -> None:
+    told = command("evaluate", "--input_dir", results, "--bootstrap", 0)
+    assert "nan" not in told.out
+    assert "interval" not in told.out
+
+
+@pytest.mark.parametrize("title", ["A\tB", "A\u2028B", "\ufeffA".lstrip("\ufeff"), "A\nB"])
+def test_a_list_of_titles_means_the_same_everywhere(tmp_path: Path, title: str) -> None:
+    """Tabs, line separators, line breaks and a byte order mark do not change what a title is."""
+    titles = tmp_path / "info.txt"
+    titles.write_text(f"\ufeff{title}\t0\nC\t1\n", encoding="utf-8")
+    assert read_titles(titles) == [title, "C"]
+    file = written(tmp_path / "r.json", [{"output": title, "predict": [title]}])
+    told = json.loads(command("evaluate", "--input_dir", file, "--catalogue", titles, "--json").out)
+    assert told[str(file)]["not in the catalogue"] == 0
+
+
+def test_a_list_of_movies_is_read_by_its_double_colons(tmp_path: Path) -> None:
+    movies = tmp_path / "movies.dat"
+    movies.write_bytes("1::Amélie (2001)::Comedy\n2::Heat (1995)::Crime\n".encode("iso-8859-1"))
+    assert read_titles(movies) == ["Amélie (2001)", "Heat (1995)"]
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match="not a list of titles"):
+        read_titles(empty)

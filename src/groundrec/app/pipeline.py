@@ -69,7 +69,7 @@ class Pipeline:
         done = self._until("recommend")
         methods = self.recipe.recommend.methods
         return {
-            title(method): load_slates(done.run.folder(slates_step(method, "test")))
+            title(self.recipe, method): load_slates(done.run.folder(slates_step(method, "test")))
             for method in methods
         }
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from groundrec.app.stages.artefacts import open_run
 from groundrec.app.stages.item_names import ItemNames
-from groundrec.app.stages.made_from import Finished, model_inputs
-from groundrec.core.types import NO_ITEM, Catalogue, Queries, Ragged
+from groundrec.app.stages.made_from import SEARCH, Finished, model_inputs
+from groundrec.app.stages.names import title
+from groundrec.core.errors import SearchError
+from groundrec.core.types import NO_ITEM, Catalogue, Queries, Ragged, Slates
 
 if TYPE_CHECKING:
-    from groundrec.rank.recommend import SearchRanker
+    from groundrec.rank.groundings import Ranker
     from groundrec.rank.search.explain import Explanation
 
 __all__ = ["Explained", "Recommendation", "Recommender"]
@@ -21,11 +24,16 @@ __all__ = ["Explained", "Recommendation", "Recommender"]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One recommended item and its log-probability under the language model."""
+    """One recommended item, and what recommends it."""
 
     item_id: str
     title: str
     score: float
+    """Its log-probability where the catalogue is searched; where texts are grounded, minus its
+    distance.
+    """
+    method: str
+    """What answered, as reports name it."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +49,30 @@ class Recommender:
     """Recommends real items of a run's catalogue to anyone whose history is in that catalogue."""
 
     def __init__(
-        self, catalogue: Catalogue, ranker: SearchRanker, item_names: ItemNames, now: int
+        self, catalogue: Catalogue, ranker: Ranker, item_names: ItemNames, now: int, method: str
     ) -> None:
-        """Answer by `ranker` as of `now`, in integer seconds UTC."""
+        """Answer by `ranker`, which is called `method`, as of `now`, in integer seconds UTC."""
+        self.method = method
         self._catalogue = catalogue
         self._ranker = ranker
         self._items = item_names.items
         self._now = now
 
     @classmethod
-    def load(cls, run: str | Path) -> Recommender:
+    def load(cls, run: str | Path, method: str | None = None) -> Recommender:
         """Return the recommender of a run directory; raise `ArtifactError` unless its training has
         finished.
 
-        A run whose settings changed since its model was trained is refused too.
+        It answers by the first of `recommend.methods`, or by the grounding `method`. A run whose
+        settings changed since its model was trained is refused too.
         """
         x = open_run(Path(run))
         x.run.require("train", model_inputs(x.recipe, Finished(x.run)))
-        ranker = x.search_ranker()
-        _ = ranker.search  # loads the model now, not in the first request's thread
+        method = method or x.recipe.recommend.methods[0]
+        ranker = x.ranker(method)
+        ranker.batches()  # loads the model now, not in the first request's thread
         now = int(x.dataset.test.times.max()) + 1
-        return cls(x.dataset.catalogue, ranker, x.item_names, now)
+        return cls(x.dataset.catalogue, ranker, x.item_names, now, title(x.recipe, method))
 
     def recommend(
         self,
@@ -78,10 +89,13 @@ class Recommender:
         """
         allow_list = self._listed(allow)
         deny_list = self._listed(deny)
-        slates = self._ranker.slates(self._query(history), k, allow_list, deny_list)
+        slates = self._slates(self._query(history), k, allow_list, deny_list)
         return [
             Recommendation(
-                self._catalogue.item_ids[item], self._catalogue.titles[item], float(score)
+                self._catalogue.item_ids[item],
+                self._catalogue.titles[item],
+                float(score),
+                self.method,
             )
             for item, score in zip(slates.items[0], slates.scores[0], strict=True)
             if item != NO_ITEM
@@ -95,9 +109,17 @@ class Recommender:
         Raises `DataError` for a name that is not in the catalogue, `SearchError` for an item that
         may not be recommended, such as one of the history.
         """
+        from groundrec.rank.recommend import SearchRanker
         from groundrec.rank.search.explain import explain
 
         ranker = self._ranker
+        if not isinstance(ranker, SearchRanker):
+            raise SearchError(
+                "only a search scores an item token by token",
+                value=self.method,
+                accepted="a recommender that searches the catalogue",
+                next_step=f'Recommender.load(run, "{SEARCH}")',
+            )
         query = self._query(history)
         number = self._items(item)[0]
         guide = ranker.assistant.guide(query) if ranker.assistant else None
@@ -106,6 +128,19 @@ class Recommender:
         )
         pieces = ranker.encoder.tokenizer.batch_decode([[step.token] for step in found.steps])
         return Explained(self._catalogue.titles[number], pieces, found)
+
+    def _slates(self, query: Queries, k: int, allow: Ragged | None, deny: Ragged | None) -> Slates:
+        if allow is None and deny is None:
+            return self._ranker.slates(query, k)
+        if "allow" not in signature(self._ranker.slates).parameters:
+            raise SearchError(
+                "this grounding takes no lists with a query",
+                value=self.method,
+                accepted="the lists of the recipe, recommend.allow and recommend.deny",
+                next_step=f"leave the lists out, or ask the method {SEARCH}",
+            )
+        lists: dict[str, Any] = {"allow": allow, "deny": deny}
+        return self._ranker.slates(query, k, **lists)
 
     def _query(self, history: Sequence[str]) -> Queries:
         return Queries.of(Ragged.of([[self._items(name)[0] for name in history]]), self._now)

@@ -43,6 +43,17 @@ class ResultFile:
         """Return the length of the longest list."""
         return max(map(len, self.lists))
 
+    @property
+    def shortest(self) -> int:
+        """Return the length of the shortest list."""
+        return min(map(len, self.lists))
+
+    @property
+    def shortest_row(self) -> str:
+        """Return which row, counted from 1, has the shortest list, in words."""
+        lengths = [len(row) for row in self.lists]
+        return f"row {lengths.index(self.shortest) + 1} has {self.shortest}"
+
     def by_title(self, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
         """Return every metric per query, `{"ndcg@10": [Q], …}`, where naming the title is a hit."""
         position = [row.index(target) if target in row else -1 for row, target in self._pairs()]

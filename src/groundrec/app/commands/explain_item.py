@@ -37,8 +37,10 @@ def explain_item(
     """Explain the score of ITEM after HISTORY in RUN, token by token, and where a beam drops it."""
     log_to(None, quiet=as_json)
     from groundrec.app.recommender import Recommender
+    from groundrec.app.stages.made_from import SEARCH
 
-    explained = Recommender.load(run).explain(history, item, beams=beams or BEAMS)
+    recommender = Recommender.load(run, SEARCH)
+    explained = recommender.explain(history, item, beams=beams or BEAMS)
     path = explained.path
     if as_json:
         found = {"title": explained.title, "pieces": explained.pieces, **asdict(path)}
@@ -47,7 +49,8 @@ def explain_item(
     console = Console(highlight=False)
     rank = f"rank {path.rank}" if path.rank else "not among the best 50"
     score = path.steps[-1].total
-    console.print(Text(f"{explained.title}: score {score:.3f}, {rank} of the exact ranking"))
+    ranking = f"the exact ranking by {recommender.method}"
+    console.print(Text(f"{explained.title}: score {score:.3f}, {rank} of {ranking}"))
     console.print(_steps_table(explained))
     for width, step in path.dropped_at.items():
         fate = (

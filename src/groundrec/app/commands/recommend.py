@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from groundrec.app.commands.options import History, Json, TrainedRun
-from groundrec.core.track import log_to
+from groundrec.app.commands.options import History, Json, TrainedRun, check_choice
+from groundrec.core.registry import names
+from groundrec.core.track import log, log_to
 
 __all__ = ["recommend"]
 
@@ -26,13 +27,26 @@ def recommend(
     deny: Annotated[
         list[str] | None, typer.Option(help="Never recommend this item; repeatable.")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "What answers: a grounding, as `groundrec list groundings` names them. Default: the"
+                " first of the run's recommend.methods."
+            )
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recommend items after HISTORY with the trained model of RUN."""
+    if method is not None:
+        check_choice("--method", method, names("groundings"))
     log_to(None, quiet=as_json)
     from groundrec.app.recommender import Recommender
 
-    items = Recommender.load(run).recommend(history, k, allow=allow or None, deny=deny or None)
+    recommender = Recommender.load(run, method)
+    log.info(f"answered by: {recommender.method}")
+    items = recommender.recommend(history, k, allow=allow or None, deny=deny or None)
     if as_json:
         print(json.dumps([vars(item) for item in items], ensure_ascii=False))
         return

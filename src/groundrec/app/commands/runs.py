@@ -152,7 +152,9 @@ def compare_by_query(
     runs: RunNames,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A method of the runs, or `all`. Default: the language model."),
+        typer.Option(
+            help="A method of the runs, or `all`. Default: the first one of each run's recipe."
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -181,7 +183,7 @@ def compare_by_query(
     from groundrec.app.stages.comparison import compare_runs
 
     swept = dict.fromkeys(key for s in states for key in s.grid)
-    found = compare_runs(measured, method or ["language model"], metric or [], list(swept))
+    found = compare_runs(measured, method or [], metric or [], list(swept))
     if as_json:
         print(json.dumps({**asdict(found), "unmeasured": {s.name: s.state for s in unmeasured}}))
         return

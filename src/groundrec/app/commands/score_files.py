@@ -6,8 +6,9 @@ Knows nothing about how they are scored.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,6 +18,8 @@ from rich.table import Table
 from groundrec.app.commands.terminal import print_table
 from groundrec.core.errors import SearchError
 from groundrec.core.inputs import step_folder
+from groundrec.core.track import log
+from groundrec.data.exchange.title_lists import read_titles
 from groundrec.evaluate.result_files import (
     ResultFile,
     find_result_files,
@@ -53,26 +56,23 @@ def print_scores(
     With a `catalogue`, titles that several items share are counted too.
     """
     bearers = Counter(map(strip_title, _titles(catalogue))) if catalogue else None
-    files = find_result_files(folder)
-    scores = {str(file): _score(read_result_file(file), bearers, ks, samples) for file in files}
+    results = {str(file): read_result_file(file) for file in find_result_files(folder)}
+    wide = {file: r for file, r in results.items() if max(ks, default=0) <= r.shortest}
+    scores = {file: _score(result, bearers, ks, samples) for file, result in wide.items()}
     if as_json:
         print(json.dumps({file: _as_json(s) for file, s in scores.items()}, ensure_ascii=False))
-        return
-    for file, scored in scores.items():
-        print_table(_table(file, scored), whole=True)
+    else:
+        for file, scored in scores.items():
+            print_table(_table(file, scored), whole=True)
+        _warn_of_lengths(scores)
+    if short := {file: r for file, r in results.items() if file not in wide}:
+        raise _too_short(short, max(ks))
 
 
 def _score(
     result: ResultFile, bearers: Counter[str] | None, ks: Sequence[int], samples: int
 ) -> FileScores:
-    if too_large := [k for k in ks if k > result.width]:
-        raise SearchError(
-            "a cut-off larger than the lists",
-            value=too_large[0],
-            accepted=f"at most {result.width}, the length of the longest list",
-            next_step=f"-k {result.width}",
-        )
-    cut_offs = ks or [k for k in KS if k <= result.width]
+    cut_offs = ks or [k for k in KS if k <= result.shortest]
     readings = {"by title": result.by_title(cut_offs)}
     facts: dict[str, int | float] = {
         "queries": len(result.targets),
@@ -89,6 +89,24 @@ def _score(
     return {"facts": facts, "metrics": metrics}
 
 
+def _too_short(results: Mapping[str, ResultFile], k: int) -> SearchError:
+    """Return the error for files with a list of fewer than `k` titles; the others were scored."""
+    shortest = min(result.shortest for result in results.values())
+    return SearchError(
+        f"not scored: lists shorter than the cut-off {k}",
+        value="; ".join(f"{file}: {result.shortest_row}" for file, result in results.items()),
+        accepted=f"-k {shortest} at most, or lists of {k} titles in every row",
+        next_step=f"-k {shortest}",
+    )
+
+
+def _warn_of_lengths(scores: Mapping[str, FileScores]) -> None:
+    counts = {file: scored["facts"]["queries"] for file, scored in scores.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{file} {count:,}" for file, count in counts.items())
+        log.warning(f"files of different numbers of rows measure different queries: {listed}")
+
+
 def _as_json(scored: FileScores) -> dict[str, object]:
     metrics = {
         name: {metric: vars(value) for metric, value in reading.items()}
@@ -102,21 +120,29 @@ def _table(file: str, scored: FileScores) -> Table:
         f"{name} {value:.1%}" if isinstance(value, float) else f"{name} {value:,}"
         for name, value in scored["facts"].items()
     )
-    headings = (f"{name} (95% interval)" for name in scored["metrics"])
+    has_intervals = any(
+        math.isfinite(v.low) for r in scored["metrics"].values() for v in r.values()
+    )
+    note = " (95% interval)" if has_intervals else ""
+    headings = (f"{name}{note}" for name in scored["metrics"])
     table = Table("metric", *headings, title=file, caption=", ".join(facts))
     readings = list(scored["metrics"].values())
     for metric in readings[0]:
         values = (reading[metric] for reading in readings)
-        cells = (f"{v.mean:.4f} ({v.low:.4f}–{v.high:.4f})" for v in values)
+        cells = map(_cell, values)
         table.add_row(metric.upper(), *cells)
     return table
+
+
+def _cell(value: Interval) -> str:
+    ends = f" ({value.low:.4f}–{value.high:.4f})" if math.isfinite(value.low) else ""
+    return f"{value.mean:.4f}{ends}"
 
 
 def _titles(catalogue: Path) -> Sequence[str]:
     """Return the titles of a data set, of a run, or of a text file: a title and a tab per line."""
     if catalogue.is_file():
-        lines = catalogue.read_text(encoding="utf-8").splitlines()
-        return [line.split("\t")[0] for line in lines if line.strip()]
+        return read_titles(catalogue)
     from groundrec.data import dataset
 
     of_run = step_folder(catalogue, "prepare")

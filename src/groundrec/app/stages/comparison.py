@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from groundrec.app.stages.names import LANGUAGE_MODEL
+from groundrec.app.stages.fusion import fusions
+from groundrec.app.stages.names import alone, title
 from groundrec.core.errors import ArtifactError, ConfigError, did_you_mean
 from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
@@ -81,6 +82,24 @@ class _Measured:
         found = (name.rpartition(" ")[0] for name in self.table if " " in name)
         return list(dict.fromkeys(found))
 
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.config)
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """The methods, by the names they would have without the recipe's assistant."""
+        return {alone(self.recipe, name): name for name in self.methods}
+
+    @property
+    def main_method(self) -> str:
+        """The first grounding of the recipe."""
+        return title(self.recipe, self.recipe.recommend.methods[0])
+
+    def named(self, method: str) -> str:
+        """Return what this run calls a method, which may be asked for without its assistant."""
+        return method if method in self.methods else self.plain.get(method, method)
+
     def columns(
         self, method: str, metrics: Sequence[str], rows: NDArray[np.int64]
     ) -> dict[str, Values]:
@@ -89,7 +108,7 @@ class _Measured:
 
 def compare_runs(
     runs: dict[str, Path],
-    methods: Sequence[str] = (LANGUAGE_MODEL,),
+    methods: Sequence[str] = (),
     metrics: Sequence[str] = (),
     swept: Sequence[str] = (),
     *,
@@ -99,7 +118,9 @@ def compare_runs(
     """Return every run's `methods` side by side, each compared with the first row query by query.
 
     `runs` are finished runs by name, measured on the same data set. The method `all` stands for
-    every method that all runs have. `metrics` are those at the first run's main cut-off when left
+    every method that all runs have; without `methods`, each run is shown by the first grounding of
+    its recipe. A language model is the same method with an assistant and without: the row says
+    which it was. `metrics` are those at the first run's main cut-off when left
     out, `all` every one. The first row is the first run's `against`, else its first method. The
     table holds the settings that differ and those that were `swept`. Intervals and p-values are
     over users, p-values corrected by Holm over the rows.
@@ -107,17 +128,18 @@ def compare_runs(
     measured = [_read(name, path) for name, path in runs.items()]
     _refuse_other_data(measured)
     metrics = _chosen_metrics(measured[0], metrics)
-    methods = _chosen_methods(measured, methods)
+    methods_of = {run.name: _chosen_methods(run, measured, methods) for run in measured}
     if against is not None:
+        against = measured[0].named(against)
         _check(measured[0], [against], metrics)
-        methods = [against, *(method for method in methods if method != against)]
+        methods_of = {name: _first(against, found) for name, found in methods_of.items()}
     for run in measured:
-        _check(run, methods, metrics)
+        _check(run, methods_of[run.name], metrics)
     ids, rows = _common(measured)
     columns = {
         (run.name, method): run.columns(method, metrics, rows[run.name])
         for run in measured
-        for method in methods
+        for method in methods_of[run.name]
     }
     users = measured[0].table["user"][rows[measured[0].name]]
     versus = {metric: _versus(columns, metric, users, samples) for metric in metrics}
@@ -145,10 +167,17 @@ def _chosen_metrics(first: _Measured, metrics: Sequence[str]) -> list[str]:
     return list(metrics) or _main_metrics(first)
 
 
-def _chosen_methods(runs: Sequence[_Measured], methods: Sequence[str]) -> list[str]:
-    if list(methods) != [ALL]:
-        return list(methods)
-    return [name for name in runs[0].methods if all(name in run.methods for run in runs)]
+def _chosen_methods(run: _Measured, runs: Sequence[_Measured], methods: Sequence[str]) -> list[str]:
+    """Return the methods of one of `runs`, by the names it has for them."""
+    if not methods:
+        return [run.main_method]
+    if list(methods) == [ALL]:
+        methods = [name for name in runs[0].plain if all(name in other.plain for other in runs)]
+    return [run.named(name) for name in methods]
+
+
+def _first(name: str, methods: list[str]) -> list[str]:
+    return [name, *(method for method in methods if method != name)]
 
 
 def _versus(
@@ -179,7 +208,24 @@ def _read(name: str, path: Path) -> _Measured:
         )
     table = pq.read_table(step_folder(path, "evaluate") / "per_query.parquet")
     arrays = {column: np.asarray(table[column].to_pylist()) for column in table.column_names}
-    return _Measured(name, path, read_json(path / "config.json") or {}, arrays)
+    config = read_json(path / "config.json") or {}
+    return _Measured(name, path, config, _with_assistant(Recipe.model_validate(config), arrays))
+
+
+def _with_assistant(recipe: Recipe, table: dict[str, Values]) -> dict[str, Values]:
+    """Return the table with the names of today: an assistant used to go unnamed."""
+    guided = {alone(recipe, name): name for name in _names_of(recipe)}
+    renamed = {}
+    for column, values in table.items():
+        method, _, metric = column.rpartition(" ")
+        renamed[f"{guided.get(method, method)} {metric}" if method else column] = values
+    return renamed
+
+
+def _names_of(recipe: Recipe) -> list[str]:
+    """Return the names of what a recipe ranks by its language model."""
+    groundings = [title(recipe, method) for method in recipe.recommend.methods]
+    return [*groundings, *(fusion.name for fusion in fusions(recipe))]
 
 
 def _main_metrics(run: _Measured) -> list[str]:

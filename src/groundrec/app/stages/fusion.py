@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from groundrec.app.stages.artefacts import Scorer
 from groundrec.app.stages.made_from import SEARCH
-from groundrec.app.stages.names import short_title
+from groundrec.app.stages.names import short_title, title
 from groundrec.core.files import read_json, write_json
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import names
@@ -62,6 +62,8 @@ class Fusion:
     """A grounding mixed with one signal, or with all of them where the weights are learned."""
 
     method: str
+    grounding: str
+    """The short name of what ranks by the language model, for a report."""
     signals: tuple[str, ...]
     kind: str
     per_metric: bool = False
@@ -87,7 +89,7 @@ class Fusion:
     def name(self) -> str:
         """Its name in a report."""
         notes = [note for note in (self.label, "per metric" if self.per_metric else "") if note]
-        name = " + ".join((short_title(self.method), *self.signals))
+        name = " + ".join((self.grounding, *self.signals))
         return name + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -96,11 +98,15 @@ def fusions(recipe: Recipe) -> list[Fusion]:
     section = recipe.fuse
     found: list[Fusion] = []
     for method in recipe.recommend.methods if section.signals else ():
+        name = short_title(recipe, method)
         for kind in section.kinds:
             if kind == LEARNED:
-                found.append(Fusion(method, tuple(section.signals), kind))
+                found.append(Fusion(method, name, tuple(section.signals), kind))
             else:
-                found += [Fusion(method, (s,), kind, section.per_metric) for s in section.signals]
+                found += [
+                    Fusion(method, name, (signal,), kind, section.per_metric)
+                    for signal in section.signals
+                ]
     return found
 
 
@@ -224,7 +230,8 @@ class _Fuser:
         weights = learn(valid, self.valid.queries.targets).tolist()
         test = [lm_test, *(self.test.scores(name) for name in fusion.signals)]
         self._save(weighted_sum(test, weights), self.folder / fusion.folder)
-        return Choice(weights=dict(zip(("language model", *fusion.signals), weights, strict=True)))
+        rankers = (title(self.recipe, fusion.method), *fusion.signals)
+        return Choice(weights=dict(zip(rankers, weights, strict=True)))
 
     def _grid(self, fusion: Fusion) -> list[float]:
         from groundrec.rank.fuse import published_gammas

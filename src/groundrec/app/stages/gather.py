@@ -76,7 +76,7 @@ def slates_by_method(x: Artefacts) -> dict[str, Slates]:
     from groundrec.rank.slates import load_slates
 
     for method in x.recipe.recommend.methods:
-        found[title(method)] = load_slates(x.run.folder(slates_step(method, "test")))
+        found[title(x.recipe, method)] = load_slates(x.run.folder(slates_step(method, "test")))
     for fusion in fusions(x.recipe):
         found[fusion.name] = kept_slates(x.run.folder("fuse"), fusion)
     return found
@@ -86,7 +86,8 @@ def kind_of(recipe: Recipe, name: str) -> Kind:
     """Return what a method of a report is made of."""
     if name in recipe.signals:
         return "signal"
-    return "language" if name in map(title, recipe.recommend.methods) else "fused"
+    groundings = [title(recipe, method) for method in recipe.recommend.methods]
+    return "language" if name in groundings else "fused"
 
 
 def _training_curves(run: list[LogRow], signals: Mapping[str, list[LogRow]]) -> tuple[Curve, ...]:
@@ -141,7 +142,7 @@ def _fusion_curves(recipe: Recipe, folder: Path) -> tuple[FusionCurve, ...]:
                 tuple(point["error"] for point in points),
                 choice.get("alpha", 0.0),
                 KINDS[fusion.kind].weight,
-                title(fusion.method),
+                title(recipe, fusion.method),
                 fusion.label,
             )
         )

@@ -142,11 +142,18 @@ class BIGRecRanker:
         vocabulary = self.inputs.lm.model.config.get_text_config().vocab_size
         return torch.from_numpy(self.inputs.encoder.end_token_mask(vocabulary))
 
-    def slates(self, queries: Queries, k: int) -> BIGRecSlates:
-        """Return a slate of `k` items for each query."""
+    def slates(
+        self, queries: Queries, k: int, allow: Ragged | None = None, deny: Ragged | None = None
+    ) -> BIGRecSlates:
+        """Return a slate of `k` items for each query.
+
+        `allow` and `deny` restrict each query further: lists of items, a row per query.
+        """
         texts = self._write(queries)
         embeddings = self._embed_voting(texts)
-        allowed = self.inputs.rules.mask(queries).dense(len(self.titles.of_item))
+        mask = self.inputs.rules.mask(queries, allow, deny)
+        mask.check(len(self.titles.of_item))
+        allowed = mask.dense(len(self.titles.of_item))
         items = np.full((len(queries), k), NO_ITEM, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         most = 1 if self.ground.duplicates == "first" else None
