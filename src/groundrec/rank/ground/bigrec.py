@@ -229,7 +229,7 @@ class BIGRecRanker:
         lengths = [len(ids) for rows in written for ids in rows]
         tokens = sum(map(len, prompts)) + sum(lengths)
         silent = sum(not any(row) for row in texts)
-        self.work.add(Work(1 + max(lengths), tokens, silent=silent))
+        self.work.add(Work(1 + max(lengths), tokens, sum(lengths), silent=silent))
         return texts
 
     def _embed_voting(self, texts: list[list[str]]) -> list[NDArray[np.float32]]:

@@ -5,7 +5,6 @@ Knows nothing about which items are wanted.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,9 +139,7 @@ def _enter(
 
 def _sum_down(scoring: TrieScoring, edge: Tensor) -> Tensor:
     """Sum `edge` [Q, N] from the root to each node, level by level, in place."""
-    level = scoring.trie.level
-    for step in range(1, int(level.max()) + 1):
-        nodes = torch.from_numpy(np.flatnonzero(level == step)).to(edge.device)
+    for nodes in reversed(scoring.levels):
         edge[:, nodes] += edge[:, scoring.parent[nodes]]
     return edge
 

@@ -20,7 +20,7 @@ from groundrec.core.types import Ragged, Scores
 from groundrec.rank.fuse import log_softmax
 from groundrec.text.trie import Trie
 
-__all__ = ["Guide", "Mask", "Mass", "guide_steps", "guide_totals"]
+__all__ = ["Guide", "Mask", "Mass", "check_shape", "guide_steps", "guide_totals"]
 
 Mass = Literal["sum", "max"]
 LEAST = 1e-20
@@ -108,6 +108,16 @@ class Guide:
     """Unnormalised log-probabilities of every item. Shape: [Q, I]."""
     alpha: float
     mass: Mass = "sum"
+
+
+def check_shape(scores: Scores, queries: int, items: int) -> None:
+    """Raise `SearchError` unless a signal's scores are of that many queries and items."""
+    if scores.shape != (queries, items):
+        raise SearchError(
+            "the signal was made for another catalogue, or for other queries",
+            value=f"{scores.shape[0]} queries and {scores.shape[1]} items",
+            accepted=f"{queries} queries and {items} items",
+        )
 
 
 def guide_steps(trie: Trie, guide: Guide, mask: Mask) -> Tensor:

@@ -6,6 +6,7 @@ Knows nothing about the order in which nodes are visited.
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -64,6 +65,19 @@ class TrieScoring:
 
     def __len__(self) -> int:
         return len(self.depth)
+
+    @cached_property
+    def leaf_of(self) -> Tensor:
+        """The leaf of each item, in the trie's order. Shape: [I]."""
+        leaves = self.is_leaf(torch.arange(len(self), device=self.depth.device)).nonzero()[:, 0]
+        return leaves.repeat_interleave(self.item_hi[leaves] - self.item_lo[leaves])
+
+    @cached_property
+    def levels(self) -> list[Tensor]:
+        """The nodes with as many nodes above them, deepest first, without the root."""
+        level = self.trie.level
+        by_level = (np.flatnonzero(level == n) for n in range(int(level.max()), 0, -1))
+        return [torch.from_numpy(nodes).to(self.depth.device) for nodes in by_level]
 
     def edge_token(self, nodes: Tensor, offset: Tensor) -> Tensor:
         """Return the token at `offset` in the edge into each node; any for the root. Same shape."""

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from groundrec.core.errors import SearchError
-from groundrec.core.types import NO_ITEM, Ragged, Scores
+from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
 from groundrec.rank.search.beam import WHOLE, BeamSearch
 from groundrec.rank.search.branches import Branches
-from groundrec.rank.search.exact import BestFirst, BestLeaves
+from groundrec.rank.search.exact import BestFirst, BestLeaves, best_columns
 from groundrec.rank.search.exhaustive import score_leaves
-from groundrec.rank.search.masks import Guide, Mask
+from groundrec.rank.search.goals import AllowedGoal, FusedGoal, FusedSignal, Goal
+from groundrec.rank.search.masks import Guide, Mask, check_shape
 from groundrec.rank.search.scoring import NEVER, ScoreKind, TrieMask, TrieScoring
 from groundrec.rank.search.tree_reader import Instruction, TreeReader
 from groundrec.text.trie import ROOT, Trie
@@ -42,12 +43,13 @@ __all__ = ["Answer", "ScoreKind", "Search", "Work"]
 class Work:
     """What the model was asked to compute: forward passes of batches, and tokens of all queries.
 
-    `unproved` counts the queries of `exact` that exhausted their budget, `silent` those for which
-    the model wrote nothing.
+    `tree_tokens` are those of `tokens` that follow a prompt. `unproved` counts the queries of
+    `exact` that exhausted their budget, `silent` those for which the model wrote nothing.
     """
 
     passes: int = 0
     tokens: int = 0
+    tree_tokens: int = 0
     unproved: int = 0
     silent: int = 0
 
@@ -72,6 +74,13 @@ class Answer:
     """Shape: [Q, k]."""
     gap: NDArray[np.float32]
     """How much better than the last item another might score; 0 where proved. Shape: [Q]."""
+
+    @classmethod
+    def of_signal(cls, signal: FusedSignal, mask: Mask, k: int) -> Answer:
+        """Return the answer to a `signal` of alpha = 0, for which no model is needed."""
+        terms = signal.terms(mask)
+        best = Slates.from_scores(np.arange(len(terms)), terms, k)
+        return cls(best.items, best.scores, np.zeros(len(terms), np.float32))
 
 
 class Search:
@@ -135,7 +144,8 @@ class Search:
             branches, beams, keep, length_penalty, stride=self._stride(len(prompts))
         ).run()
         self._count(branches)
-        return self._answer(leaves, scores, torch.full_like(scores[:, 0], torch.inf), k, mask)
+        items, best = self._items(leaves, scores, k, mask, Goal())
+        return Answer(items, best, np.full(len(prompts), np.inf, np.float32))
 
     @torch.inference_mode()
     def exact(
@@ -145,30 +155,43 @@ class Search:
         mask: Mask | None = None,
         guide: Guide | None = None,
         *,
+        signal: FusedSignal | None = None,
         width: int = 24,
         budget: int = 4096,
     ) -> Answer:
         """Return the `k` best items, proved by best-first search.
 
+        With a `signal`, they are the best by model and signal together, and so are their scores,
+        which `goals` defines; ties go to the smaller item number. With alpha = 1, they are those
+        without it, and with alpha = 0 the signal's, for which nothing is read.
+
         A query that exhausts its `budget` of tree tokens is completed by a beam search of `k`
         beams, and its `gap` is not 0. About `width` tokens are read at once, which changes only how
         fast.
         """
-        branches, mask = self._branches(prompts, mask, guide)
-        best = BestFirst(branches, k, width, budget).run()
+        mask = self._checked(len(prompts), mask, guide)
+        goal = Goal()
+        if signal:
+            signal.check(len(prompts), len(self.trie.item_order))
+            if signal.alpha == 0:
+                return Answer.of_signal(signal, mask, k)
+            goal = FusedGoal(self.scoring, signal.terms(mask), signal.alpha)
+        branches = Branches(
+            self.scoring, self._reader(prompts), TrieMask(self.scoring, mask, guide)
+        )
+        best = BestFirst(branches, goal, k, width, budget).run()
         self._count(branches)
         del branches  # frees its keys and values before those of the beam search are computed
         unproved = np.flatnonzero((best.bound > NEVER).cpu().numpy())
-        leaves = best.leaves
-        scores = best.scores
         if len(unproved):
             rows = torch.from_numpy(unproved).to(best.bound.device)
             trie_mask = TrieMask(self.scoring, mask, guide).take(rows)
             reader = self._reader([prompts[i] for i in unproved])
-            leaves, scores = self._complete(Branches(self.scoring, reader, trie_mask), best, rows)
+            best = self._complete(Branches(self.scoring, reader, trie_mask), goal, best, rows)
             self._add_work(Work(unproved=len(unproved)))
-        gap = torch.where(best.bound > NEVER, best.bound - scores[:, -1], 0).clamp(min=0)
-        return self._answer(leaves, scores, gap, k, mask)
+        gap = torch.where(best.bound > NEVER, best.bound - best.scores[:, -1], 0).clamp(min=0)
+        items, scores = self._items(best.leaves, best.log_p, k, mask, goal)
+        return Answer(items, scores, gap.float().cpu().numpy())
 
     @torch.inference_mode()
     def score(
@@ -179,14 +202,12 @@ class Search:
         They are the scores that `all` gives under the same `mask`.
         """
         branches, mask = self._branches(prompts, mask, None)
-        goal = TrieMask(self.scoring, Mask.of(len(prompts), allow=items))
+        goal = AllowedGoal(TrieMask(self.scoring, Mask.of(len(prompts), allow=items)))
         most = max(1, int(items.lengths.max()))
-        best = BestFirst(branches, most, width, 2**62, goal).run()
+        best = BestFirst(branches, goal, most, width, 2**62).run()
         self._count(branches)
         table = np.full((len(prompts), len(self.trie.item_order)), np.float32(NEVER))
-        ranked, scores = self._items(
-            best.leaves.cpu().numpy(), best.scores.cpu().numpy(), table.shape[1], mask
-        )
+        ranked, scores = self._items(best.leaves, best.log_p, table.shape[1], mask, goal)
         rows, ranks = np.nonzero(ranked != NO_ITEM)
         table[rows, ranked[rows, ranks]] = scores[rows, ranks]
         wanted = Mask.of(len(prompts), allow=items).dense(table.shape[1])
@@ -219,24 +240,26 @@ class Search:
         return 1 if several and not self.scoring.renormalised else WHOLE
 
     def _complete(
-        self, branches: Branches, best: BestLeaves, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the best leaves and their scores, with what a beam search of `rows` [q] adds.
-
-        Shapes: [Q, k], twice.
-        """
+        self, branches: Branches, goal: Goal, best: BestLeaves, rows: Tensor
+    ) -> BestLeaves:
+        """Return the best leaves with what a beam search of `rows` [q] adds."""
+        goal = goal.take(rows)
         k = best.leaves.shape[1]
-        beam_leaves, beam_scores = BeamSearch(branches, k, k, stride=self._stride(len(rows))).run()
+        leaf, log_p = BeamSearch(branches, k, k, stride=self._stride(len(rows))).run()
         self._count(branches)
-        leaves = best.leaves.clone()
-        scores = best.scores.clone()
-        known = leaves[rows].where(scores[rows] > NEVER, ROOT)
+        known = best.leaves[rows].where(best.scores[rows] > NEVER, ROOT)
         # A leaf that both searches found counts once: [q, k, 1] against [q, 1, k].
-        twice = (beam_leaves[:, :, None] == known[:, None]).any(2)
-        merged = torch.cat([scores[rows], beam_scores.masked_fill(twice, NEVER)], 1)
-        scores[rows], order = merged.topk(k, dim=1)
-        leaves[rows] = torch.cat([leaves[rows], beam_leaves], 1).gather(1, order)
-        return leaves, scores
+        log_p = log_p.masked_fill((leaf[:, :, None] == known[:, None]).any(2), NEVER)
+        score = torch.cat([best.scores[rows], goal.bound(leaf, log_p)], 1)
+        leaf = torch.cat([best.leaves[rows], leaf], 1)
+        log_p = torch.cat([best.log_p[rows], log_p], 1).masked_fill(score == NEVER, NEVER)
+        column = best_columns(score, goal.order(leaf), k)
+        return BestLeaves(
+            best.leaves.index_copy(0, rows, leaf.gather(1, column)),
+            best.scores.index_copy(0, rows, score.gather(1, column)),
+            best.log_p.index_copy(0, rows, log_p.gather(1, column)),
+            best.bound,
+        )
 
     def branches(
         self, prompts: list[list[int]], mask: Mask | None = None, guide: Guide | None = None
@@ -247,17 +270,17 @@ class Search:
     def _branches(
         self, prompts: list[list[int]], mask: Mask | None, guide: Guide | None
     ) -> tuple[Branches, Mask]:
-        mask = mask or Mask.of(len(prompts))
+        mask = self._checked(len(prompts), mask, guide)
+        trie_mask = TrieMask(self.scoring, mask, guide)
+        return Branches(self.scoring, self._reader(prompts), trie_mask), mask
+
+    def _checked(self, queries: int, mask: Mask | None, guide: Guide | None) -> Mask:
+        """Return the mask, one that allows everything where there is none, if both can be used."""
+        mask = mask or Mask.of(queries)
         mask.check(len(self.trie.item_order))
-        if guide and guide.scores.shape != (len(prompts), len(self.trie.item_order)):
-            raise SearchError(
-                "the signal was made for another catalogue, or for other queries",
-                value=f"{guide.scores.shape[0]} queries and {guide.scores.shape[1]} items",
-                accepted=f"{len(prompts)} queries and {len(self.trie.item_order)} items",
-            )
-        return Branches(
-            self.scoring, self._reader(prompts), TrieMask(self.scoring, mask, guide)
-        ), mask
+        if guide:
+            check_shape(guide.scores, queries, len(self.trie.item_order))
+        return mask
 
     def _reader(self, prompts: list[list[int]]) -> TreeReader:
         return TreeReader(self.scoring.model, prompts, self._instruction)
@@ -265,38 +288,36 @@ class Search:
     def _count(self, branches: Branches) -> None:
         reader = branches.reader
         tokens = reader.tokens + branches.read_before + int(branches.spent.sum())
-        self._add_work(Work(reader.passes, tokens))
+        self._add_work(Work(reader.passes, tokens, tokens - reader.prompt_tokens))
 
     def _add_work(self, work: Work) -> None:
         with self._lock:
             self.work.add(work)
 
-    def _answer(self, leaves: Tensor, scores: Tensor, gap: Tensor, k: int, mask: Mask) -> Answer:
-        items, best = self._items(leaves.cpu().numpy(), scores.cpu().numpy(), k, mask)
-        return Answer(items, best, gap.float().cpu().numpy())
-
     def _items(
-        self, leaves: NDArray[np.int64], scores: Scores, k: int, mask: Mask
+        self, leaf: Tensor, log_p: Tensor, k: int, mask: Mask, goal: Goal
     ) -> tuple[NDArray[np.int32], Scores]:
-        """Return the best `k` items of `leaves` [Q, n] and their scores. Shapes: [Q, k], twice.
+        """Return the best `k` items of the leaves [Q, n], of -inf none, and their scores.
 
         A leaf stands for all items of one title: they follow each other in the trie's order.
+        Shapes: [Q, k], twice.
         """
         trie = self.trie
-        q = len(leaves)
-        leaves = np.where(np.isneginf(scores), ROOT, leaves)  # the root stands for no leaf
+        q = len(leaf)
+        scores = log_p.cpu().numpy()
+        leaves = np.where(np.isneginf(scores), ROOT, leaf.cpu().numpy())  # the root: no leaf
         # All items of all leaves in one list, query by query, best leaf first: `width` items for
         # each of the Q · n leaves, `row` and `item` of length m = width.sum().
         width = np.where(leaves == ROOT, 0, trie.item_hi[leaves] - trie.item_lo[leaves]).ravel()
         row = np.repeat(np.arange(q).repeat(leaves.shape[1]), width)
         index = np.arange(width.sum()) - np.repeat(width.cumsum() - width, width)
         item = trie.item_order[np.repeat(trie.item_lo[leaves].ravel(), width) + index]
-        score = np.repeat(scores.ravel(), width)
+        order, score = goal.rank(row, item, np.repeat(scores.ravel(), width))
         # A leaf is kept for one allowed item; its others may be forbidden.
-        keep = mask.allows(row, item)
-        row = row[keep]
-        item = item[keep]
-        score = score[keep]
+        order = order[(mask.allows(row, item) & ~np.isneginf(score))[order]]
+        row = row[order]
+        item = item[order]
+        score = score[order]
         # `row` ascends, so an item's rank is its distance from the first item of its row.
         rank = np.arange(len(row)) - np.searchsorted(row, row)
         inside = rank < k

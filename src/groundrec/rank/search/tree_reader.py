@@ -64,7 +64,8 @@ class TreeReader:
     """Reads one batch of Q prompts, and then the trees after them.
 
     `logits` [Q, 1, V] are the logits after the prompts. `slots` counts the tree tokens
-    read so far; `passes` and `tokens` what the model was asked to do, without padding.
+    read so far; `passes` and `tokens` what the model was asked to do, without padding, and
+    `prompt_tokens` are those of `tokens` that the prompts took.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class TreeReader:
         self.slots = 0
         self.passes = 0
         self.tokens = 0
+        self.prompt_tokens = 0
         self._positions = torch.arange(self._width, device=device).expand(len(prompts), -1)
         """Position of each token in the cache. Shape: [Q, width + slots]."""
         self._prompt_seen = self._positions < self._lengths[:, None]
@@ -105,7 +107,8 @@ class TreeReader:
         last = torch.tensor([[len(p) - 1] for p in rest], device=rows.device)
         out = logits_at(self._model, last, input_ids=rows, cache=self._cache, use_cache=True)
         self.passes += 1
-        self.tokens += sum(map(len, rest))
+        self.prompt_tokens = sum(map(len, rest))
+        self.tokens += self.prompt_tokens
         return out.logits.float()
 
     def read(self, tokens: Tensor, depth: Tensor, seen: Tensor, wanted: Tensor) -> Tensor:
