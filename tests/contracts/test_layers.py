@@ -38,9 +38,9 @@ ROOMS = {
         gradients finetune
     """,
     "rank": """
-        search.tree_reader fuse search.masks search.scoring search.branches search.beam
-        search.exact search.exhaustive search.memory search.search search.explain batches
-        slates groundings recommend ground.nearest ground.faiss_index ground.generate
+        search.tree_reader fuse search.masks search.scoring search.goals search.branches
+        search.beam search.exact search.exhaustive search.memory search.search search.explain
+        batches slates groundings recommend ground.nearest ground.faiss_index ground.generate
         ground.bigrec cluster
     """,
     "evaluate": "metrics statistics charts report_data report result_files",

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundrec.core import config_rank
+from groundrec.core.errors import SearchError
 from groundrec.core.processes import SINGLE_PROCESS, Processes
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
 from groundrec.rank.batches import Batches
 from groundrec.rank.fuse import slates_to_scores
 from groundrec.rank.groundings import Assistant, Grounding, GroundingInputs, Ranker
+from groundrec.rank.search.goals import FusedSignal
 from groundrec.rank.search.masks import Guide, Mask
 from groundrec.rank.search.memory import Need, tree_tokens
 from groundrec.rank.search.search import Answer, Search, Work
@@ -71,18 +73,34 @@ class SearchRanker:
         return self.search.work
 
     def slates(
-        self, queries: Queries, k: int, allow: Ragged | None = None, deny: Ragged | None = None
+        self,
+        queries: Queries,
+        k: int,
+        allow: Ragged | None = None,
+        deny: Ragged | None = None,
+        signal: FusedSignal | None = None,
     ) -> Slates:
         """Return a slate of `k` items for each query.
 
-        `allow` and `deny` restrict each query further: lists of items, a row per query.
+        `allow` and `deny` restrict each query further: lists of items, a row per query. With a
+        `signal` of the same queries, they are the best of the catalogue by model and signal
+        together, with the scores that `rank.search.goals` defines; the model is not even loaded
+        where alpha = 0. Raises `SearchError` for a signal in `beam` mode.
         """
-        prompts = self.prompts(queries)
         mask = self.mask(queries, allow, deny)
+        if signal:
+            self._check(signal, queries)
+            if signal.alpha == 0:
+                answer = Answer.of_signal(signal, mask, k)
+                return Slates(queries.ids, answer.items, answer.scores)
+        prompts = self.prompts(queries)
         guide = self.assistant.guide(queries) if self.assistant else None
         if self.section.mode == "exhaustive":
-            return Slates.from_scores(queries.ids, self.search.all(prompts, mask, guide), k)
-        answer = self._search(prompts, k, mask, guide)
+            scores = self.search.all(prompts, mask, guide)
+            if signal:
+                scores = signal.fuse(scores, mask)
+            return Slates.from_scores(queries.ids, scores, k)
+        answer = self._search(prompts, k, mask, guide, signal)
         return Slates(queries.ids, answer.items, answer.scores)
 
     def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
@@ -119,13 +137,33 @@ class SearchRanker:
         """Return no further columns."""
         return {}
 
-    def _search(self, prompts: list[list[int]], k: int, mask: Mask, guide: Guide | None) -> Answer:
+    def _check(self, signal: FusedSignal, queries: Queries) -> None:
+        """Raise `SearchError` for a signal that cannot be fused as the recipe searches."""
+        signal.check(len(queries), len(self.inputs.texts))
         if self.section.mode == "beam":
-            beams = max(k, self.section.beams)
-            penalty = self.section.length_penalty
+            raise SearchError(
+                "a beam search finds the model's best items, not those of model and signal",
+                value="recommend.mode=beam",
+                accepted="`exact` or `exhaustive`",
+                next_step="--set recommend.mode=exact",
+            )
+
+    def _search(
+        self,
+        prompts: list[list[int]],
+        k: int,
+        mask: Mask,
+        guide: Guide | None,
+        signal: FusedSignal | None,
+    ) -> Answer:
+        section = self.section
+        if section.mode == "beam":
+            beams = max(k, section.beams)
+            penalty = section.length_penalty
             return self.search.beam(prompts, k, beams, mask, guide, length_penalty=penalty)
+        width = section.tokens_per_pass
         return self.search.exact(
-            prompts, k, mask, guide, width=self.section.tokens_per_pass, budget=self.section.budget
+            prompts, k, mask, guide, signal=signal, width=width, budget=section.budget
         )
 
 

@@ -71,6 +71,11 @@ class FusedSignal:
         # Not 0 · -inf, which is NaN.
         return np.where(allowed, np.float32(1 - self.alpha) * np.where(allowed, log_p, 0), -np.inf)
 
+    def fuse(self, log_p: Scores, mask: Mask) -> Scores:
+        """Return the fused scores, given the model's of every item. Shape: [Q, I]."""
+        terms = self.terms(mask)
+        return terms if self.alpha == 0 else np.float32(self.alpha) * log_p + terms
+
 
 class Goal:
     """The likeliest leaves; those of equal score in the trie's order."""
