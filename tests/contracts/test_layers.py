@@ -28,11 +28,11 @@ ROOMS = {
         protocols.by_time protocols.d3 protocols.bigrec prepare
         exchange.write_d3 exchange.write_others summary
         exchange.title_lists exchange.rejoin exchange.importing exchange.read_d3
-        exchange.read_bigrec
+        exchange.read_bigrec exchange.test_files
     """,
-    "text": "answers prompts tokens trie",
+    "text": "answers prompts script_words tokens row_prompts trie",
     "signals": "counts sequential objectives fit networks external",
-    "models": "attention forward language packaged hubs",
+    "models": "attention forward adapters language packaged hubs checkpoints",
     "train": """
         batch packing precision rows start stopping adapters judging finite objectives trainer
         gradients finetune
@@ -41,7 +41,7 @@ ROOMS = {
         search.tree_reader fuse search.masks search.scoring search.goals search.branches
         search.beam search.exact search.exhaustive search.memory search.search search.explain
         batches slates groundings recommend ground.nearest ground.faiss_index ground.generate
-        ground.bigrec cluster
+        ground.bigrec prompted cluster
     """,
     "evaluate": "metrics statistics charts report_data report result_files",
     "contracts": "rules shop sources metrics signals base_models answers groundings objectives",
@@ -49,14 +49,17 @@ ROOMS = {
         boards commands.options commands.terminal commands.tokens_shown commands.track
         stages.domains stages.checks
         commands.settings_table commands.debug commands.card commands.datasets
-        commands.data_commands commands.score_files commands.models commands.published_flags
-        stages.item_names stages.made_from stages.names stages.artefacts stages.validation_ndcg
+        commands.data_commands commands.score_files commands.models commands.flag_values
+        commands.published_flags
+        stages.item_names stages.made_from stages.inference stages.names stages.artefacts
+        stages.validation_ndcg
         stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
         stages.measure stages.page stages.training stages.stages stages.plan recommender
         commands.recommend commands.explain_item jobs.records jobs.job pipeline jobs.state
         jobs.queue jobs.supervise jobs.background stages.comparison commands.recipes
         commands.runs_tables commands.runs commands.plan commands.run commands.train
-        commands.evaluate stages.agreement commands.typeset commands.compare
+        commands.inference_flags commands.inference commands.evaluate
+        stages.agreement commands.typeset commands.compare
         commands.explain_data commands.explain commands.vscode commands.mirrors commands.doctor
         commands.main
     """,

@@ -16,6 +16,8 @@ from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.processes import Processes
 from groundrec.core.registry import names, resolve
+from groundrec.models.adapters import CONFIG as ADAPTERS
+from groundrec.models.adapters import with_adapters
 from groundrec.text.tokens import END, PAD, START, train_tokenizer
 
 if TYPE_CHECKING:
@@ -35,9 +37,6 @@ __all__ = [
     "tokenizer_folder",
     "with_tokens",
 ]
-
-ADAPTERS = "adapter_config.json"
-"""The file that distinguishes a folder of adapters from that of a model."""
 
 
 @dataclass(frozen=True)
@@ -234,16 +233,13 @@ def _with_adapters(path: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        from peft import PeftConfig, PeftModel
+        from peft import PeftConfig
     except ImportError:
         raise MissingDependency("peft", "lora") from None
     base = Path(PeftConfig.from_pretrained(str(path)).base_model_name_or_path or "")
     _require(base, ["config.json"], "base model")
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype="auto")
-    # peft 0.21 asks transformers 5.24 for an attribute by its old name.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+    merged = with_adapters(model, path, "any")
     merged.name_or_path = str(path)
     return merged
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from groundrec.models.language import LanguageModel
 
 __all__ = [
+    "Answerer",
     "Assistant",
     "Grounding",
     "GroundingInputs",
@@ -84,8 +85,8 @@ class Rules:
         return Mask.of(len(queries), allow, deny)
 
 
-class Ranker(Protocol):
-    """A grounding once built: queries in, slates of real items out, the same in any batch."""
+class Answerer(Protocol):
+    """Queries in, slates out, the same in any batch."""
 
     @property
     def section(self) -> config_rank.Recommend:
@@ -99,14 +100,6 @@ class Ranker(Protocol):
 
     def slates(self, queries: Queries, k: int) -> Slates:
         """Return a slate of `k` items for each query; every query has an item left."""
-        ...
-
-    def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
-        """Return the score of every item, from the saved slates alone. Shape: [q, I].
-
-        Never loads the model. Among the items that a query may be given, those of its slate score
-        highest.
-        """
         ...
 
     def prompts(self, queries: Queries) -> list[list[int]]:
@@ -123,6 +116,18 @@ class Ranker(Protocol):
 
     def columns(self, slates: Slates) -> dict[str, list[Any]]:
         """Return what to save beside slates it made: Parquet columns, one value per query."""
+        ...
+
+
+class Ranker(Answerer, Protocol):
+    """A grounding once built: slates of real items, and the scores of every item."""
+
+    def scores(self, queries: Queries, saved: SavedSlates) -> Scores:
+        """Return the score of every item, from the saved slates alone. Shape: [q, I].
+
+        Never loads the model. Among the items that a query may be given, those of its slate score
+        highest.
+        """
         ...
 
 

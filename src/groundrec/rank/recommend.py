@@ -20,7 +20,7 @@ from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
 from groundrec.rank.batches import Batches
 from groundrec.rank.fuse import slates_to_scores
-from groundrec.rank.groundings import Assistant, Grounding, GroundingInputs, Ranker
+from groundrec.rank.groundings import Answerer, Assistant, Grounding, GroundingInputs
 from groundrec.rank.search.goals import FusedSignal
 from groundrec.rank.search.masks import Guide, Mask
 from groundrec.rank.search.memory import Need, tree_tokens
@@ -175,7 +175,7 @@ search_grounding = Grounding(
 class Writer:
     """Ranks queries and writes the shards. `sharing` processes divide this machine's memory."""
 
-    def __init__(self, ranker: Ranker, queries: Queries, folder: Path, sharing: int = 1) -> None:
+    def __init__(self, ranker: Answerer, queries: Queries, folder: Path, sharing: int = 1) -> None:
         self.shards = Shards.open(folder, len(queries), ranker.section.shard_size)
         self._ranker = ranker
         self._queries = queries
@@ -217,7 +217,7 @@ class Writer:
 
 
 def recommend(
-    ranker: Ranker, queries: Queries, folder: Path, processes: Processes = SINGLE_PROCESS
+    ranker: Answerer, queries: Queries, folder: Path, processes: Processes = SINGLE_PROCESS
 ) -> Slates:
     """Return slates for `queries`, written to `folder` shard by shard; existing shards are kept.
 

@@ -20,7 +20,15 @@ from groundrec.core.config import Section
 from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.recipe import Recipe
 
-__all__ = ["Choice", "Template", "has_words", "load_template", "template_names", "template_of"]
+__all__ = [
+    "DEFAULT",
+    "Choice",
+    "Template",
+    "has_words",
+    "load_template",
+    "template_names",
+    "template_of",
+]
 
 Choice = int | Literal["random"]
 """The number of a template's instruction, or a random one for each training example."""

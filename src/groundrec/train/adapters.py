@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.files import read_json
+from groundrec.models.adapters import differing, read_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +71,7 @@ def load_adapters(model: Any, folder: Path, section: config_learn.Train, weights
     Reads `adapter_model.safetensors`; where `weights` is `any` also the older `adapter_model.bin`,
     as tensors only. Raises `ConfigError` where their shapes are not those of the model.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
 
     saved = read_json(folder / "adapter_config.json") or {}
     for name, setting in NUMBERS.items():
@@ -82,11 +81,8 @@ def load_adapters(model: Any, folder: Path, section: config_learn.Train, weights
             raise _mismatch(
                 folder, f"{name} = {value}, the recipe's is {now}", f"--set train.{setting}={value}"
             )
-    state = _read(folder, weights)
-    own = get_peft_model_state_dict(model)
-    differ = {
-        name for name in state.keys() | own.keys() if _shape(state, name) != _shape(own, name)
-    }
+    state = read_adapters(folder, weights)
+    differ = differing(model, state)
     if differ:
         adapted = [name.split(".lora_")[0] for name in state if ".lora_" in name]
         modules = sorted({name.split(".")[-1] for name in adapted})
@@ -97,33 +93,6 @@ def load_adapters(model: Any, folder: Path, section: config_learn.Train, weights
             f"--set train.lora_target_modules='{listed}'",
         )
     set_peft_model_state_dict(model, state)
-
-
-def _read(folder: Path, weights: str) -> dict[str, torch.Tensor]:
-    if (file := folder / "adapter_model.safetensors").is_file():
-        return load_file(file)
-    if weights != "any":
-        raise ConfigError(
-            "these adapters are pickled",
-            value=folder / "adapter_model.bin",
-            accepted="adapter_model.safetensors, which contains tensors only",
-            next_step=(
-                "--set model.weights=any reads the tensors of pickled weights, and runs nothing"
-            ),
-        )
-    try:
-        return torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError) as error:
-        raise ConfigError(
-            "these pickled adapters are damaged, or contain more than tensors",
-            value=folder / "adapter_model.bin",
-            accepted="a dictionary of tensors",
-            next_step="if you trust the code that wrote them, convert them with it to safetensors",
-        ) from error
-
-
-def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None
 
 
 def _mismatch(folder: Path, difference: str, next_step: str) -> ConfigError:

@@ -19,6 +19,7 @@ from groundrec.core.files import read_json, write_json
 from groundrec.core.inputs import step_folder
 from groundrec.core.processes import Processes
 from groundrec.core.track import log
+from groundrec.models.adapters import FILES as ADAPTERS
 from groundrec.models.hubs import fetch
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "trained_epochs",
 ]
 
-ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 COMPLETE = "whole.json"
 """Written into a checkpoint last."""
 STATE = "trainer_state.json"

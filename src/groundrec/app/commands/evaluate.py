@@ -37,16 +37,19 @@ InputFolder = Annotated[
     typer.Option(
         "--input_dir",
         "--input-dir",
+        "--path",
         help="Result files of BIGRec or D3: a folder of JSON files, or one file.",
     ),
 ]
 Titles = Annotated[
     Path | None,
     typer.Option(
+        "--catalogue",
+        "--item_path",
         help=(
             "With --input_dir: data set, run directory, or text file with one title and a tab per"
             " line; titles that several items share are then counted."
-        )
+        ),
     ),
 ]
 CutOffs = Annotated[

@@ -21,6 +21,7 @@ from groundrec.app.commands.doctor import doctor
 from groundrec.app.commands.evaluate import evaluate
 from groundrec.app.commands.explain import explain_setting
 from groundrec.app.commands.explain_item import explain_item
+from groundrec.app.commands.inference import inference
 from groundrec.app.commands.models import app as models_app
 from groundrec.app.commands.options import Json, check_choice
 from groundrec.app.commands.recipes import app as recipes_app
@@ -84,6 +85,7 @@ def version() -> None:
 
 app.command()(run)
 app.command(context_settings=FLAGS_PASS)(train)
+app.command(context_settings=FLAGS_PASS)(inference)
 app.command()(evaluate)
 app.command()(recommend)
 app.command("explain-item")(explain_item)

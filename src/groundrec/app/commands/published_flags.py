@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from groundrec.app.commands.flag_values import flag_values
 from groundrec.core.errors import ConfigError
 from groundrec.core.files import atomic_write
 from groundrec.core.glossary import find
@@ -69,7 +70,7 @@ class ParsedFlags:
 
 def parse_flags(arguments: Sequence[str]) -> ParsedFlags:
     """Return what `--flag value …` asks for; raise `ConfigError` for an unknown flag."""
-    given = _flag_values(arguments)
+    given = flag_values(arguments, "train")
     files = {flag: given[flag] for flag in FILES if given.get(flag, "") not in UNSET}
     data = _domains({flag: _paths(text) for flag, text in files.items()})
     elsewhere = (*FILES, *ALWAYS_ON, "output_dir", "resume_from_checkpoint")
@@ -113,29 +114,6 @@ def write_recipe(parsed: ParsedFlags) -> Path:
     with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")
     return file
-
-
-def _flag_values(arguments: Sequence[str]) -> dict[str, str]:
-    """Return values by flag: `--flag value`, `--flag=value`, or `--flag` alone, which is true."""
-    values = {}
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            is_recipe = word.endswith(".toml")
-            raise ConfigError(
-                "a recipe does not mix with the flags of published code"
-                if is_recipe
-                else "a value without a flag",
-                value=word,
-                accepted="groundrec train RECIPE" if is_recipe else "--flag value",
-                next_step="groundrec train --help",
-            )
-        flag, equals, value = word[2:].partition("=")
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        values[flag.replace("-", "_")] = value
-    return values
 
 
 def _domains(files: dict[str, list[Path]]) -> dict[str, Path]:
