@@ -54,7 +54,8 @@ ROOMS = {
         stages.item_names stages.made_from stages.inference stages.names stages.artefacts
         stages.validation_ndcg
         stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
-        stages.measure stages.page stages.training stages.stages stages.plan recommender
+        stages.result_export stages.measure stages.page stages.training stages.stages stages.plan
+        recommender
         commands.recommend commands.explain_item jobs.records jobs.job pipeline jobs.state
         jobs.queue jobs.supervise jobs.background stages.comparison commands.recipes
         commands.runs_tables commands.runs commands.plan commands.run commands.train

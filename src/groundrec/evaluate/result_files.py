@@ -67,14 +67,14 @@ class ResultFile:
         return self._metrics(np.array(position), ks)
 
     def unknown(self, known: Counter[str]) -> float:
-        """Return the share of positions whose title is not in the catalogue."""
-        named = [title for row in self.lists for title in row]
+        """Return the share of positions whose title is not in the catalogue, empty ones left out."""
+        named = [title for row in self.lists for title in row if title]
         return sum(title not in known for title in named) / max(len(named), 1)
 
     def repeated(self) -> float:
         """Return the share of positions whose title occurs earlier in the same list."""
-        named = sum(map(len, self.lists))
-        return 1 - sum(len(set(row)) for row in self.lists) / max(named, 1)
+        lists = [[title for title in row if title] for row in self.lists]
+        return 1 - sum(len(set(row)) for row in lists) / max(sum(map(len, lists)), 1)
 
     def shared(self, items_per_title: Counter[str]) -> float:
         """Return the share of targets whose title belongs to several items."""

@@ -12,10 +12,14 @@ from typing import Annotated
 import typer
 
 from groundrec.app.commands.options import Dataset, Json, Overwrite, Quiet, Set, check_choice
+from groundrec.core.errors import ConfigError
 from groundrec.core.registry import names
 from groundrec.core.track import log_to
 
 __all__ = ["card", "export", "import_command", "prepare"]
+
+RESULTS = "results"
+"""The format of a run's results, which is no format of data sets."""
 
 Source = Annotated[str, typer.Argument(help="A data source; `groundrec list sources` lists them.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
@@ -102,9 +106,21 @@ def export(
     dataset: Dataset,
     format_: Annotated[
         str,
-        typer.Option("--format", help="Format to write; `groundrec list formats` lists them."),
+        typer.Option(
+            "--format",
+            help=(
+                "Format to write; `groundrec list formats` lists those of data sets. `results`"
+                " writes what a finished run recommends."
+            ),
+        ),
     ],
     out: Out,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With `results`: a method of the run's report; repeatable. Default: every method."
+        ),
+    ] = None,
     template: Annotated[
         Path | None,
         typer.Option(
@@ -117,14 +133,36 @@ def export(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Export DATASET in the file format of other code."""
-    check_choice("--format", format_, names("formats"))
-    log_to(None, quiet=as_json)
-    from groundrec.app.commands.datasets import export_dataset
+    """Export DATASET in the file format of other code, or the results of a run.
 
-    written = export_dataset(dataset, format_, out, template, overwrite=overwrite)
+    groundrec export runs/demo --format results --out results
+    """
+    check_choice("--format", format_, (*names("formats"), RESULTS))
+    log_to(None, quiet=as_json)
+    from groundrec.app.commands.datasets import export_dataset, refuse_files
+
+    if format_ == RESULTS:
+        _refuse(template, "--template", RESULTS)
+        refuse_files(out, overwrite=overwrite)
+        from groundrec.app.stages.result_export import export_results
+
+        written = export_results(dataset, out, method or ())
+    else:
+        _refuse(method, "--method", format_)
+        written = export_dataset(dataset, format_, out, template, overwrite=overwrite)
     files = [str(file) for file in written]
     print(json.dumps(files) if as_json else "\n".join(files))
+
+
+def _refuse(value: object, option: str, format_: str) -> None:
+    """Raise `ConfigError` for an option that the format does not use."""
+    if value:
+        raise ConfigError(
+            f"the format {format_} does not use this option",
+            value=option,
+            accepted="--method with results, --template with bigrec",
+            next_step=f"leave out {option}",
+        )
 
 
 def import_command(

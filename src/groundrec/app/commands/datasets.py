@@ -19,7 +19,7 @@ from groundrec.core.registry import resolve
 from groundrec.core.track import log
 from groundrec.data.dataset import DatasetReader, report_full_disk
 
-__all__ = ["export_dataset", "import_dataset", "prepare_dataset", "recipe_of"]
+__all__ = ["export_dataset", "import_dataset", "prepare_dataset", "recipe_of", "refuse_files"]
 
 WINDOW = ("st_year", "st_month", "ed_year", "ed_month")
 
@@ -69,14 +69,7 @@ def export_dataset(
             accepted="a template for the format bigrec",
             next_step="leave out --template",
         )
-    _refuse_file(out)
-    if not overwrite and any(file.is_file() for file in out.rglob("*")):
-        raise ArtifactError(
-            "the output folder is not empty",
-            value=out,
-            accepted="an empty or new folder",
-            next_step="choose another --out, or add --overwrite to replace files of the same names",
-        )
+    refuse_files(out, overwrite=overwrite)
     of_run = step_folder(source, "prepare")
     reader = DatasetReader(of_run if (of_run / "dataset.json").exists() else source)
     with report_full_disk(out):
@@ -92,6 +85,18 @@ def import_dataset(
     """
     _refuse_dataset(out, overwrite)
     resolve("imports", name)(folder, out, category)
+
+
+def refuse_files(out: Path, *, overwrite: bool) -> None:
+    """Raise `ArtifactError` unless files may be written to `out`."""
+    _refuse_file(out)
+    if not overwrite and any(file.is_file() for file in out.rglob("*")):
+        raise ArtifactError(
+            "the output folder is not empty",
+            value=out,
+            accepted="an empty or new folder",
+            next_step="choose another --out, or add --overwrite to replace files of the same names",
+        )
 
 
 def _refuse_file(out: Path) -> None:
