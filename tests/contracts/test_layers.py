@@ -43,7 +43,7 @@ ROOMS = {
         batches slates groundings recommend ground.nearest ground.faiss_index ground.generate
         ground.bigrec prompted cluster
     """,
-    "evaluate": "metrics statistics charts report_data report result_files",
+    "evaluate": "metrics statistics charts report_data report result_files grounded_results",
     "contracts": "rules shop sources metrics signals base_models answers groundings objectives",
     "app": """
         boards commands.options commands.terminal commands.tokens_shown commands.track
@@ -51,7 +51,8 @@ ROOMS = {
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.flag_values
         commands.published_flags
-        stages.item_names stages.made_from stages.inference stages.names stages.artefacts
+        stages.item_names stages.made_from stages.inference stages.grounding_files
+        commands.grounded_files stages.names stages.artefacts
         stages.validation_ndcg
         stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
         stages.result_export stages.measure stages.page stages.training stages.stages stages.plan

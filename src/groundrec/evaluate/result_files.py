@@ -26,7 +26,7 @@ from groundrec.core.registry import names
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 from groundrec.evaluate.metrics import per_query
 
-__all__ = ["ResultFile", "find_result_files", "read_result_file", "strip_title"]
+__all__ = ["ResultFile", "find_result_files", "metrics_at", "read_result_file", "strip_title"]
 
 IGNORED_AROUND = ' \t\r\n"'
 
@@ -57,17 +57,17 @@ class ResultFile:
     def by_title(self, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
         """Return every metric per query, `{"ndcg@10": [Q], …}`, where naming the title is a hit."""
         position = [row.index(target) if target in row else -1 for row, target in self._pairs()]
-        return self._metrics(np.array(position), ks)
+        return metrics_at(np.array(position), self.width, ks)
 
     def at_worst(
         self, ks: Sequence[int], items_per_title: Counter[str]
     ) -> dict[str, NDArray[np.float64]]:
         """Return the same if each title stands for all its items and the target comes last."""
         position = [_worst_position(row, target, items_per_title) for row, target in self._pairs()]
-        return self._metrics(np.array(position), ks)
+        return metrics_at(np.array(position), self.width, ks)
 
     def unknown(self, known: Counter[str]) -> float:
-        """Return the share of positions whose title is not in the catalogue, empty ones left out."""
+        """Return the share of positions, but empty ones, whose title is not in the catalogue."""
         named = [title for row in self.lists for title in row if title]
         return sum(title not in known for title in named) / max(len(named), 1)
 
@@ -83,20 +83,21 @@ class ResultFile:
     def _pairs(self) -> Iterable[tuple[tuple[str, ...], str]]:
         return zip(self.lists, self.targets, strict=True)
 
-    def _metrics(
-        self, position: NDArray[np.int64], ks: Sequence[int]
-    ) -> dict[str, NDArray[np.float64]]:
-        """Return the metrics of slates with the target at `position` [Q], -1 for nowhere."""
-        rows = np.arange(len(position))
-        # every target is item 0, all else is empty: only the target's position matters
-        items = np.full((len(position), self.width), NO_ITEM, np.int32)
-        inside = (position >= 0) & (position < self.width)
-        items[rows[inside], position[inside]] = 0
-        slates = Slates(rows, items, np.zeros(items.shape, np.float32))
-        no_history = Ragged.of([[]] * len(position))
-        targets = Ragged.of([[0]] * len(position))
-        queries = Queries(rows, rows.astype(np.str_), rows, no_history, targets)
-        return per_query(slates, queries, ks, names("metrics"))
+
+def metrics_at(
+    position: NDArray[np.int64], width: int, ks: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics of slates of `width` with the target at `position` [Q], -1 for nowhere."""
+    rows = np.arange(len(position))
+    # every target is item 0, all else is empty: only the target's position matters
+    items = np.full((len(position), width), NO_ITEM, np.int32)
+    inside = (position >= 0) & (position < width)
+    items[rows[inside], position[inside]] = 0
+    slates = Slates(rows, items, np.zeros(items.shape, np.float32))
+    no_history = Ragged.of([[]] * len(position))
+    targets = Ragged.of([[0]] * len(position))
+    queries = Queries(rows, rows.astype(np.str_), rows, no_history, targets)
+    return per_query(slates, queries, ks, names("metrics"))
 
 
 def _worst_position(row: tuple[str, ...], target: str, items_per_title: Counter[str]) -> int:

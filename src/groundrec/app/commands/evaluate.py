@@ -27,7 +27,7 @@ __all__ = ["evaluate"]
 
 BOTH_FORMS = "groundrec evaluate RUN, or groundrec evaluate --input_dir FOLDER"
 OF_A_RUN = ("quiet",)
-OF_FILES = ("catalogue", "k", "bootstrap")
+OF_FILES = ("catalogue", "k", "bootstrap", "base_model", "reweight", "gamma")
 EvaluatedRun = Annotated[
     Path | None,
     typer.Argument(help="A run directory. Leave it out to give --input_dir.", metavar="RUN"),
@@ -56,6 +56,33 @@ CutOffs = Annotated[
     list[int] | None, typer.Option("-k", min=1, help="With --input_dir: a cut-off; repeatable.")
 ]
 
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base_model",
+        "--base-model",
+        help=(
+            "With --input_dir: a folder or hf:ORG/NAME, whose embeddings ground the first text of"
+            " each row, as BIGRec's evaluate.py does. Default: texts are compared as titles."
+        ),
+    ),
+]
+Reweight = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "With --base_model: `popularity`, or a folder with a signal's scores, val.pt and"
+            " test.pt; distances are re-weighted as BIGRec's adjust_ci.py does."
+        )
+    ),
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="With --reweight: the exponent. Default: the best on valid_NAME.json."
+    ),
+]
+
 
 def evaluate(
     context: typer.Context,
@@ -63,6 +90,9 @@ def evaluate(
     input_dir: InputFolder = None,
     catalogue: Titles = None,
     k: CutOffs = None,
+    base_model: BaseModel = None,
+    reweight: Reweight = None,
+    gamma: Gamma = None,
     bootstrap: Bootstrap = 1000,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -78,6 +108,12 @@ def evaluate(
     files of that code.
 
         groundrec evaluate --input_dir results --catalogue info.txt -k 5 -k 10
+
+    With --base_model, the texts of BIGRec's files are grounded in the list of
+    titles first, and --reweight injects popularity or a signal.
+
+        groundrec evaluate --input_dir movie_result --base_model llama
+          --catalogue movies.dat --reweight sasrec
 
     The two forms cannot be mixed.
     """
@@ -95,6 +131,15 @@ def evaluate(
     assert input_dir is not None
     _refuse(context, OF_A_RUN, "this option is for a run")
     log_to(None, quiet=as_json)
+    if reweight is None:
+        _refuse_without(gamma, "--gamma", "--base_model FOLDER --reweight popularity")
+    if base_model is not None:
+        from groundrec.app.commands.grounded_files import GroundingOptions, print_grounded
+
+        options = GroundingOptions(base_model, reweight, gamma)
+        print_grounded(input_dir, catalogue, k or [], options, samples=bootstrap, as_json=as_json)
+        return
+    _refuse_without(reweight, "--reweight", "--base_model FOLDER")
     from groundrec.app.commands.score_files import print_scores
 
     print_scores(input_dir, catalogue, k or [], samples=bootstrap, as_json=as_json)
@@ -122,6 +167,14 @@ def _evaluate_run(path: Path, options: RunOptions) -> None:
         require(recipe.track)
         to_continue = f"groundrec evaluate {path} continues"
         execute(recipe, None, path, "resume", job, options, to_continue=to_continue)
+
+
+def _refuse_without(value: object, option: str, needed: str) -> None:
+    """Raise `ConfigError` for an option whose other options are missing."""
+    if value is not None:
+        raise ConfigError(
+            "this option is for grounded texts", value=option, accepted=needed, next_step=needed
+        )
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], what: str) -> None:

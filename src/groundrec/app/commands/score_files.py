@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from groundrec.app.commands.terminal import print_table
@@ -28,7 +29,7 @@ from groundrec.evaluate.result_files import (
 )
 from groundrec.evaluate.statistics import Interval, intervals
 
-__all__ = ["FileScores", "print_scores"]
+__all__ = ["KS", "FileScores", "print_files", "print_scores", "summarised"]
 
 KS = (1, 3, 5, 10, 20, 50)
 Reading = dict[str, Interval]
@@ -59,14 +60,19 @@ def print_scores(
     results = {str(file): read_result_file(file) for file in find_result_files(folder)}
     wide = {file: r for file, r in results.items() if max(ks, default=0) <= r.shortest}
     scores = {file: _score(result, bearers, ks, samples) for file, result in wide.items()}
-    if as_json:
-        print(json.dumps({file: _as_json(s) for file, s in scores.items()}, ensure_ascii=False))
-    else:
-        for file, scored in scores.items():
-            print_table(_table(file, scored), whole=True)
-        _warn_of_lengths(scores)
+    print_files(scores, as_json=as_json)
     if short := {file: r for file, r in results.items() if file not in wide}:
         raise _too_short(short, max(ks))
+
+
+def print_files(scores: Mapping[str, FileScores], *, as_json: bool) -> None:
+    """Print the scores of files, as tables or JSON."""
+    if as_json:
+        print(json.dumps({file: _as_json(s) for file, s in scores.items()}, ensure_ascii=False))
+        return
+    for file, scored in scores.items():
+        print_table(_table(file, scored), whole=True)
+    _warn_of_lengths(scores)
 
 
 def _score(
@@ -83,8 +89,19 @@ def _score(
         readings["at worst"] = result.at_worst(cut_offs, bearers)
         facts["not in the catalogue"] = result.unknown(bearers)
         facts["targets of several items"] = result.shared(bearers)
-    # The files name no users, so each query counts as one of its own.
-    users = np.arange(len(result.targets)).astype(np.str_)
+    return summarised(facts, readings, samples)
+
+
+def summarised(
+    facts: dict[str, int | float],
+    readings: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    samples: int,
+) -> FileScores:
+    """Return the scores of a file whose metrics per row are known, with intervals.
+
+    The files name no users, so each row counts as one of its own.
+    """
+    users = np.arange(int(facts["queries"])).astype(np.str_)
     metrics = {name: intervals(values, users, samples=samples) for name, values in readings.items()}
     return {"facts": facts, "metrics": metrics}
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from groundrec.rank.groundings import Answerer
     from groundrec.text.row_prompts import RowPrompts
 
-__all__ = ["Inference", "run_inference"]
+__all__ = ["ROOT", "Inference", "compute_dtype", "run_inference", "weights_folder"]
 
 ROOT = Path("runs") / "inference"
 STEP = "inference"
@@ -91,8 +91,8 @@ def run_inference(asked: Inference) -> None:
     """Write the results that are asked for; what an earlier call has done is not done again."""
     from groundrec.models.checkpoints import model_folder
 
-    base, adapters = _weights(model_folder(asked.base_model)), asked.adapters
-    adapters = _weights(adapters) if adapters else None
+    base, adapters = weights_folder(model_folder(asked.base_model)), asked.adapters
+    adapters = weights_folder(adapters) if adapters else None
     titles = asked.titles
     test = read_test_file(asked.test_file, titles)
     if test.form != asked.script:
@@ -257,7 +257,7 @@ class _Job:
         from groundrec.text.trie import Trie
 
         asked = self.asked
-        dtype = _dtype(asked.script)
+        dtype = compute_dtype(asked.script)
         section = Recommend(
             mode="exact" if asked.constrained else "beam",
             k=asked.num_beams,
@@ -327,7 +327,7 @@ def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
     return shared[: min(map(len, rows)) - 1]
 
 
-def _dtype(script: Form) -> Any:
+def compute_dtype(script: Form) -> Any:
     """Return the precision that the script computes in; on a CPU, which is slow in it, float32."""
     import torch
 
@@ -340,7 +340,7 @@ def _dtype(script: Form) -> Any:
     return dtype
 
 
-def _weights(path: Path) -> Path:
+def weights_folder(path: Path) -> Path:
     """Return the folder with the weights: of a run directory, that of its trained model."""
     stage = step_folder(path, "train")
     return stage if (stage / "inputs.json").is_file() else path
