@@ -28,7 +28,7 @@ ROOMS = {
         protocols.by_time protocols.d3 protocols.bigrec prepare
         exchange.write_d3 exchange.write_others summary
         exchange.title_lists exchange.rejoin exchange.importing exchange.read_d3
-        exchange.read_bigrec exchange.test_files
+        exchange.row_words exchange.read_bigrec exchange.test_files
     """,
     "text": "answers prompts script_words tokens row_prompts trie",
     "signals": "counts sequential objectives fit networks external",

@@ -2,7 +2,9 @@
 
 Each is a list of `{"instruction", "input", "output"}`: the input contains the titles of a history
 in quotation marks, the output the next title. The files have neither users nor times, and identify
-items by title. Knows nothing about how the texts were made.
+items by title. The words around the titles are inferred and kept on the card, so that prompts are
+the user's own rows, byte for byte; rows that are worded differently are counted. Knows nothing
+about templates.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from groundrec.core.errors import DataError
@@ -17,6 +20,7 @@ from groundrec.core.track import log
 from groundrec.core.types import Catalogue
 from groundrec.data.exchange.importing import NO_TIMES_NOTE, save_import, unusable_row
 from groundrec.data.exchange.rejoin import ImportedRows
+from groundrec.data.exchange.row_words import InputForm, Row, RowWords, infer_words
 from groundrec.data.protocols.windows import SPLITS
 from groundrec.data.raw.files import Backend, open_duckdb
 
@@ -27,6 +31,9 @@ SAMPLE_SUFFIX = "_5000"
 
 SEPARATOR = '", "'
 BLOCK = 1 << 14
+SAMPLED = 120
+"""Number of rows from which the words are inferred."""
+
 NO_USERS_NOTE = "The files contain no users: every query has a user of its own."
 
 
@@ -48,68 +55,132 @@ def bigrec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
     listed = len(items.titles)
     parts = {split: ImportedRows() for split in SPLITS}
     with open_duckdb(out) as connection:
-        around_titles, ambiguous = _first_pass(connection, files.values(), items.titles)
+        reader = _RowReader.of(connection, files.values(), items.titles)
         for split, part in parts.items():
-            for row, (text, target) in enumerate(_texts(connection, files[split]), 1):
-                history = quoted_titles(text, ambiguous)
-                if not history and text != around_titles:
-                    raise unusable_row(
-                        files[split],
-                        f"row {row}",
-                        text[:200],
-                        "an input with titles in quotation marks",
-                    )
+            for number, row in enumerate(_rows(connection, files[split]), 1):
+                history, target = reader.titles(row, files[split], number)
                 part.history.extend(map(items.number, history))
                 part.lengths.append(len(history))
                 part.targets.append(items.number(target))
+                reader.compare(row, items.titles, part, files[split], number)
     next_time = 0
     for part in parts.values():
         part.times.extend(range(next_time, next_time + len(part.lengths)))
         part.users.extend(map(str, part.times))
         next_time += len(part.lengths)
-    return save_import(
-        items.catalogue(),
-        parts,
-        _card_entries(files, items, listed),
-        out,
-        unknown=("times", "users"),
-    )
+    entries = _card_entries(files, items, listed)
+    entries |= reader.card_entries(next_time)
+    return save_import(items.catalogue(), parts, entries, out, unknown=("times", "users"))
 
 
-def _first_pass(
-    connection: Backend, files: Iterable[Path], listed: Iterable[str]
-) -> tuple[str, set[str]]:
-    """Return the text around the titles of an input, and the titles that contain `SEPARATOR`.
+class _RowReader:
+    """Takes rows apart by the words that their files share, and counts the rows that differ."""
 
-    An input without titles, of an empty history, consists of that text alone.
-    """
-    around = ""
-    ambiguous = {title for title in listed if SEPARATOR in title}
-    for text, target in chain.from_iterable(_texts(connection, file) for file in files):
-        if not around and '"' in text:
-            around = text[: text.find('"')] + text[text.rfind('"') + 1 :]
-        if SEPARATOR in target:
-            ambiguous.add(target)
-    return around, ambiguous
+    def __init__(self, words: RowWords | None, constant: str, titles: Collection[str]) -> None:
+        self.words = words
+        self._constant = constant
+        separators = {SEPARATOR, *([words.form.separator] if words else [])}
+        self._known = set(titles)
+        self._ambiguous = {title for title in titles if any(s in title for s in separators)}
+        self._differing = 0
+        self._first = ""
+
+    @classmethod
+    def of(cls, connection: Backend, files: Iterable[Path], listed: Collection[str]) -> _RowReader:
+        """Return the reader of the files, whose rows it reads once to learn their words."""
+        draw = Random(0)
+        sample: list[Row] = []
+        outputs: dict[str, None] = {}
+        shortest = ""
+        for count, row in enumerate(chain.from_iterable(_rows(connection, f) for f in files), 1):
+            outputs[row.output] = None
+            if not shortest or len(row.input) < len(shortest):
+                shortest = row.input
+            # Every row is in the sample with the same probability.
+            if len(sample) < SAMPLED:
+                sample.append(row)
+            elif (place := draw.randrange(count)) < SAMPLED:
+                sample[place] = row
+        words = infer_words(sample, outputs, listed, shortest)
+        target = words.target if words else _without_quotes
+        titles = filter(None, map(target, outputs))
+        return cls(words, _around_titles(row.input for row in sample), {*listed, *titles})
+
+    def titles(self, row: Row, file: Path, number: int) -> tuple[list[str], str]:
+        """Return the titles of a row's history, and that of its target."""
+        words = self.words
+        history = words.histories(row.input, self._ambiguous) if words else None
+        if history is None:
+            history = quoted_titles(row.input, self._ambiguous)
+            mixed = any('"' in title and title not in self._known for title in history)
+            if (mixed and words) or (not history and row.input != self._constant):
+                raise unusable_row(
+                    file,
+                    f"row {number}",
+                    row.input[:200],
+                    "an input with titles in quotation marks, or titles that are known and"
+                    " separated by the same text as in most rows",
+                )
+        target = words.target(row.output) if words else None
+        return history, target or _without_quotes(row.output)
+
+    def compare(
+        self, row: Row, titles: Sequence[str], part: ImportedRows, file: Path, number: int
+    ) -> None:
+        """Count the row that was read last, if words and titles do not give it back exactly."""
+        if not self.words:
+            return
+        length = part.lengths[-1]
+        history = part.history[len(part.history) - length :]
+        rebuilt = self.words.row([titles[item] for item in history], titles[part.targets[-1]])
+        if rebuilt == row:
+            return
+        self._differing += 1
+        if not self._first:
+            what, written, ours = next(
+                (name, a, b) for name, a, b in zip(Row._fields, row, rebuilt, strict=True) if a != b
+            )
+            self._first = f"{file.name}, row {number}: {what} {written!r} instead of {ours!r}"
+
+    def card_entries(self, rows: int) -> dict[str, Any]:
+        """Return what the card keeps of the words, and say what they do not give back."""
+        if not self.words:
+            log.warning(
+                "the words around the titles could not be inferred: recipes use the template that"
+                " model.template names"
+            )
+            return {}
+        entries = self.words.as_card() | {"rows_that_differ": self._differing}
+        if self._differing:
+            log.warning(
+                f"{self._differing:,} of {rows:,} rows are worded differently from the others, and"
+                f" prompts will not repeat their words. The first: {self._first}"
+            )
+            entries["first_that_differs"] = self._first
+        return {"words": entries}
+
+
+def _without_quotes(output: str) -> str:
+    is_quoted = len(output) > 1 and output[0] == output[-1] == '"'
+    return output[1:-1] if is_quoted else output
+
+
+def _around_titles(inputs: Iterable[str]) -> str:
+    """Return the text around the titles of an input: that of an empty history."""
+    text = next((text for text in inputs if '"' in text), "")
+    return text[: text.find('"')] + text[text.rfind('"') + 1 :]
 
 
 def quoted_titles(text: str, ambiguous: Collection[str] = ()) -> list[str]:
-    """Return the titles in a text such as `"one", "two"`.
+    """Return the titles in a text such as `"one", "two"`, none if it has no two quotation marks.
 
     `ambiguous` are the titles that contain the separator themselves; the longest match wins.
     """
-    begin = text.find('"')
-    end = text.rfind('"')
-    if end <= begin:
+    start = text.find('"') + 1
+    stop = text.rfind('"')
+    if not 0 < start <= stop:
         return []
-    pieces = text[begin + 1 : end].split(SEPARATOR)
-    titles = []
-    while pieces:
-        lengths = range(len(pieces), 1, -1) if ambiguous else ()
-        taken = next((n for n in lengths if SEPARATOR.join(pieces[:n]) in ambiguous), 1)
-        titles.append(SEPARATOR.join(pieces[:taken]))
-        del pieces[:taken]
-    return titles
+    return InputForm(text[:start], SEPARATOR, text[stop:]).titles(text, ambiguous) or []
 
 
 class _ItemsByTitle:
@@ -133,20 +204,18 @@ class _ItemsByTitle:
         return Catalogue(tuple(self.ids), tuple(self.titles))
 
 
-def _texts(connection: Backend, file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the input and the target title of each row."""
-    table = connection.read_json(
-        str(file), format="array", columns={"input": "VARCHAR", "output": "VARCHAR"}
-    )
+def _rows(connection: Backend, file: Path) -> Iterator[Row]:
+    """Yield the rows of a file; one without an instruction has an empty one."""
+    columns = dict.fromkeys(Row._fields, "VARCHAR")
+    table = connection.read_json(str(file), format="array", columns=columns)
     cursor = connection.raw_sql(connection.compile(table))
     rows = chain.from_iterable(iter(lambda: cursor.fetchmany(BLOCK), []))
-    for row, (text, target) in enumerate(rows, 1):
+    for number, (instruction, text, target) in enumerate(rows, 1):
         if not text or not target:
             raise unusable_row(
-                file, f"row {row}", {"input": text, "output": target}, "an input and an output"
+                file, f"row {number}", {"input": text, "output": target}, "an input and an output"
             )
-        is_quoted = len(target) > 1 and target[0] == target[-1] == '"'
-        yield text, target[1:-1] if is_quoted else target
+        yield Row(instruction or "", text, target)
 
 
 def _file(folder: Path, split: str) -> Path:
