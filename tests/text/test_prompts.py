@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from groundrec.core.errors import ConfigError
 from groundrec.core.recipe import Recipe
 from groundrec.text.prompts import Choice, Template, load_template, template_names, template_of
+from tests.data.exchange.test_row_words import GAMES, WORDS
 
 GOOD = 'item = "{title}, "\nanswer = "{title}\\n"\n'
 
@@ -179,6 +181,37 @@ def test_a_template_that_is_wrong_is_refused(tmp_path: Path, content: bytes, exp
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"did you mean 'bigrec'\?\): bigreck\n  accepted: bigrec, d3, list, or the path",
+        match=r"did you mean 'bigrec'\?\): bigreck\n  accepted: auto, bigrec, d3, list, or",
     ):
         load_template("bigreck")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_words_that_a_data_set_was_imported_with_are_its_template(name: str) -> None:
+    """A prompt and its answer are the row itself, between the blocks of the template bigrec."""
+    words = WORDS[name]
+    template = template_of(Recipe(), card={"words": words.as_card()})
+    blocks = load_template("bigrec")
+    start = blocks.head.partition("### Instruction:\n")[0] + "### Instruction:\n"
+    for length in (0, 1, len(GAMES)):
+        history: list[str] = list(GAMES[:length])
+        row = words.row(history, "Go")
+        prompt = f"{start}{row.instruction}\n\n### Input:\n{row.input}{blocks.tail}"
+        assert template.text(history) == prompt
+        assert template.answer_text("Go") == row.output
+        assert template.text_of(row.output) == "Go"
+
+
+def test_every_instruction_of_the_rows_can_be_chosen() -> None:
+    words = replace(WORDS["published"], instructions=("Name one.", "Which {thing}?"))
+    recipe = Recipe.of({"model.instruction": "random", "model.domain": "films"})
+    heads = template_of(recipe, card={"words": words.as_card()}).heads
+    assert ["Name one." in head for head in heads] == [True, False]
+    assert ["Which {thing}?" in head for head in heads] == [False, True]
+
+
+def test_another_template_and_a_data_set_without_words_are_as_they_were() -> None:
+    card = {"words": WORDS["published"].as_card()}
+    named = Recipe.of({"model.template": "bigrec"})
+    assert template_of(named, card=card) == load_template("bigrec")
+    assert template_of(Recipe(), card={}) == load_template("list")

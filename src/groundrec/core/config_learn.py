@@ -66,8 +66,11 @@ class Model(Section):
     )
     template: str = setting(
         ("train",),
-        default="list",
-        description="Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file.",
+        default="auto",
+        description=(
+            "Prompt template: `list`, `bigrec`, `d3`, or the path of your own TOML file. `auto` is"
+            " the words that the data set was imported with, or else `list`."
+        ),
     )
     domain: str | None = setting(
         ("train",),

@@ -9,29 +9,44 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
 from groundrec.core.config import Section
 from groundrec.core.errors import ConfigError, did_you_mean
+from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
+from groundrec.data.exchange.row_words import RowWords
 
 __all__ = [
+    "AUTO",
     "DEFAULT",
+    "FRAME",
+    "OWN",
     "Choice",
     "Template",
     "has_words",
+    "kept_words",
     "load_template",
+    "template_named",
     "template_names",
     "template_of",
 ]
 
 Choice = int | Literal["random"]
 """The number of a template's instruction, or a random one for each training example."""
+
+AUTO = "auto"
+"""The template that is a data set's own where it was imported with its words, and else `LIST`."""
+
+LIST = "list"
+OWN = "the data set's own"
+FRAME = "bigrec"
+"""The template whose words stand around an instruction and an input."""
 
 DEFAULT = "default"
 """The domain whose words apply where another domain defines none."""
@@ -172,14 +187,20 @@ def template_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in _FOLDER.iterdir())
 
 
-def template_of(recipe: Recipe, domain: str | None = None) -> Template:
+def template_of(
+    recipe: Recipe, domain: str | None = None, card: Mapping[str, Any] | None = None
+) -> Template:
     """Return the recipe's template filled in for `domain`, by default the recipe's own.
 
+    `card` is that of the data set of the domain, by default of the one that the recipe names there.
     Raises `ConfigError` if the template or its words for the domain are missing.
     """
     section = recipe.model
-    template = _read(section.template)
-    if section.domain and section.domain not in template.words:
+    name = template_named(recipe, domain, card)
+    words = kept_words(recipe, domain, card)
+    template = _of_rows(words) if name == OWN and words else _read(name)
+    # Words of its own need no domain to choose them by: it is a label then.
+    if section.domain and name != OWN and section.domain not in template.words:
         hint = did_you_mean(section.domain, template.words)
         raise ConfigError(
             f"the template has no words for this domain{hint}",
@@ -192,9 +213,49 @@ def template_of(recipe: Recipe, domain: str | None = None) -> Template:
     )
 
 
+def template_named(
+    recipe: Recipe, domain: str | None = None, card: Mapping[str, Any] | None = None
+) -> str:
+    """Return the name of the template that `template_of` returns: `auto` is resolved."""
+    if recipe.model.template != AUTO:
+        return recipe.model.template
+    return OWN if kept_words(recipe, domain, card) else LIST
+
+
+def kept_words(
+    recipe: Recipe, domain: str | None = None, card: Mapping[str, Any] | None = None
+) -> RowWords | None:
+    """Return the words that the data set of the domain was imported with, None if it has none."""
+    if card is None:
+        folder = recipe.train.extra_datasets.get(domain) if domain else recipe.data.dataset
+        record = (read_json(folder / "dataset.json") if folder else None) or {}
+        card = record.get("card", {})
+    words = (card or {}).get("words")
+    return RowWords.of_card(words) if words else None
+
+
 def has_words(name: str, domain: str) -> bool:
     """Return whether the template, given by name or path, has its own words for `domain`."""
-    return domain in _read(name).words
+    return name not in (AUTO, OWN) and domain in _read(name).words
+
+
+def _of_rows(words: RowWords) -> Template:
+    """Return the template of which rows with these words are the prompts and answers."""
+    frame = _read(FRAME)
+    start, title, _ = frame.head.partition("### Instruction:\n")
+    # The whole head is one of the instructions: whatever braces it has, they stay as they are.
+    opening, closing = words.marks
+    before, after = words.output_marks
+    return Template(
+        description=f"Words of imported rows, in the blocks of the template {FRAME}.",
+        instructions=[f"{text}\n\n### Input:\n{words.before}" for text in words.instructions],
+        head=f"{start}{title}{INSTRUCTION}",
+        item=f"{opening}{{title}}{closing}",
+        separator=words.separator,
+        tail=f"{words.after}{frame.tail}",
+        answer=f"{before}{{title}}{after}",
+        end=True,
+    )
 
 
 def load_template(name: str, domain: str = DEFAULT, instruction: Choice = 0) -> Template:
@@ -215,7 +276,7 @@ def _read(name: str) -> Template:
         raise ConfigError(
             f"no such template{did_you_mean(name, known)}",
             value=name,
-            accepted=f"{', '.join(known)}, or the path of a TOML file",
+            accepted=f"{AUTO}, {', '.join(known)}, or the path of a TOML file",
             next_step="--set model.template=list",
         )
     try:

@@ -55,7 +55,7 @@ def test_every_word_becomes_its_setting(words: list[str], tmp_path: Path) -> Non
         True,
         1024,
     )
-    assert (recipe.seed, recipe.model.template, recipe.signals) == (7, "bigrec", [])
+    assert (recipe.seed, recipe.model.template, recipe.signals) == (7, "auto", [])
     assert len(load(tmp_path / "out-data").train) == 4
 
 

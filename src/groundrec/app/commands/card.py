@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from groundrec.core.errors import ConfigError
 from groundrec.core.inputs import step_folder
 from groundrec.core.types import PreparedDataset
 from groundrec.data.dataset import SPLITS, load
+from groundrec.data.exchange.row_words import RowWords
 from groundrec.data.summary import filter_counts, summarize, title_word_counts, train_popularity
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ __all__ = ["Card", "card_of", "draw", "print_card"]
 
 COLOURS = {"train": "language", "valid": "third", "test": "fused"}
 BINS = 60
+EXAMPLE = ("A", "B")
+"""Titles of the history in an example of the words of a row; `C` is the next one."""
 COUNTS: dict[Literal["users", "items", "events", "density"], str] = {
     "users": "users",
     "items": "items",
@@ -71,6 +74,7 @@ class Card(TypedDict):
     splits: NotRequired[dict[str, SplitCounts]]
     leakage: NotRequired[dict[str, float]]
     notes: NotRequired[list[str]]
+    words: NotRequired[dict[str, Any]]
     title_lengths: TitleLengths
     items_no_target_in_train: int
 
@@ -108,6 +112,10 @@ def print_card(
     print_table(table)
     for note in card.get("notes", ()):
         print(f"- {note}")
+    if words := card.get("words"):
+        print(
+            f"words    {json.dumps(RowWords.of_card(words).row(EXAMPLE, 'C'), ensure_ascii=False)}"
+        )
     print(f"picture  {picture}")
 
 

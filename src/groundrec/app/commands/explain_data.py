@@ -26,7 +26,7 @@ from groundrec.core.types import PreparedDataset, Queries
 from groundrec.data.dataset import load
 from groundrec.data.summary import filter_counts
 from groundrec.text.answers import answers_of
-from groundrec.text.prompts import template_of
+from groundrec.text.prompts import Template, template_named, template_of
 from groundrec.train.batch import explain_batch
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class ExampleData:
         return [query.history for query in self.dataset.test.sample(SAMPLE, self.recipe.seed)]
 
     @cached_property
+    def template(self) -> Template:
+        """The template of the prompts."""
+        return template_of(self.recipe, card=self.dataset.card)
+
+    @cached_property
     def texts(self) -> Sequence[str]:
         """Return how each item is written in an answer."""
         return answers_of(self.recipe).texts(self.dataset.catalogue)
@@ -96,7 +101,7 @@ class ExampleData:
         from groundrec.text.tokens import Encoder
 
         tokenizer, whose = self._tokenizer()
-        template = template_of(self.recipe)
+        template = self.template
         titles = self.dataset.catalogue.titles
         most = np.iinfo(np.int64).max
         encoder = Encoder(template, tokenizer, titles, cutoff_len=most, texts=self.texts)
@@ -123,7 +128,7 @@ class ExampleData:
         from groundrec.text.tokens import train_tokenizer
 
         size = self.recipe.model.scratch.vocabulary
-        answer = template_of(self.recipe).answer_text
+        answer = self.template.answer_text
         learned = train_tokenizer((answer(text) for text in self.texts), size)
         return learned, self.say(
             f"{size:,} pieces learned from the titles", f"从标题学出的 {size:,} 个词片"
@@ -222,7 +227,7 @@ def _examples(x: ExampleData) -> Iterator[str]:
     batch = x.recipe.train.batch_size
     used = sum(min(n, x.recipe.train.max_examples or n) for n in counts)
     yield x.say(f"{count:,} targets that have a history", f"有历史的目标共 {count:,} 个")
-    if template_of(x.recipe).running:
+    if x.template.running:
         yield x.say("this template packs many of them into one row", "这个模板把许多目标排进同一行")
     else:
         steps = -(-used // batch)
@@ -238,14 +243,15 @@ def _batch(x: ExampleData) -> Iterator[str]:
 
 
 def _prompt(x: ExampleData) -> Iterator[str]:
-    template = template_of(x.recipe)
+    template = x.template
     titles = x.dataset.catalogue.titles
     query = next((q for q in x.dataset.test if len(q.history)), None)
     if query is None:
         return
+    name = template_named(x.recipe, card=x.dataset.card)
     yield x.say(
-        f"what `{x.recipe.model.template}` makes of a test query:",
-        f"`{x.recipe.model.template}` 如何写一个测试查询：",
+        f"what `{name}` makes of a test query:",
+        f"`{name}` 如何写一个测试查询：",
     )
     text = (
         template.text([titles[i] for i in query.history[-5:]])

@@ -44,7 +44,8 @@ class ParsedFlags:
     def settings(self) -> dict[str, str]:
         """The whole recipe."""
         main, *others = self.data
-        of_data = '"d3"' if _is_d3(self.data[main]) else '"bigrec"'
+        # BIGRec's files hold their own words, which `auto` keeps; D3's hold titles alone.
+        of_data = '"d3"' if _is_d3(self.data[main]) else '"auto"'
         template = self.given.get("model.template", of_data)
         recipe = {
             "name": json.dumps(self.out.name),
@@ -54,7 +55,7 @@ class ParsedFlags:
             "fuse.signals": "[]",
             "model.template": template,
         }
-        if has_words(json.loads(template), main):
+        if others or has_words(json.loads(template), main):
             recipe["model.domain"] = json.dumps(main)
         if others:
             also = (f"{_quote(domain)} = {_quote(self.imported(domain))}" for domain in others)

@@ -90,8 +90,9 @@ class Artefacts:
         """
         from groundrec.text.tokens import Encoder
 
-        template = template_of(self.recipe, domain)
-        catalogue = (dataset or self.dataset).catalogue
+        dataset = dataset or self.dataset
+        template = template_of(self.recipe, domain, dataset.card)
+        catalogue = dataset.catalogue
         return Encoder(
             template,
             tokenizer,

@@ -15,7 +15,7 @@ from rich.table import Table
 from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
-from groundrec.text.prompts import has_words
+from groundrec.text.prompts import OWN, has_words, template_named
 
 __all__ = ["Size", "fingerprints", "main_domain", "other_domains", "size_table", "sizes"]
 
@@ -28,7 +28,8 @@ class Size:
 
     domain: str
     dataset: str
-    own_words: bool
+    words: str
+    """Whose words its prompts use."""
     items: int | None = None
     train: int | None = None
     valid: int | None = None
@@ -81,8 +82,7 @@ def size_table(found: Sequence[Size]) -> Table:
             "–" if number is None else f"{number:,}"
             for number in (size.items, size.train, size.valid)
         )
-        words = f"[words.{size.domain}]" if size.own_words else "default"
-        table.add_row(*map(escape, (size.domain, size.dataset, words, *numbers)))
+        table.add_row(*map(escape, (size.domain, size.dataset, size.words, *numbers)))
     table.caption = "train.max_examples and train.validation_queries are drawn from each"
     return table
 
@@ -104,11 +104,15 @@ def _fingerprint(setting: str, path: Path) -> str:
 
 
 def _size(recipe: Recipe, domain: str, path: Path | None) -> Size:
-    own_words = has_words(recipe.model.template, domain)
+    own_domain = None if domain == main_domain(recipe) else domain
+    name = template_named(recipe, own_domain)
+    words = f"[words.{domain}]" if has_words(name, domain) else "default"
+    if name == OWN:
+        words = "its own"
     if path is None:
-        return Size(domain, "made by this run", own_words)
+        return Size(domain, "made by this run", words)
     counts = (read_json(path / "dataset.json") or {}).get("counts")
     if counts is None:
-        return Size(domain, f"{path} (not there yet)", own_words)
+        return Size(domain, f"{path} (not there yet)", words)
     targets = (counts.get(split, {}).get("targets") for split in ("train", "valid"))
-    return Size(domain, str(path), own_words, counts.get("items"), *targets)
+    return Size(domain, str(path), words, counts.get("items"), *targets)

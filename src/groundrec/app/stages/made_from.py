@@ -6,8 +6,9 @@ A step whose inputs are those of its last time is not done again. Each function 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from groundrec.app.stages.domains import fingerprints, other_domains
 from groundrec.core.affects import deciding
@@ -16,7 +17,7 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run
 from groundrec.models import hubs
-from groundrec.text.prompts import template_of
+from groundrec.text.prompts import template_named, template_of
 
 __all__ = [
     "ALPHA",
@@ -65,6 +66,10 @@ class Upstream(Protocol):
         """Return the fingerprint of the contents of the prepared data set."""
         ...
 
+    def card(self) -> Mapping[str, Any] | None:
+        """Return the card of the prepared data set, None where there is none yet."""
+        ...
+
     def base_model(self, name: str, weights: str) -> list[object]:
         """Return the name, revision and contents of a model from a hub."""
         ...
@@ -83,6 +88,10 @@ class Finished:
     def dataset(self) -> str:
         """Return the fingerprint of the prepared data set's contents."""
         return self._run.manifest("prepare")["result"]["dataset"]
+
+    def card(self) -> Mapping[str, Any]:
+        """Return the prepared data set's card."""
+        return self._run.manifest("prepare")["result"].get("card", {})
 
     def base_model(self, name: str, weights: str) -> list[object]:
         """Return the name, revision and contents of a model from a hub, fetched where it is not
@@ -132,7 +141,9 @@ def model_inputs(recipe: Recipe, upstream: Upstream) -> Inputs:
     settings["train"].pop("extra_datasets")
     if others := list(other_domains(recipe)):
         settings["train"]["extra_datasets"] = others
-    template = template_of(recipe).model_dump()
+    card = upstream.card()
+    settings["model"]["template"] = template_named(recipe, card=card)
+    template = template_of(recipe, card=card).model_dump()
     return {AFTER: {}, "dataset": upstream.dataset(), "template": template, **settings}
 
 

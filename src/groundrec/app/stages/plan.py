@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from groundrec.app.stages.made_from import Finished
 from groundrec.app.stages.stages import STAGES
@@ -28,6 +29,9 @@ class _Planned:
 
     def dataset(self) -> str:
         return self._finished.dataset() if self.prepared else "known once `prepare` is done"
+
+    def card(self) -> Mapping[str, Any] | None:
+        return self._finished.card() if self.prepared else None
 
     def base_model(self, name: str, weights: str) -> list[object]:
         here = any(model.name == name for model in hubs.pinned())

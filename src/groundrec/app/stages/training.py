@@ -16,7 +16,14 @@ from groundrec.core.registry import resolve
 from groundrec.core.track import Metrics, log
 from groundrec.core.types import PreparedDataset
 from groundrec.text.answers import answers_of
-from groundrec.text.prompts import template_of
+from groundrec.text.prompts import (
+    AUTO,
+    FRAME,
+    OWN,
+    kept_words,
+    template_named,
+    template_of,
+)
 from groundrec.train.start import StartPoint
 
 if TYPE_CHECKING:
@@ -87,6 +94,8 @@ def _finetuned(
     from groundrec.train.rows import Domain
 
     section = x.recipe.train
+    if x.run.processes.is_main:
+        _log_words(x.recipe, {None: x.dataset, **others})
     judge = None
     if section.select == "ndcg":
         allow, deny = x.lists()
@@ -137,12 +146,29 @@ def _starting_model(
     return lm
 
 
+def _log_words(recipe: Recipe, datasets: Mapping[str | None, PreparedDataset]) -> None:
+    """Log whose words the prompts of imported data sets use, where they have words of their own."""
+    for domain, dataset in datasets.items():
+        words = kept_words(recipe, domain, dataset.card)
+        if not words:
+            continue
+        name = template_named(recipe, domain, dataset.card)
+        theirs = f"{words.instructions[0]!r} … {words.before!r}"
+        if name == OWN:
+            log.info(f"prompts: {OWN} words, {theirs}, in the blocks of the template {FRAME}")
+        else:
+            log.warning(
+                f"prompts: the words of the template {name} replace {OWN}, {theirs}; model.template"
+                f" = {AUTO} keeps them"
+            )
+
+
 def _answers_by_popularity(
     recipe: Recipe, dataset: PreparedDataset, others: Mapping[str, PreparedDataset]
 ) -> Iterator[str]:
     """Yield each item's answer as often as it was taken: what a new tokenizer is learned from."""
     for domain, one in ((None, dataset), *others.items()):
-        template = template_of(recipe, domain)
+        template = template_of(recipe, domain, one.card)
         texts = answers_of(recipe).texts(one.catalogue)
         for text, count in zip(texts, one.popularity(), strict=True):
             yield from repeat(template.answer_text(text), max(1, int(count)))

@@ -244,7 +244,7 @@ def _input_form(
 ) -> tuple[float, InputForm | None]:
     """Return the form that finds most text of known titles in the inputs, and how much.
 
-    A quarter of the text of other titles is subtracted, and `extra` is added for each known one.
+    A quarter of the text of other titles is subtracted; each title counts as `extra` longer.
     """
     titles = _KnownTitles(known)
     spans = [sorted(titles.spans(text)) for text in inputs]
@@ -265,7 +265,7 @@ def _input_form(
         found = (
             title for text in inputs for title in form.titles(text, ambiguous[form.separator]) or ()
         )
-        return sum(len(t) + extra if t in known else -len(t) / 4 for t in found)
+        return sum((len(t) + extra) * (1 if t in known else -0.25) for t in found)
 
     unique = list(dict.fromkeys(forms))
     unique.sort(key=lambda form: -score(form, inputs[:FIRST_LOOK]))
