@@ -31,7 +31,7 @@ ROOMS = {
         exchange.row_words exchange.read_bigrec exchange.test_files
     """,
     "text": "answers prompts script_words tokens row_prompts trie",
-    "signals": "counts sequential objectives fit networks external",
+    "signals": "counts sequential objectives fit networks score_files external",
     "models": "attention forward adapters language packaged hubs checkpoints",
     "train": """
         batch packing precision rows start stopping adapters judging finite objectives trainer

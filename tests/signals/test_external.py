@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from groundrec.core.errors import ArtifactError, ConfigError, DataError
 from groundrec.core.recipe import Recipe
@@ -90,7 +92,7 @@ NOT_A_NUMBER[3, 3] = np.nan
         ({"query_ids": IDS + 1}, "queries without scores"),
         ({"scores": NOT_A_NUMBER}, "not finite"),
         ({"scores": np.full_like(SCORES, 0.5)}, "the same score"),
-        ({"scores": np.array(["a"])}, "the wrong shape"),
+        ({"scores": np.array(["a"])}, "no table of scores"),
         ({"query_ids": np.array([{}], dtype=object)}, "cannot be read"),
     ],
 )
@@ -112,3 +114,79 @@ def test_no_file_and_no_fit_are_clear_errors(tmp_path: Path) -> None:
         external(None).save(tmp_path)
     with pytest.raises(ArtifactError):
         External.load(tmp_path, Recipe())
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_tensor_saved_by_torch_is_read_as_a_tensor(
+    dtype: torch.dtype, old_format: bool, tmp_path: Path
+) -> None:
+    tensor = torch.from_numpy(SCORES).to(dtype)
+    path = tmp_path / "val.pt"
+    torch.save(tensor, path, _use_new_zipfile_serialization=not old_format)
+    signal = external(path, rows=["valid", "test"])
+    signal.fit(SHOP, tmp_path)
+    expected = tensor.float().numpy()[: len(SHOP.valid)]
+    np.testing.assert_array_equal(signal.scores(SHOP.valid), expected)
+
+
+class Pickled:
+    """Unpickling it would run code."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("code was run",))
+
+
+@pytest.mark.parametrize(
+    ("saved", "says"),
+    [
+        ({"scores": torch.zeros(3)}, "a dict with 'scores'"),
+        ([torch.zeros(3), torch.zeros(3)], "a list of 2"),
+        (torch.zeros(3), r"a tensor \[3\] of float32"),
+        (torch.zeros(2, 3, dtype=torch.complex64), r"a tensor \[2, 3\] of complex64"),
+        (torch.zeros(2, 3, dtype=torch.bool), r"a tensor \[2, 3\] of bool"),
+        (Pickled(), "objects other than tensors"),
+    ],
+)
+def test_anything_else_saved_by_torch_is_named(
+    saved: object, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(saved, tmp_path / "val.pt")
+    with pytest.raises(DataError, match=says) as caught:
+        external(tmp_path / "val.pt", rows=["valid", "test"]).fit(SHOP, tmp_path)
+    assert "val.pt" in str(caught.value)
+    assert caught.value.accepted
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_a_column_too_many_may_be_padding(tmp_path: Path) -> None:
+    path = tmp_path / "val.pt"
+    torch.save(torch.from_numpy(np.pad(SCORES, ((0, 0), (0, 1)))), path)
+    with pytest.raises(DataError, match=r"one column more than items[\s\S]*padding"):
+        external(path, rows=["valid", "test"]).fit(SHOP, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        (np.array([["a"] * 12] * len(IDS)), r"an array \[\d+, 12\] of <U1"),
+        (np.zeros(len(IDS)), r"an array \[\d+\] of float64"),
+    ],
+)
+def test_arrays_that_are_no_scores_are_named(scores: np.ndarray, says: str, tmp_path: Path) -> None:
+    names = np.array(SHOP.catalogue.item_ids)
+    path = written(tmp_path / "s.npz", scores=scores, item_ids=names)
+    with pytest.raises(DataError, match=says):
+        external(path).fit(SHOP, tmp_path)
+    np.save(tmp_path / "s.npy", scores)
+    with pytest.raises(DataError, match=says):
+        external(tmp_path / "s.npy", rows=["valid", "test"]).fit(SHOP, tmp_path)
+
+
+def test_a_zip_of_other_things_and_arrays_under_another_name(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "val.pt", "w") as file:
+        file.writestr("readme.txt", "no scores")
+    with pytest.raises(DataError, match=r"a zip archive with readme\.txt"):
+        external(tmp_path / "val.pt").fit(SHOP, tmp_path)
+    written(tmp_path / "s.npz").rename(tmp_path / "s.npy")
+    external(tmp_path / "s.npy").fit(SHOP, tmp_path)

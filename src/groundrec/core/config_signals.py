@@ -108,15 +108,16 @@ class External(Section):
             "A `.npz` file with `query_ids` [Q] and `scores` [Q, items] (optionally also"
             " `item_ids`, the order of the columns, and `dataset`, the data set's fingerprint), a"
             " Parquet file with the columns `query_id` and `scores`, or a bare `.npy` array as"
-            " written by D3's code."
+            " written by D3's code, or a tensor saved by torch, such as the `val.pt` that BIGRec's"
+            " code reads."
         ),
     )
     rows: list[Literal["train", "valid", "test"]] = setting(
         ("signals",),
         default=[],
         description=(
-            "Splits whose queries are the rows of a bare `.npy` file, in order. Required for such"
-            " a file."
+            "Splits whose queries are the rows of a bare array or tensor, in order. Required for"
+            " such a file."
         ),
     )
     temperature: float = setting(

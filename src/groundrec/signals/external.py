@@ -5,30 +5,25 @@ Knows nothing about how the scores were made; they are read as unnormalised log-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from groundrec.core.config_signals import External as Settings
-from groundrec.core.errors import ArtifactError, ConfigError, DataError
+from groundrec.core.errors import ArtifactError, DataError
 from groundrec.core.files import atomic_write
 from groundrec.core.recipe import Recipe
-from groundrec.core.types import Catalogue, PreparedDataset, Queries, Scores
+from groundrec.core.types import PreparedDataset, Queries, Scores
 from groundrec.signals.counts import existing
+from groundrec.signals.score_files import read_scores
 
 __all__ = ["External"]
 
 FILE = "scores.safetensors"
-ACCEPTED = (
-    "arrays `query_ids` [Q] and `scores` [Q, I]; columns `query_id` and `scores`; or one array [Q,"
-    " I] of numbers"
-)
 
 
 class External:
@@ -50,7 +45,7 @@ class External:
     def fit(self, dataset: PreparedDataset, folder: Path) -> None:
         """Read the file; raise `DataError` if it does not fit the data set."""
         section = self.recipe.external
-        ids, scores = _read(section, dataset)
+        ids, scores = read_scores(section, dataset)
         _check(section, ids, scores, dataset)
         order = np.argsort(ids)
         self._ids = ids[order]
@@ -104,99 +99,22 @@ class External:
             return np.concatenate([stored[int(row) : int(row) + 1] for row in rows])
 
 
-def _read(section: Settings, dataset: PreparedDataset) -> tuple[NDArray[np.int64], NDArray]:
-    """Return query ids [Q] and scores [Q, I], with columns in the order of the catalogue."""
-    path = section.path
-    if path is None or not path.is_file():
-        raise ConfigError(
-            "the signal `external` needs a file of scores",
-            value=path,
-            accepted=(
-                "a .npz or .parquet file keyed by query id, or a bare .npy in the order of"
-                " `external.rows`"
-            ),
-            next_step="--set external.path=scores.npz",
-        )
-    try:
-        if path.suffix == ".npz":
-            return _from_npz(path, dataset)
-        if path.suffix == ".parquet":
-            table = pq.read_table(path, columns=["query_id", "scores"])
-            return table["query_id"].to_numpy(), _matrix(table["scores"].to_pylist(), path)
-        return _from_npy(path, section.rows, dataset)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            "the file of scores cannot be read", value=f"{path}: {error}", accepted=ACCEPTED
-        ) from None
-
-
-def _from_npz(path: Path, dataset: PreparedDataset) -> tuple[NDArray[np.int64], NDArray]:
-    with np.load(path, allow_pickle=False) as file:
-        ids = file["query_ids"].astype(np.int64)
-        scores = file["scores"]
-        made_for = str(file["dataset"]) if "dataset" in file else dataset.fingerprint
-        if made_for != dataset.fingerprint:
-            raise DataError(
-                "the scores were made for another data set",
-                value=f"{path}: {made_for}",
-                accepted=dataset.fingerprint,
-            )
-        return ids, (
-            scores
-            if "item_ids" not in file
-            else scores[:, _columns(file["item_ids"], dataset.catalogue, path)]
-        )
-
-
-def _columns(item_ids: NDArray, catalogue: Catalogue, path: Path) -> NDArray[np.intp]:
-    """Return the column of the file that holds each item of the catalogue. Shape: [I]."""
-    column = {str(name): i for i, name in enumerate(item_ids)}
-    if missing := [name for name in catalogue.item_ids if name not in column]:
-        raise DataError(
-            "items of the catalogue are missing from the scores",
-            value=f"{path}: {missing[0]}, and {len(missing) - 1:,} more",
-            accepted="every item id of the data set in `item_ids`",
-        )
-    return np.array([column[name] for name in catalogue.item_ids], np.intp)
-
-
-def _from_npy(
-    path: Path, splits: Sequence[str], dataset: PreparedDataset
-) -> tuple[NDArray[np.int64], NDArray]:
-    """Return a bare array and the query ids of its rows, which are the queries of `splits`."""
-    scores = np.load(path, allow_pickle=False)
-    ids = np.concatenate([dataset.split(name).ids for name in splits] or [np.empty(0, np.int64)])
-    if not splits or len(scores) != len(ids):
-        queries = " + ".join(
-            f"{name} ({len(dataset.split(name)):,})" for name in ("train", "valid", "test")
-        )
-        raise DataError(
-            "a bare array does not tell which row is which query",
-            value=f"{path}: {len(scores):,} rows; external.rows = {list(splits)}",
-            accepted=f"in external.rows, the splits whose queries are its rows: {queries}",
-            next_step="--set 'external.rows=[\"test\"]', or write an .npz with query_ids",
-        )
-    return ids, scores
-
-
-def _matrix(rows: list[list[float]], path: Path) -> NDArray:
-    if len({len(row) for row in rows}) > 1:
-        raise DataError(
-            "rows of different lengths", value=path, accepted="a score for every item in each row"
-        )
-    return np.array(rows, np.float32)
-
-
 def _check(
     section: Settings, ids: NDArray[np.int64], scores: NDArray, dataset: PreparedDataset
 ) -> None:
     """Raise `DataError` unless each query of validation and test has a row of usable scores."""
     shape = (len(ids), len(dataset.catalogue))
     if scores.shape != shape:
+        padded = scores.shape == (shape[0], shape[1] + 1)
         raise DataError(
-            "the scores have the wrong shape",
+            "the scores have one column more than items"
+            if padded
+            else "the scores have the wrong shape",
             value=f"{section.path}: {scores.shape}",
-            accepted=f"{shape}",
+            accepted=f"{shape}, queries × items",
+            next_step="write them without the column of the padding, often the last or the first"
+            if padded
+            else "write a row for each query and a column for each item",
         )
     if len(np.unique(ids)) < len(ids):
         raise DataError("two rows for one query", value=section.path, accepted="each query id once")

@@ -188,3 +188,30 @@ def test_a_recipe_uses_a_finished_data_set(raw: Path, tmp_path: Path) -> None:
     gone = command(*call, "--if-exists", "new")
     assert gone.code == 2
     assert "no finished data set" in gone.err
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_catalogue_that_shrinks_is_told_with_figures(listed: bool, tmp_path: Path) -> None:
+    films = [f"Film {n}" for n in range(300)]
+    for split, first in (("train", 0), ("valid", 80), ("test_5000", 124)):
+        rows = [
+            {"instruction": "Next?", "input": f'Seen: "{film}"', "output": f'"{film}"'}
+            for film in films[first : first + 80]
+        ]
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    if listed:
+        lines = (f"{film}\t{number}\n" for number, film in enumerate(films))
+        (tmp_path / "id2name.txt").write_text("".join(lines))
+    call = ("import", tmp_path, "--format", "bigrec", "--out", tmp_path / "out")
+    made = command(*call)
+    assert made.code == 0, made.err
+    warned = "no list of items" in made.err
+    assert warned != listed
+    assert len(load(tmp_path / "out").catalogue) == (300 if listed else 204)
+    if warned:
+        assert "the catalogue is the 204 titles of the rows of" in made.err
+        assert "train.json, valid.json, test_5000.json" in made.err
+        assert f"put the list, movies.dat or id2name.txt (title, tab, number), into {tmp_path}" in (
+            made.err
+        )
+        assert "no list of items" in command("card", tmp_path / "out").out

@@ -275,6 +275,8 @@ def _lines(file: Path, encoding: str) -> list[str]:
 def _card_entries(files: Mapping[str, Path], items: _ItemsByTitle, listed: int) -> dict[str, Any]:
     """Return the card's settings and notes; `listed` is the number of items in the list."""
     notes = [NO_TIMES_NOTE, NO_USERS_NOTE]
+    if not listed:
+        notes.append(_warn_of_missing_list(files, len(items.titles)))
     if listed and (added := len(items.titles) - listed):
         notes.append(f"{added:,} titles are not in the list of items and were added after it.")
     if repeated := listed - len(set(items.titles[:listed])):
@@ -284,3 +286,18 @@ def _card_entries(files: Mapping[str, Path], items: _ItemsByTitle, listed: int) 
         )
     settings = {"source": "bigrec", "files": {split: file.name for split, file in files.items()}}
     return {"settings": settings, "notes": notes}
+
+
+def _warn_of_missing_list(files: Mapping[str, Path], items: int) -> str:
+    """Warn that the catalogue holds only what stands in the rows; return the card's note."""
+    note = (
+        f"There is no list of items: the catalogue is the {items:,} titles of the rows of"
+        f" {', '.join(file.name for file in files.values())}. Items that no row names are missing,"
+        " so every item is ranked against fewer others, and scores come out higher than against"
+        " the whole catalogue."
+    )
+    log.warning(
+        f"{note}\n  next: put the list, movies.dat or id2name.txt (title, tab, number), into"
+        f" {files['train'].parent} and import again with --overwrite"
+    )
+    return note
