@@ -134,10 +134,12 @@ def test_a_fused_search_out_of_budget_says_how_much_better_the_truth_may_be(
     pair: tuple[Case, FusedSignal], k: int, budget: int
 ) -> None:
     case, signal = pair
-    expected, _ = brute_force(case, signal)
+    expected, allowed = brute_force(case, signal)
     answer = found(case, signal, k, width=1, budget=budget)
     for row, truth in enumerate(expected):
         items = answer.items[row][answer.items[row] != NO_ITEM]
+        assert len(items) >= min(1, allowed[row].sum())
+        assert allowed[row, items].all()
         np.testing.assert_allclose(truth[items], answer.scores[row][: len(items)], atol=1e-4)
         assert len(set(items)) == len(items)
         assert (np.diff(answer.scores[row][: len(items)]) <= 0).all()
@@ -214,6 +216,32 @@ def test_ties_between_and_within_titles_go_to_the_smaller_item(
     answer = search.exact([[3], [4, 5], [6]], k, mask, signal=FusedSignal(scores, alpha))
     masked = np.where(mask.dense(len(titles)), scores, -np.inf).astype(np.float32)
     assert (answer.items == Slates.from_scores(np.arange(3), masked, k).items).all()
+
+
+def test_a_slate_out_of_budget_is_completed_by_what_model_and_signal_like() -> None:
+    rng = np.random.default_rng(1)
+    catalogue = [(*rng.integers(2, VOCABULARY, 6), END) for _ in range(400)]
+    search = Search(MODELS["llama"], Trie.compile(Ragged.of(catalogue)))
+    scores = np.full((1, 400), -np.inf, np.float32)
+    scores[0, search.all([[3, 4]])[0].argsort()[:5]] = [0, 1, 2, 3, 4]  # the model's last five
+    answer = search.exact([[3, 4]], 5, signal=FusedSignal(scores, 0.1), width=1, budget=1)
+    assert search.work.unproved == 1
+    assert answer.items[0].tolist() == scores[0].argsort()[::-1][:5].tolist()
+
+
+@pytest.mark.parametrize("mode", ["exact", "beam", "all"])
+def test_tree_tokens_are_all_but_those_of_the_prompts(mode: str) -> None:
+    search = Search(MODELS["llama"], Trie.compile(Ragged.of([(2, 3, END), (2, 4, END), (5, END)])))
+    prompts = [[3, 4], [5, 6, 7]]
+    ask = {
+        "exact": lambda: search.exact(prompts, 3),
+        "beam": lambda: search.beam(prompts, 3, 3),
+        "all": lambda: search.all(prompts),
+    }
+    ask[mode]()
+    # Below the root: 2, then 3 and 4, and 5; no title's last token is read.
+    assert search.work.tree_tokens == 2 * (1 + 2 + 1)
+    assert search.work.tokens == search.work.tree_tokens + 2 + 3
 
 
 def test_a_signal_that_forbids_everything_leaves_an_empty_slate() -> None:

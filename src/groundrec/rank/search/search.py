@@ -166,8 +166,8 @@ class Search:
         without it, and with alpha = 0 the signal's, for which nothing is read.
 
         A query that exhausts its `budget` of tree tokens is completed by a beam search of `k`
-        beams, and its `gap` is not 0. About `width` tokens are read at once, which changes only how
-        fast.
+        beams, ranked as the items are, and its `gap` is not 0. About `width` tokens are read at
+        once, which changes only how fast.
         """
         mask = self._checked(len(prompts), mask, guide)
         goal = Goal()
@@ -242,10 +242,11 @@ class Search:
     def _complete(
         self, branches: Branches, goal: Goal, best: BestLeaves, rows: Tensor
     ) -> BestLeaves:
-        """Return the best leaves with what a beam search of `rows` [q] adds."""
+        """Return the best leaves with what a beam search of `rows` [q] adds, by the same goal."""
         goal = goal.take(rows)
         k = best.leaves.shape[1]
-        leaf, log_p = BeamSearch(branches, k, k, stride=self._stride(len(rows))).run()
+        stride = self._stride(len(rows))
+        leaf, log_p = BeamSearch(branches, k, k, stride=stride, goal=goal).run()
         self._count(branches)
         known = best.leaves[rows].where(best.scores[rows] > NEVER, ROOT)
         # A leaf that both searches found counts once: [q, k, 1] against [q, 1, k].
