@@ -109,3 +109,32 @@ def test_settings_stand_over_those_of_a_file(tiny: Tiny) -> None:
     )
     assert (recipe.name, recipe.train.epochs, recipe.train.batch_size) == ("tiny", 3, 4)
     assert recipe.data.columns == {"user": "who"}
+
+
+def test_a_finished_model_is_not_emptied_because_a_setting_was_forgotten(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    one_epoch = ("--run-dir", run, "--set", "train.epochs=1", "--until", "train")
+    assert command("run", tiny.recipe, *one_epoch).code == 0
+    before = made(run)
+    forgotten = Pipeline(Recipe.of({}, tiny.recipe), run)
+    with pytest.raises(
+        ArtifactError, match=r"`train` .*: train\.epochs was 1.0 and is 12"
+    ) as raised:
+        forgotten.train()
+    assert 'if_exists="resume"' in raised.value.next_step
+    assert made(run) == before
+    # What was run is what the run directory's recipe says, in both doors.
+    kept = Recipe.of({}, run / "recipe.toml")
+    assert kept.train.epochs == 1
+    Pipeline(kept, run).train()
+    assert made(run) == before
+    Pipeline(Recipe.of({}, tiny.recipe), run, "new").prepare()
+    assert made(run) == before
+    assert (tmp_path / "run-2" / "prepare" / "manifest.json").exists()
+    shorter = Recipe.of({"train.epochs": 2}, tiny.recipe)
+    Pipeline(shorter, run, "resume").train()
+    assert made(run)["train/manifest.json"] > before["train/manifest.json"]
+    with pytest.raises(ConfigError, match="unknown if_exists"):
+        Pipeline(kept, run, "redo")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from groundrec.core import runs
 from groundrec.core.environment import environment
 from groundrec.core.errors import ArtifactError
 from groundrec.core.files import atomic_write, digest, read_json, write_json
-from groundrec.core.recipe import Recipe
+from groundrec.core.recipe import Recipe, load_recipe
 from groundrec.core.runs import Run
 from groundrec.core.track import log
 from tests.commands import keeping_the_log
@@ -369,3 +369,41 @@ def test_the_recipe_is_kept_as_it_was_given(tmp_path: Path) -> None:
     recipe.write_text("# why\nseed = 0\n", encoding="utf-8")
     run = Run.open(tmp_path / "run", Recipe(), recipe, "fail")
     assert (run.path / "recipe.toml").read_text(encoding="utf-8") == "# why\nseed = 0\n"
+
+
+@pytest.mark.parametrize("extends", [False, True])
+def test_the_recipe_of_a_run_is_what_was_run(tmp_path: Path, extends: bool) -> None:
+    (tmp_path / "base.toml").write_text("train.epochs = 9\n", encoding="utf-8")
+    file = tmp_path / "mine.toml"
+    head = 'extends = "base.toml"\n' if extends else ""
+    file.write_text(f"{head}# why\nseed = 3\n", encoding="utf-8")
+    recipe, _ = load_recipe(file, ["train.batch_size=7", "recommend.methods=['search']"])
+    run = Run.open(tmp_path / "run", recipe, file, "fail")
+    assert load_recipe(run.path / "recipe.toml")[0] == recipe
+    assert load_recipe(run.path / "recipe-given.toml")[0] == load_recipe(file)[0]
+    resumed = Run.open(run.path, recipe, run.path / "recipe.toml", "resume")
+    assert load_recipe(resumed.path / "recipe.toml")[0] == recipe
+    assert (run.path / "recipe-given.toml").exists()
+    Run.open(run.path, load_recipe(file)[0], file, "resume")
+    assert load_recipe(run.path / "recipe.toml")[0] == load_recipe(file)[0]
+    assert not (run.path / "recipe-given.toml").exists()
+
+
+def test_a_run_of_python_has_a_recipe_that_can_be_read(tmp_path: Path) -> None:
+    recipe = Recipe.of({"recommend.valid_queries": None, "seed": 4, "data.columns": {"user": "u"}})
+    run = Run.open(tmp_path / "run", recipe, None, "fail")
+    assert load_recipe(run.path / "recipe.toml")[0] == Recipe.of(
+        {"seed": 4, "data.columns": {"user": "u"}}
+    )
+
+
+def test_an_earlier_versions_run_keeps_its_recipe_beside_what_is_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 3\n", encoding="utf-8")
+    recipe, _ = load_recipe(file, ["seed=5"])
+    run = Run.open(tmp_path / "run", recipe, file, "fail")
+    (run.path / "recipe.toml").write_text("seed = 3\n", encoding="utf-8")
+    (run.path / "recipe-given.toml").unlink()
+    Run.open(run.path, recipe, run.path / "recipe.toml", "resume")
+    assert load_recipe(run.path / "recipe.toml")[0] == recipe
+    assert (run.path / "recipe-given.toml").read_text(encoding="utf-8") == "seed = 3\n"

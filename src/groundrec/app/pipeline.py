@@ -7,19 +7,21 @@ Knows nothing about what stages do, nor about several processes: those are start
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from groundrec.app.boards import require, shown
+from groundrec.app.commands.options import check_choice
 from groundrec.app.jobs.job import Job
 from groundrec.app.recommender import Recommender
 from groundrec.app.stages.artefacts import Artefacts, open_run
 from groundrec.app.stages.checks import check_names, check_paths
 from groundrec.app.stages.made_from import slates_step
 from groundrec.app.stages.names import title
+from groundrec.core.errors import ArtifactError
 from groundrec.core.files import read_json
 from groundrec.core.processes import SINGLE_PROCESS
-from groundrec.core.recipe import Recipe, as_toml
-from groundrec.core.runs import Run
+from groundrec.core.recipe import Recipe
+from groundrec.core.runs import RECIPE, IfExists, Run
 from groundrec.core.track import record_in
 from groundrec.core.types import PreparedDataset, Slates
 
@@ -34,16 +36,26 @@ class Pipeline:
     finished.
 
     So the last method alone does everything, and a cell of a notebook may be run again. A directory
-    whose run has other data is refused; after another change of settings, what depends on it is
-    redone, and the log says why.
+    whose run has other data is refused.
     """
 
-    def __init__(self, recipe: Recipe, run_dir: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run_dir: str | Path | None = None,
+        if_exists: IfExists = "fail",
+    ) -> None:
         """Check the names in `recipe`, and write nothing yet; `run_dir` is `runs/<name>` when left
         out.
+
+        Where other settings than the finished ones are asked for, a method raises `ArtifactError`
+        unless `if_exists` is `resume`, which redoes what depends on them, or `new`, which starts
+        another directory. What is not finished goes on in any case.
         """
+        check_choice("if_exists", if_exists, get_args(IfExists))
         check_names(recipe)
         self.recipe = recipe
+        self.if_exists = if_exists
         self.path = Path(run_dir) if run_dir else Path("runs") / recipe.name
 
     def prepare(self) -> PreparedDataset:
@@ -99,12 +111,34 @@ class Pipeline:
 
         check_paths(self.recipe)
         require(self.recipe.track)
+        if self.if_exists == "fail":
+            self._refuse_to_redo(stage)
+        if self.if_exists == "new":
+            # Once: the methods that follow go on in the directory of the first.
+            self.path = Run.place(self.path, self.recipe, "new")
+            self.if_exists = "resume"
         with (
             Run.shared(self.path, self.recipe, None, "resume", SINGLE_PROCESS) as run,
             record_in(run.path),
         ):
-            (run.path / "recipe.toml").write_text(as_toml(self.recipe), encoding="utf-8")
             Job((), stage, str(Path.cwd())).keep(run.path)
             with shown(self.recipe, run.path):
                 run_recipe(self.recipe, run, stage)
         return open_run(self.path)
+
+    def _refuse_to_redo(self, stage: str) -> None:
+        """Raise `ArtifactError` where a finished step would be emptied."""
+        from groundrec.app.stages.plan import plan
+
+        run = Run(Run.place(self.path, self.recipe, "resume"))
+        redone = next((o for o in plan(self.recipe, run, stage) if o.kind == "redo"), None)
+        if redone:
+            raise ArtifactError(
+                f"`{redone.step}` of this run is finished, with other settings: {redone.reason}",
+                value=self.path,
+                accepted=(
+                    f"the settings of {self.path / RECIPE}, another run_dir, or if_exists ="
+                    ' "resume", which redoes what depends on them, or "new"'
+                ),
+                next_step=f'Pipeline(recipe, "{self.path}", if_exists="resume")',
+            )

@@ -255,8 +255,11 @@ def load_recipe(
 
 
 def as_toml(recipe: Recipe) -> str:
-    """Return a recipe as TOML, one line for each setting that differs from its default."""
-    values = dict(leaves(recipe.model_dump(mode="json")))
+    """Return a recipe as TOML, one line for each setting that differs from its default.
+
+    TOML has no word for "unset": a setting that is unset against its default is left out.
+    """
+    values = dict(leaves(recipe.model_dump(mode="json", exclude_none=True)))
     defaults = dict(leaves(Recipe().model_dump(mode="json")))
     return toml({key: value for key, value in values.items() if value != defaults.get(key)})
 

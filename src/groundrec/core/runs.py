@@ -1,7 +1,7 @@
 """Run directories: what was asked, what was done, and which of it is still true.
 
     runs/<name>/
-      recipe.toml · config.json · status.json · progress.json · job.json · run.lock
+      recipe.toml · recipe-given.toml · config.json · status.json · progress.json · job.json · run.lock
       log.txt · metrics.jsonl
       <step>/manifest.json     written last and atomically: output without it does not count
 
@@ -37,13 +37,16 @@ from groundrec.core.inputs import (
     step_folder,
 )
 from groundrec.core.processes import MAIN, SINGLE_PROCESS, Processes
-from groundrec.core.recipe import Recipe, whole_text
+from groundrec.core.recipe import Recipe, as_toml, load_recipe, whole_text
 from groundrec.core.stop import Stopped
 from groundrec.core.track import log
 
-__all__ = ["IfExists", "Run"]
+__all__ = ["RECIPE", "IfExists", "Run"]
 
 IfExists = Literal["resume", "new", "fail"]
+RECIPE = "recipe.toml"
+RECIPE_GIVEN = "recipe-given.toml"
+"""The recipe as given, where `--set` or a grid changed what was run."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,25 @@ class Run:
         return path
 
     def write(self, recipe: Recipe, recipe_file: Path | None) -> None:
-        """Write the recipe as given, with what it extends, and every setting as it is used."""
+        """Write the recipe that is run, and every setting as it is used.
+
+        `recipe.toml` is the text given, with what it extends, if that says it all. Otherwise it
+        has every setting that is not a default, and the text given stays beside it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if recipe_file and recipe_file.resolve() != (self.path / "recipe.toml").resolve():
-            (self.path / "recipe.toml").write_bytes(whole_text(recipe_file))
+        own = self.path / RECIPE
+        given = self.path / RECIPE_GIVEN
+        source = recipe_file or (own if own.exists() else None)
+        is_own = source is not None and source.resolve() == own.resolve()
+        text = whole_text(source) if source else b""
+        if source and load_recipe(source)[0] == recipe:
+            if not is_own:
+                own.write_bytes(text)
+                given.unlink(missing_ok=True)
+        else:
+            if source and not (is_own and given.exists()):
+                given.write_bytes(text)
+            own.write_text(as_toml(recipe), encoding="utf-8")
         write_json(self.path / "config.json", recipe.model_dump(mode="json"))
 
     def step(
