@@ -1,8 +1,8 @@
 """Run directories: what was asked, what was done, and which of it is still true.
 
     runs/<name>/
-      recipe.toml · recipe-given.toml · config.json · status.json · progress.json · job.json · run.lock
-      log.txt · metrics.jsonl
+      recipe.toml · recipe-given.toml · config.json · job.json
+      status.json · progress.json · run.lock · log.txt · metrics.jsonl
       <step>/manifest.json     written last and atomically: output without it does not count
 
 A step is a stage (`train`) or a part of one (`recommend/test`); its folder has its name. It is
