@@ -26,7 +26,7 @@ ROOMS = {
         arrays digests events
         protocols.coded protocols.quarantine protocols.clean protocols.windows dataset
         protocols.by_time protocols.d3 protocols.bigrec prepare
-        exchange.write_d3 exchange.write_others summary
+        exchange.write_d3 exchange.write_others summary shared_rows
         exchange.title_lists exchange.rejoin exchange.importing exchange.read_d3
         exchange.row_words exchange.read_bigrec exchange.test_files
     """,

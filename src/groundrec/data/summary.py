@@ -16,6 +16,7 @@ from groundrec.core.types import Catalogue, Queries
 __all__ = [
     "count_events",
     "filter_counts",
+    "in_figures",
     "leakage",
     "summarize",
     "title_word_counts",
@@ -87,6 +88,11 @@ def filter_counts(rows: Mapping[str, int]) -> list[tuple[str, int, int]]:
             left -= removed
             counts.append((name, removed, left))
     return counts
+
+
+def in_figures(leak: float) -> str:
+    """Return an entry of a card's section `leakage` as text: a count, or a share in percent."""
+    return f"{leak:,}" if isinstance(leak, int) else f"{leak:.1%}"
 
 
 def title_word_counts(titles: Iterable[str]) -> NDArray[np.int64]:

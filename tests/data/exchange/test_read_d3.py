@@ -19,6 +19,7 @@ from groundrec.data.dataset import DatasetReader, load
 from groundrec.data.exchange.read_bigrec import bigrec, quoted_titles
 from groundrec.data.exchange.read_d3 import d3, minionerec
 from groundrec.data.prepare import prepare
+from groundrec.data.shared_rows import SHARED
 from tests.data.amazon import Shape, write_amazon
 
 ODD = [
@@ -278,6 +279,7 @@ def test_minionerec_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert set(card["leakage"]) == {
         "test_queries_of_users_unseen_in_train",
         "test_targets_unseen_in_train",
+        *SHARED.values(),
     }
 
 
@@ -325,7 +327,7 @@ def test_bigrec_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert dataset.catalogue.titles == tuple(FILMS)
     assert dataset.catalogue.item_ids == tuple(str(7 * n) for n in range(8))
     assert len(set(dataset.train.users.tolist() + dataset.test.users.tolist())) == 8
-    assert set(card["leakage"]) == {"test_targets_unseen_in_train"}
+    assert set(card["leakage"]) == {"test_targets_unseen_in_train", *SHARED.values()}
     assert "users" not in card
 
 

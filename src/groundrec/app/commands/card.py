@@ -20,7 +20,14 @@ from groundrec.core.inputs import step_folder
 from groundrec.core.types import PreparedDataset
 from groundrec.data.dataset import SPLITS, load
 from groundrec.data.exchange.row_words import RowWords
-from groundrec.data.summary import filter_counts, summarize, title_word_counts, train_popularity
+from groundrec.data.shared_rows import SHARED, count_shared
+from groundrec.data.summary import (
+    filter_counts,
+    in_figures,
+    summarize,
+    title_word_counts,
+    train_popularity,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,18 +120,24 @@ def print_card(
     for note in card.get("notes", ()):
         print(f"- {note}")
     if words := card.get("words"):
-        print(
-            f"words    {json.dumps(RowWords.of_card(words).row(EXAMPLE, 'C'), ensure_ascii=False)}"
-        )
+        row = RowWords.of_card(words).row(EXAMPLE, "C")
+        print(f"words    {json.dumps(row._asdict(), ensure_ascii=False)}")
     print(f"picture  {picture}")
 
 
 def card_of(dataset: PreparedDataset, lengths: NDArray[np.int64], unit: str) -> Card:
     """Return the recorded card of a data set, with its title lengths and unseen items added."""
     splits = {name: dataset.split(name) for name in SPLITS}
-    recorded = dataset.card
+    recorded: dict[str, Any] = dict(dataset.card)
     if "items" not in recorded:
         recorded = {**summarize(dataset.catalogue, splits), **recorded}
+    leakage = recorded.get("leakage", {})
+    if not {*SHARED.values()} <= leakage.keys():
+        # Imported by a version that did not look.
+        shared = count_shared(
+            splits, users_known="users" in recorded, times_known="time_span" in recorded
+        )
+        recorded = {**recorded, "leakage": {**leakage, **shared}}
     trained = train_popularity(splits, len(dataset.catalogue))
     median, p95 = np.quantile(lengths, (0.5, 0.95)).astype(int).tolist()
     longest = int(lengths.max())
@@ -178,7 +191,7 @@ def _sections(card: Card) -> Iterator[list[tuple[str, str]]]:
         titles.append(("time", " to ".join(card["time_span"])))
     yield titles
     yield [(name, _format_split(counts)) for name, counts in card.get("splits", {}).items()]
-    leaks = [(_in_words(name), f"{share:.1%}") for name, share in card.get("leakage", {}).items()]
+    leaks = [(_in_words(name), in_figures(leak)) for name, leak in card.get("leakage", {}).items()]
     unseen = f"{card['items_no_target_in_train']:,}"
     yield [*leaks, ("items never a target in train", unseen)]
 

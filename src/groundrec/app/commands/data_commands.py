@@ -175,6 +175,13 @@ def import_command(
     category: Annotated[
         str, typer.Option(help="Which files of FOLDER to read, if it holds several categories.")
     ] = "",
+    allow_leaks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-leaks",
+            help="Import even if rows of validation or test stand in train; the card counts them.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -184,7 +191,7 @@ def import_command(
     from groundrec.app.commands.card import print_card
     from groundrec.app.commands.datasets import import_dataset
 
-    import_dataset(folder, format_, out, category, overwrite=overwrite)
+    import_dataset(folder, format_, out, category, overwrite=overwrite, allow_leaks=allow_leaks)
     print_card(out, as_json=as_json)
 
 

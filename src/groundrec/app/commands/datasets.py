@@ -77,14 +77,23 @@ def export_dataset(
 
 
 def import_dataset(
-    folder: Path, name: str, out: Path, category: str, *, overwrite: bool = False
+    folder: Path,
+    name: str,
+    out: Path,
+    category: str,
+    *,
+    overwrite: bool = False,
+    allow_leaks: bool = False,
 ) -> None:
     """Import into `out` what other code, by its `name`, has prepared in `folder`.
 
-    Raises `ArtifactError` if there is a data set already and it is not to be overwritten.
+    Raises `ArtifactError` if there is a data set already and it is not to be overwritten, and
+    `DataError` for rows of validation or test that stand in train too, unless `allow_leaks`.
     """
     _refuse_dataset(out, overwrite)
-    resolve("imports", name)(folder, out, category)
+    # Importers of other packages need not know of leaks.
+    options = {"allow_leaks": True} if allow_leaks else {}
+    resolve("imports", name)(folder, out, category, **options)
 
 
 def refuse_files(out: Path, *, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from groundrec.core.environment import environment
 from groundrec.core.registry import names
 from groundrec.core.track import progress
 from groundrec.core.types import NO_ITEM, PreparedDataset, Queries, Slates
+from groundrec.data.summary import in_figures
 from groundrec.evaluate import metrics
 from groundrec.evaluate.report import Method, Pick, Report, UserExample
 from groundrec.evaluate.statistics import Comparison, compare_to_reference, intervals
@@ -141,8 +142,8 @@ def _data_rows(dataset: PreparedDataset, ranked: Queries) -> tuple[tuple[str, ob
     rows.append(("test queries ranked", f"{len(ranked):,}: {sample}"))
     card: Any = dataset.card
     rows += [
-        (str(name).replace("_", " "), f"{share:.1%}")
-        for name, share in card.get("leakage", {}).items()
+        (str(name).replace("_", " "), in_figures(leak))
+        for name, leak in card.get("leakage", {}).items()
     ]
     return tuple(rows)
 

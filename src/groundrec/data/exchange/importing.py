@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from groundrec.core.errors import DataError
-from groundrec.core.types import Catalogue
+from groundrec.core.track import log
+from groundrec.core.types import Catalogue, Queries
 from groundrec.data.dataset import describe, report_full_disk, save
 from groundrec.data.events import Events
 from groundrec.data.exchange.rejoin import ImportedRows, to_queries
 from groundrec.data.protocols.windows import Windows
+from groundrec.data.shared_rows import SHARED, shared_rows
 from groundrec.data.summary import leakage, summarize
 
 __all__ = ["NO_TIMES_NOTE", "Importer", "save_import", "unusable_row"]
@@ -33,10 +35,13 @@ NO_TIMES_NOTE = (
 class Importer(Protocol):
     """An entry of the registry's seam `imports`."""
 
-    def __call__(self, folder: Path, out: Path, category: str = "") -> dict[str, Any]:
+    def __call__(
+        self, folder: Path, out: Path, category: str = "", *, allow_leaks: bool = False
+    ) -> dict[str, Any]:
         """Save the data set in `folder`, of one `category` if it has several, to `out`.
 
-        Returns its card.
+        Returns its card. Raises `DataError` for rows of validation or test that stand in train
+        too, unless `allow_leaks`, which is only given where it is true.
         """
         ...
 
@@ -48,6 +53,8 @@ def save_import(
     out: Path,
     joined: tuple[Events, Mapping[str, Windows]] | None = None,
     unknown: Collection[str] = (),
+    *,
+    allow_leaks: bool = False,
 ) -> dict[str, Any]:
     """Save an imported data set and return its card: `entries`, and what can be measured.
 
@@ -62,19 +69,55 @@ def save_import(
             next_step="get the files again",
         )
     queries = to_queries(parts)
+    shared = _shared(catalogue, queries, unknown, allow_leaks)
     rows = sum(map(len, queries.values()))
     counts = {split: _known(entry, unknown) for split, entry in describe(queries).items()}
     card = {
         "rows": {"read": rows, "kept": rows},
         **_known(summarize(catalogue, queries), unknown),
         "splits": counts,
-        "leakage": _known(leakage(queries), unknown),
+        "leakage": {**_known(leakage(queries), unknown), **shared},
         **entries,
     }
     events, splits = joined or (None, queries)
     with report_full_disk(out):
         save(catalogue, splits, card, out, events)
     return card
+
+
+def _shared(
+    catalogue: Catalogue,
+    queries: Mapping[str, Queries],
+    unknown: Collection[str],
+    allow_leaks: bool,
+) -> dict[str, int]:
+    """Return how many rows of validation and test stand in train too; raise unless allowed."""
+    has_users = "users" not in unknown
+    found = shared_rows(queries, users_known=has_users, times_known="times" not in unknown)
+    counts = {SHARED[name]: len(rows) for name, rows in found.items()}
+    if not any(counts.values()):
+        return counts
+    told = " and ".join(
+        f"{len(rows):,} of {len(queries[name]):,} rows of {name}"
+        for name, rows in found.items()
+        if len(rows)
+    )
+    same = "user, history and target" if has_users else "history and target"
+    if allow_leaks:
+        log.warning(f"{told} stand in train too, with the same {same}: scores on them mean little")
+        return counts
+    name, row = next((name, rows[0]) for name, rows in found.items() if len(rows))
+    titles = [catalogue.titles[item] for item in queries[name].history[row][-3:]]
+    target = catalogue.titles[queries[name].targets[row][0]]
+    raise DataError(
+        f"{told} stand in train too, with the same {same}",
+        value=f"{name}, row {row + 1}: … {', '.join(titles)} → {target}",
+        accepted="splits without common rows: what a model was trained on, it can repeat",
+        next_step=(
+            "take them out of the files, or import with --allow-leaks: groundrec import FOLDER"
+            " --format … --out OUT --allow-leaks"
+        ),
+    )
 
 
 def _known(entries: Mapping[str, Any], unknown: Collection[str]) -> dict[str, Any]:

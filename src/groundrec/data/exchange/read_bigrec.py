@@ -37,7 +37,9 @@ SAMPLED = 120
 NO_USERS_NOTE = "The files contain no users: every query has a user of its own."
 
 
-def bigrec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
+def bigrec(
+    folder: Path, out: Path, category: str = "", *, allow_leaks: bool = False
+) -> dict[str, Any]:
     """Import BIGRec's JSON files, with the catalogue of `movies.dat` or `id2name.txt` if present.
 
     Without such a list, an item's id is its title. If several items share a title, the title refers
@@ -70,7 +72,14 @@ def bigrec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
         next_time += len(part.lengths)
     entries = _card_entries(files, items, listed)
     entries |= reader.card_entries(next_time)
-    return save_import(items.catalogue(), parts, entries, out, unknown=("times", "users"))
+    return save_import(
+        items.catalogue(),
+        parts,
+        entries,
+        out,
+        unknown=("times", "users"),
+        allow_leaks=allow_leaks,
+    )
 
 
 class _RowReader:

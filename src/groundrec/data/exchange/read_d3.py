@@ -68,7 +68,7 @@ class _NumberedItems:
         return Catalogue(tuple(ids), tuple(self.titles))
 
 
-def d3(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
+def d3(folder: Path, out: Path, category: str = "", *, allow_leaks: bool = False) -> dict[str, Any]:
     """Import the files of D3's `process.py`; an item's id is its `asin`."""
     files = _files(folder, category)
     items = _NumberedItems(_titles(files["info"], semantic_ids=False))
@@ -80,10 +80,13 @@ def d3(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
             row.append_times_to(part, ratings)
             row.set_item_ids(items)
     entries = _card_entries("d3", files["info"].stem)
-    return save_import(items.catalogue(), parts, entries, out, rejoin(parts, list(ratings)))
+    joined = rejoin(parts, list(ratings))
+    return save_import(items.catalogue(), parts, entries, out, joined, allow_leaks=allow_leaks)
 
 
-def minionerec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
+def minionerec(
+    folder: Path, out: Path, category: str = "", *, allow_leaks: bool = False
+) -> dict[str, Any]:
     """Import MiniOneRec's files; an item's id is its number, semantic ids are ignored."""
     files = _files(folder, category)
     items = _NumberedItems(_titles(files["info"], semantic_ids=True))
@@ -94,7 +97,9 @@ def minionerec(folder: Path, out: Path, category: str = "") -> dict[str, Any]:
             row.append_to(part)
             part.times.append(next(times))
     entries = {**_card_entries("minionerec", files["info"].stem), "notes": [NO_TIMES_NOTE]}
-    return save_import(items.catalogue(), parts, entries, out, unknown=("times",))
+    return save_import(
+        items.catalogue(), parts, entries, out, unknown=("times",), allow_leaks=allow_leaks
+    )
 
 
 class _Row:
