@@ -117,3 +117,60 @@ def test_a_recipe_extends_the_file_beside_it_rather_than_a_packaged_one(
     (folder / "demo").write_text("seed = 5\n", encoding="utf-8")
     (folder / "mine.toml").write_text('extends = "demo"\n', encoding="utf-8")
     assert load_recipe(folder / "mine.toml")[0] == Recipe(seed=5)
+
+
+RAW_RECIPE = """
+[data]
+source = "amazon"
+path = "raw"
+category = "Toys_and_Games"
+
+[prepare]
+protocol = "d3"
+d3.st_year = 2017
+
+[train]
+epochs = 7
+"""
+
+
+def test_a_finished_data_set_replaces_how_one_is_prepared(
+    empty_folder: Path, logged: list[str]
+) -> None:
+    (empty_folder / "raw.toml").write_text(RAW_RECIPE, encoding="utf-8")
+    (empty_folder / "mine.toml").write_text('extends = "raw.toml"\ndata.dataset = "ready"\n')
+    recipe, origin = load_recipe("mine.toml")
+    assert recipe == Recipe.of({"data.dataset": "ready", "train.epochs": 7})
+    assert (origin["data.dataset"], origin["data.source"]) == ("mine.toml", "default")
+    assert logged == [
+        "mine.toml names a finished data set, so these settings of the recipe do not apply:"
+        " data.source, data.path, data.category, prepare.protocol, prepare.d3.st_year;"
+        ' model.domain = "Toys_and_Games" keeps the words of that category in prompts'
+    ]
+    (empty_folder / "whole.toml").write_bytes(whole_text("mine.toml"))
+    assert load_recipe("whole.toml")[0] == recipe
+    assert load_recipe("raw.toml", ['data.dataset="ready"'])[0] == recipe
+    assert Recipe.of({"data.dataset": "ready"}, "raw.toml") == recipe
+
+
+def test_raw_data_replaces_a_finished_data_set(empty_folder: Path, logged: list[str]) -> None:
+    (empty_folder / "ready.toml").write_text('data.dataset = "ready"\ntrain.epochs = 7\n')
+    (empty_folder / "again.toml").write_text('extends = "ready.toml"\n' + RAW_RECIPE)
+    recipe, _ = load_recipe("again.toml")
+    assert (recipe.data.dataset, recipe.data.source) == (None, "amazon")
+    assert logged == [
+        "again.toml names raw data, so these settings of the recipe do not apply: data.dataset"
+    ]
+
+
+def test_both_in_one_place_contradict_each_other(empty_folder: Path) -> None:
+    text = RAW_RECIPE.replace("[data]", '[data]\ndataset = "ready"')
+    (empty_folder / "both.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"data\.source, data\.path[^\n]*prepare\.d3\.st_year"):
+        load_recipe("both.toml")
+    for settings in (
+        {"data.dataset": "ready", "data.source": "amazon", "prepare.k_core": 3},
+        {"data.dataset": "ready", "prepare.k_core": 3},
+    ):
+        with pytest.raises(ConfigError, match=r"no other setting applies: [^\n]*prepare\.k_core"):
+            Recipe.of(settings)

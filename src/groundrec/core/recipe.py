@@ -34,7 +34,14 @@ from groundrec.core.config_signals import (
 )
 from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError
-from groundrec.core.recipe_files import EXTENDS, find_recipe, read_recipe, read_toml
+from groundrec.core.recipe_files import (
+    EXTENDS,
+    drop_replaced,
+    find_recipe,
+    read_recipe,
+    read_toml,
+    refuse_both,
+)
 from groundrec.core.trees import assign, leaves, toml
 
 __all__ = ["Recipe", "as_toml", "load_recipe", "settings", "whole_text"]
@@ -88,11 +95,13 @@ class Recipe(Section):
         They override those of `file`, a TOML file or the name of a packaged recipe. Raises
         `ConfigError`, as the command line does, for an unknown name or a bad value.
         """
-        given, _ = read_recipe(find_recipe(file)) if file else ({}, {})
+        given, origin = read_recipe(find_recipe(file)) if file else ({}, {})
         aliases.refuse_both(settings)
-        for key, value in settings.items():
-            # A copy, because a later name may be assigned within an earlier section.
-            assign(given, *aliases.current(key, copy.deepcopy(value)))
+        # Copies, because a later name may be assigned within an earlier section.
+        current = [aliases.current(key, copy.deepcopy(value)) for key, value in settings.items()]
+        drop_replaced(given, origin, (key for key, _ in current), "what is set")
+        for key, value in current:
+            assign(given, key, value)
         return _validated(given)
 
     @model_validator(mode="before")
@@ -246,7 +255,9 @@ def load_recipe(
     given, origin = read_recipe(find_recipe(file)) if file else ({}, {})
     parsed = [_parse_override(text) for text in overrides]
     aliases.refuse_both(key for key, _ in parsed)
-    for key, value in (aliases.current(*override) for override in parsed):
+    current = [aliases.current(*override) for override in parsed]
+    drop_replaced(given, origin, (key for key, _ in current), "--set")
+    for key, value in current:
         assign(given, key, value)
         origin = {k: o for k, o in origin.items() if not k.startswith(f"{key}.")}
         origin |= dict.fromkeys([key, *(k for k, _ in leaves({key: value}))], "--set")
@@ -287,6 +298,7 @@ def settings(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, str
 
 
 def _validated(given: dict[str, Any]) -> Recipe:
+    refuse_both(given)
     try:
         return Recipe.model_validate(given)
     except ValidationError as error:

@@ -6,8 +6,10 @@ Knows nothing about which settings there are.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,22 @@ from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.track import log
 from groundrec.core.trees import assign, leaves
 
-__all__ = ["EXTENDS", "find_recipe", "packaged_files", "read_recipe", "read_toml"]
+__all__ = [
+    "EXTENDS",
+    "drop_replaced",
+    "find_recipe",
+    "packaged_files",
+    "read_recipe",
+    "read_toml",
+    "refuse_both",
+]
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 EXTENDS = "extends"
 """Key that names the recipe to extend: a file relative to this one, or a packaged name."""
+DATASET = "data.dataset"
+RAW = {"data.source", "data.path"}
+"""Settings that say which raw data a data set is prepared from."""
 NEAREST = 5
 """Maximum number of packaged names that an error suggests."""
 
@@ -79,6 +92,7 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any
             next_step="groundrec recipes list",
         )
     extended, origins = read_recipe(extended_path, chain)
+    drop_replaced(extended, origins, origin, path.name)
     for key, value in leaves(given):
         assign(extended, key, value)
     return extended, origins | origin
@@ -95,3 +109,63 @@ def read_toml(path: Path) -> dict[str, Any]:
             accepted="lines like `k_core = 5` under a [section]",
         ) from None
     return aliases.upgrade(tree, warn=True)
+
+
+def drop_replaced(
+    given: dict[str, Any], origin: dict[str, str], above: Iterable[str], where: str
+) -> None:
+    """Drop from `given` how data is prepared, if the settings `above` name a finished data set.
+
+    The other way round, drop the finished data set if those above name raw data. `where` they
+    stand is said with everything that was dropped, and dropped settings have no `origin`.
+    """
+    new = set(above)
+    old = [key for key, _ in leaves(given)]
+    if DATASET in new and not new & RAW:
+        dropped = [key for key in old if _prepares(key)]
+    elif new & RAW and DATASET not in new:
+        dropped = [key for key in old if key == DATASET]
+    else:
+        return
+    if not dropped:
+        return
+    category = given.get("data", {}).get("category")
+    for key in dropped:
+        _remove(given, key)
+    for key in [key for key in origin if key in dropped]:
+        del origin[key]
+    why = "names a finished data set" if DATASET in new else "names raw data"
+    text = f"{where} {why}, so these settings of the recipe do not apply: {', '.join(dropped)}"
+    if "data.category" in dropped:
+        text += f'; model.domain = "{category}" keeps the words of that category in prompts'
+    _warn_once(text)
+
+
+def refuse_both(given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if a finished data set is named, and also how to prepare one."""
+    keys = [key for key, value in leaves(dict(given)) if value is not None]
+    if DATASET in keys and (others := [key for key in keys if _prepares(key)]):
+        raise ConfigError(
+            "data.dataset names a finished data set, to which no other setting applies",
+            value=", ".join(others),
+            accepted="no other setting of [data] and [prepare]",
+            next_step="remove them, or leave out data.dataset and prepare the data with them",
+        )
+
+
+def _prepares(key: str) -> bool:
+    return key != DATASET and key.startswith(("data.", "prepare."))
+
+
+def _remove(tree: dict[str, Any], key: str) -> None:
+    """Remove a value of a nested dict by its full name."""
+    *sections, last = key.split(".")
+    for name in sections:
+        tree = tree[name]
+    del tree[last]
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Log a warning, once however often a command reads its recipe."""
+    log.warning(text)

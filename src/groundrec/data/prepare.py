@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from groundrec.core.config import Data, Prepare
-from groundrec.core.errors import ConfigError
 from groundrec.core.registry import resolve
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
@@ -33,7 +32,8 @@ Protocol: TypeAlias = Callable[[RawData, Prepare, int, Path], Prepared]
 def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, Any]:
     """Write the prepared data set into `folder` and return its card."""
     if data.dataset:
-        return _copy_existing(data, section, folder)
+        with report_full_disk(folder):
+            return copy(data.dataset, folder)
     protocol: Protocol = resolve("protocols", section.protocol)
     with report_full_disk(folder):
         with resolve("engines", section.engine)(folder, section.memory_limit) as read:
@@ -54,24 +54,6 @@ def prepare(data: Data, section: Prepare, seed: int, folder: Path) -> dict[str, 
         _warn_about_leakage(section.protocol, card["leakage"])
         save(prepared.catalogue, prepared.splits, card, folder, prepared.events)
     return card
-
-
-def _copy_existing(data: Data, section: Prepare, folder: Path) -> dict[str, Any]:
-    """Copy the finished data set that a recipe names and return its card."""
-    assert data.dataset
-    given = [
-        *(f"data.{name}" for name in data.model_fields_set - {"dataset"}),
-        *(f"prepare.{name}" for name in section.model_fields_set),
-    ]
-    if given:
-        raise ConfigError(
-            "data.dataset names a finished data set, to which no other setting applies",
-            value=min(given),
-            accepted="no other setting of [data] and [prepare]",
-            next_step="remove it, or prepare the data set again with it",
-        )
-    with report_full_disk(folder):
-        return copy(data.dataset, folder)
 
 
 def _warn_about_leakage(protocol: str, leakage: Mapping[str, float]) -> None:

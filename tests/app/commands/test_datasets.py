@@ -181,9 +181,11 @@ def test_a_recipe_uses_a_finished_data_set(raw: Path, tmp_path: Path) -> None:
     assert (
         command("export", tmp_path / "run", "--format", "d3", "--out", tmp_path / "files").code == 0
     )
-    late = command(*call, "--if-exists", "new", "--set", "prepare.k_core=3")
-    assert late.code == 2
-    assert "to which no other setting applies: prepare.k_core" in late.err
+    both = ("--set", "prepare.k_core=3", "--set", "data.category=Toys")
+    for more in (("--if-exists", "new"), ("--dry-run",), ("--plan",)):
+        late = command(*call, *more, *both)
+        assert late.code == 2
+        assert "to which no other setting applies: data.category, prepare.k_core" in late.err
     (out / "dataset.json").unlink()
     gone = command(*call, "--if-exists", "new")
     assert gone.code == 2
