@@ -58,7 +58,9 @@ ROOMS = {
         stages.result_export stages.measure stages.page stages.training stages.stages stages.plan
         recommender
         commands.recommend commands.explain_item jobs.records jobs.job pipeline jobs.state
-        jobs.queue jobs.supervise jobs.background stages.comparison commands.recipes
+        jobs.measured
+        jobs.queue jobs.supervise jobs.background stages.comparison stages.seeds
+        commands.recipes
         commands.runs_tables commands.runs commands.plan commands.run commands.train
         commands.inference_flags commands.inference commands.evaluate
         stages.agreement commands.typeset commands.compare

@@ -16,6 +16,7 @@ from groundrec.app.commands.typeset import Sheet, latex, markdown
 from groundrec.app.stages.agreement import agreement, overlap
 from groundrec.app.stages.artefacts import Artefacts
 from groundrec.app.stages.gather import slates_by_method
+from groundrec.core.files import read_json, write_json
 from groundrec.core.recipe import load_recipe
 from groundrec.core.runs import Run
 from tests.app.conftest import USERS, Tiny
@@ -154,3 +155,40 @@ def test_what_cannot_be_compared_is_said(tiny: Tiny, words: tuple[str, str], sai
     assert done.code == 2
     assert said in done.err
     assert done.out == ""
+
+
+def test_seeds_are_one_row_in_every_format(tiny: Tiny, tmp_path: Path) -> None:
+    paths = []
+    for seed in range(2):
+        paths.append(tmp_path / f"shop+seed={seed}")
+        shutil.copytree(tiny.run, paths[-1])
+        write_json(
+            paths[-1] / "config.json",
+            {**(read_json(paths[-1] / "config.json") or {}), "seed": seed},
+        )
+    asked = ("compare", *paths, "--method", LM, "--bootstrap", "0")
+    found = json.loads(command(*asked, "--format", "json").out)
+    mean = found["rows"][0]["metrics"]["ndcg@10"]["mean"]
+    (row,) = found["seeds"]
+    assert row["seeds"] == [0, 1]
+    assert row["metrics"]["ndcg@10"] == {"mean": pytest.approx(mean), "deviation": 0}
+    cell = f"{mean:.3f} ± 0.000"
+    shown = command(*asked).out
+    assert f"| shop: 2 seeds: {LM} | {cell} |" in shown
+    assert f"| shop+seed=1: {LM} |" in shown
+    set_ = command(*asked, "--format", "latex").out
+    assert f"shop: 2 seeds: {LM} & {mean:.3f} $\\pm$ 0.000" in set_
+
+
+def test_one_failed_run_does_not_hide_the_others(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny.run, tmp_path / "a")
+    shutil.copytree(tiny.run, tmp_path / "b", ignore=shutil.ignore_patterns("evaluate"))
+    asked = ("compare", "a", "b", "--root", tmp_path, "--bootstrap", "0")
+    done = command(*asked)
+    assert done.code == 0, done.err
+    assert "| language model |" in done.out
+    assert "not compared: b has measured nothing yet (finished)" in done.err
+    assert json.loads(command(*asked, "--format", "json").out)["unmeasured"] == {"b": "finished"}
+    alone = command("compare", "b", "--root", tmp_path)
+    assert alone.code == 2
+    assert "none of these runs has measured anything yet: b (finished)" in alone.err

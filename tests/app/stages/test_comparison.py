@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from groundrec.app.jobs.job import Job
 from groundrec.app.stages.comparison import compare_runs
+from groundrec.app.stages.seeds import over_seeds
 from groundrec.core.errors import ArtifactError, ConfigError
 from groundrec.core.files import read_json, write_json
 from groundrec.core.recipe import Recipe
@@ -140,7 +142,16 @@ def test_a_sweep_is_one_table_with_what_was_swept_as_columns(tiny: Tiny, tmp_pat
         write_json(run / "config.json", config)
         settings = tuple(f"{key}={value}" for key, value in cell.items())
         Job(settings, None, str(tmp_path), sweep="shop", grid=cell).save(run)
-    head, *rows = command("runs", "--root", tmp_path, "compare", "shop", width=200).out.splitlines()
+    shown = command("runs", "--root", tmp_path, "compare", "shop", width=200).out
+    together, alone = shown.split("\n\n")
+    assert together.splitlines()[1].split()[:5] == [
+        "shop+epochs=12.0:",
+        "2",
+        "seeds",
+        "12.0",
+        "1.0000",
+    ]
+    head, *rows = alone.splitlines()
     assert head.split() == ["run", "seed", "train.epochs", "ndcg@10", "hr@10", "mrr@10"]
     cells = [row.split()[:4] for row in rows if row.startswith("shop")]
     assert [(seed, epochs) for _, seed, epochs, _ in cells] == [
@@ -225,3 +236,25 @@ def test_the_best_of_a_finished_run_is_its_main_metric(tiny: Tiny, tmp_path: Pat
     again = json.loads(command("runs", "--root", tmp_path, "show", "a", "--json").out)
     assert again["best"]["metric"] == "validation loss"
     assert 0 < again["best"]["value"] < 1
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_row(measured: Measured) -> None:
+    """Three seeds of one recipe, one of them twice; another recipe's seeds stay apart."""
+    values = [drawn(seed) for seed in range(5)]
+    runs = {
+        f"s+seed={seed}": measured(f"s{seed}", {f"{LM} ndcg@10": values[seed]}, seed=seed)
+        for seed in range(3)
+    }
+    copy = {f"{LM} ndcg@10": values[4]}
+    runs["copy"] = measured("copy", copy, seed=2, name="another name")
+    other = {f"{LM} ndcg@10": values[3]}
+    runs["other"] = measured("other", other, seed=7, train={"epochs": 1})
+    (row,) = over_seeds(compare_runs(runs, [LM], ["ndcg@10"], samples=0))
+    means = [statistics.mean(x.tolist()) for x in values[:3]]
+    assert row.runs == ("s+seed=0", "s+seed=1", "s+seed=2")
+    assert row.seeds == (0, 1, 2)
+    assert row.name == "s: 3 seeds"
+    assert row.metrics["ndcg@10"].mean == pytest.approx(statistics.mean(means))
+    assert row.metrics["ndcg@10"].deviation == pytest.approx(statistics.stdev(means))
+    assert over_seeds(compare_runs({"a": runs["s+seed=0"], "b": runs["other"]}, [LM])) == ()
+    assert over_seeds(compare_runs({"a": runs["s+seed=2"], "b": runs["copy"]}, [LM])) == ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,13 +18,15 @@ import typer
 
 from groundrec.app.commands.options import Bootstrap, Root, RunNames, check_choice
 from groundrec.app.commands.typeset import Sheet, latex, markdown
-from groundrec.app.jobs.state import ROOT, named
+from groundrec.app.jobs.measured import split_measured
+from groundrec.app.jobs.state import ROOT, State, named
 from groundrec.core.errors import ConfigError
 from groundrec.core.track import log_to
 
 if TYPE_CHECKING:
     from groundrec.app.stages.agreement import Agreement
     from groundrec.app.stages.comparison import Paired, Table
+    from groundrec.app.stages.seeds import SeedRow, Spread
     from groundrec.evaluate.statistics import Interval
 
 __all__ = ["compare_command"]
@@ -71,6 +74,7 @@ def compare_command(
     """Compare the methods of finished RUNS: metrics, tests, head and tail, common items.
 
     Intervals and tests are over users; p-values are Holm-adjusted over the rows of each metric.
+    Runs that differ in their seed alone are also one row: mean ± standard deviation.
     """
     check_choice("--format", format_, FORMATS)
     if picture and picture.suffix.lower() not in (".png", ".svg"):
@@ -84,7 +88,7 @@ def compare_command(
     from groundrec.app.stages.agreement import agreement
     from groundrec.app.stages.comparison import ALL, compare_runs
 
-    paths = _paths_by_name(runs, root)
+    paths, unmeasured = _paths_by_name(runs, root)
     table = compare_runs(paths, method or [ALL], metric or [], against=against, samples=bootstrap)
     main = next(iter(table.rows[0].metrics))
     rows = [(row.run, row.method) for row in table.rows]
@@ -92,22 +96,35 @@ def compare_command(
     if picture:
         _draw(picture, table, common, main)
     if format_ == "json":
-        print(_as_json(table, common))
+        print(_as_json(table, common, unmeasured))
     else:
         print(_TYPESET[format_](list(_sheets(table, common, main))))
+    for state in unmeasured:
+        print(
+            f"not compared: {state.name} has measured nothing yet ({state.state}); see"
+            f" groundrec runs show {state.path}",
+            file=sys.stderr,
+        )
 
 
-def _paths_by_name(runs: Sequence[str], root: Path) -> dict[str, Path]:
-    """Return run directories by the shortest names that tell them apart."""
-    paths = list(dict.fromkeys(path for name in runs for path in named(name, root)))
+def _paths_by_name(runs: Sequence[str], root: Path) -> tuple[dict[str, Path], list[State]]:
+    """Return the measured runs by the shortest names that tell them apart, and the others."""
+    found = dict.fromkeys(path for name in runs for path in named(name, root))
+    paths, unmeasured = split_measured(found, root)
     are_distinct = len({path.name for path in paths}) == len(paths)
-    return {path.name if are_distinct else str(path): path for path in paths}
+    return {path.name if are_distinct else str(path): path for path in paths}, unmeasured
 
 
-def _as_json(table: Table, common: Agreement) -> str:
+def _as_json(table: Table, common: Agreement, unmeasured: Sequence[State]) -> str:
     from groundrec.app.stages.page import defined
+    from groundrec.app.stages.seeds import over_seeds
 
-    return json.dumps(defined({**asdict(table), "agreement": asdict(common)}), ensure_ascii=False)
+    others = {
+        "seeds": [asdict(row) for row in over_seeds(table)],
+        "agreement": asdict(common),
+        "unmeasured": {state.name: state.state for state in unmeasured},
+    }
+    return json.dumps(defined({**asdict(table), **others}), ensure_ascii=False)
 
 
 def _labels(table: Table) -> list[str]:
@@ -117,12 +134,33 @@ def _labels(table: Table) -> list[str]:
 
 
 def _sheets(table: Table, common: Agreement, main: str) -> Iterator[Sheet]:
+    from groundrec.app.stages.seeds import over_seeds
+
     labels = _labels(table)
+    if seeds := over_seeds(table):
+        yield _seeds_sheet(seeds)
     yield _means_sheet(table, labels)
     if len(labels) > 1:
         yield _differences_sheet(table, labels)
     yield _slices_sheet(common, labels, main)
     yield _common_items_sheet(common, labels)
+
+
+def _seeds_sheet(rows: Sequence[SeedRow]) -> Sheet:
+    metrics = list(rows[0].metrics)
+    caption = (
+        "Means ± standard deviations over runs that differ in their seed alone. Each run by itself"
+        " follows."
+    )
+    cells = [
+        [f"{row.name}: {row.method}", *(_format_spread(row.metrics[name]) for name in metrics)]
+        for row in rows
+    ]
+    return Sheet(caption, ["method", *map(str.upper, metrics)], cells)
+
+
+def _format_spread(found: Spread) -> str:
+    return f"{found.mean:.3f} ± {found.deviation:.3f}" if math.isfinite(found.mean) else "–"
 
 
 def _means_sheet(table: Table, labels: Sequence[str]) -> Sheet:

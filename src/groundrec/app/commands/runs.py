@@ -21,12 +21,13 @@ from groundrec.app.commands.runs_tables import (
     comparison_table,
     details_table,
     runs_table,
+    seeds_table,
 )
 from groundrec.app.commands.terminal import print_table
 from groundrec.app.jobs.job import Job
+from groundrec.app.jobs.measured import split_measured
 from groundrec.app.jobs.state import ROOT, named, runs_in, state_of
 from groundrec.core.errors import ConfigError
-from groundrec.core.inputs import step_folder
 from groundrec.core.runs import IfExists
 
 __all__ = ["app", "submit"]
@@ -164,29 +165,27 @@ def compare_by_query(
 ) -> None:
     """Compare RUNS query by query: means and differences from the first run, with 95% intervals.
 
-    Runs that have not measured anything yet are listed with their states.
+    Runs that differ in their seed alone are one more row, above. Runs that have not measured
+    anything yet are listed with their states.
     """
-    states = [state_of(path, context.obj) for path in _directories(runs, context.obj)]
-    measured = {
-        s.name: Path(s.path)
-        for s in states
-        if (step_folder(Path(s.path), "evaluate") / "manifest.json").exists()
-    }
-    unmeasured = [s for s in states if s.name not in measured]
-    if not measured:
-        raise ConfigError(
-            "none of these runs has measured anything yet",
-            value=", ".join(f"{s.name} ({s.state})" for s in states),
-            accepted="at least one run whose stage `evaluate` has finished",
-            next_step="groundrec runs",
-        )
+    paths, unmeasured = split_measured(_directories(runs, context.obj), context.obj)
+    states = [state_of(path, context.obj) for path in paths]
+    measured = {s.name: Path(s.path) for s in states}
     from groundrec.app.stages.comparison import compare_runs
+    from groundrec.app.stages.seeds import over_seeds
 
-    swept = dict.fromkeys(key for s in states for key in s.grid)
+    swept = dict.fromkeys(key for s in (*states, *unmeasured) for key in s.grid)
     found = compare_runs(measured, method or [], metric or [], list(swept))
     if as_json:
-        print(json.dumps({**asdict(found), "unmeasured": {s.name: s.state for s in unmeasured}}))
+        others = {
+            "seeds": [asdict(row) for row in over_seeds(found)],
+            "unmeasured": {s.name: s.state for s in unmeasured},
+        }
+        print(json.dumps({**asdict(found), **others}))
         return
+    if seeds := over_seeds(found):
+        print_table(seeds_table(seeds), whole=True)
+        print("Means ± standard deviations over runs that differ in their seed alone.\n")
     print_table(comparison_table(found, unmeasured), whole=True)
     left = f"; {found.left_out} not ranked by all runs are left out" if found.left_out else ""
     print(

@@ -15,9 +15,10 @@ from groundrec.app.jobs.state import State
 
 if TYPE_CHECKING:
     from groundrec.app.stages import comparison
+    from groundrec.app.stages.seeds import SeedRow
     from groundrec.evaluate.statistics import Interval
 
-__all__ = ["RESUMABLE", "comparison_table", "details_table", "runs_table"]
+__all__ = ["RESUMABLE", "comparison_table", "details_table", "runs_table", "seeds_table"]
 
 STYLES = {
     "running": "green",
@@ -95,7 +96,7 @@ def comparison_table(found: comparison.Table, unmeasured: Sequence[State]) -> Ta
     method_column = ["method"] if has_methods else []
     table = Table("run", *method_column, *keys, *metrics, box=None, pad_edge=False)
     for row in found.rows:
-        method = [row.method] if has_methods else []
+        method = [escape(row.method)] if has_methods else []
         values = (escape(str(row.settings[key])) for key in keys)
         cells = (_format_metric(row.metrics[name], row.versus.get(name)) for name in metrics)
         table.add_row(escape(row.run), *method, *values, *cells)
@@ -104,6 +105,20 @@ def comparison_table(found: comparison.Table, unmeasured: Sequence[State]) -> Ta
         method = [""] if has_methods else []
         values = (escape(asked.get(key, "")) for key in keys)
         table.add_row(escape(state.name), *method, *values, state.state)
+    return table
+
+
+def seeds_table(rows: Sequence[SeedRow]) -> Table:
+    """Return one line per method of runs that differ in their seed alone."""
+    keys = list(rows[0].settings)
+    has_methods = len({row.method for row in rows}) > 1
+    method_column = ["method"] if has_methods else []
+    table = Table("runs", *method_column, *keys, *rows[0].metrics, box=None, pad_edge=False)
+    for row in rows:
+        method = [escape(row.method)] if has_methods else []
+        values = (escape(str(row.settings[key])) for key in keys)
+        cells = (f"{found.mean:.4f} ± {found.deviation:.4f}" for found in row.metrics.values())
+        table.add_row(escape(row.name), *method, *values, *cells)
     return table
 
 

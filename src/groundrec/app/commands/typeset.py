@@ -17,6 +17,7 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "–": "--",
     "−": "$-$",
+    "±": r"$\pm$",
     "<": "$<$",
     "≥": r"$\geq$",
     "▲": r"$\blacktriangle$",
