@@ -65,3 +65,28 @@ def test_the_command_prints_what_the_object_returns(tiny: Tiny, recommender: Rec
     for place, (line, r) in enumerate(zip(lines, expected, strict=True), 1):
         assert line.split()[0] == str(place)
         assert line.endswith(f"{r.title}  [{r.item_id}]")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--allow", title(3)), f"everything allowed is in the history already: {title(3)}"),
+        (
+            ("--allow", title(4), "--deny", title(4)),
+            f"everything allowed is denied or in the history already: {title(4)}",
+        ),
+    ],
+)
+def test_lists_that_leave_nothing_are_refused_in_titles(
+    tiny: Tiny, asked: tuple[str, ...], said: str
+) -> None:
+    done = command("recommend", tiny.run, title(3), *asked)
+    assert done.code == 2
+    assert f"error: {said}\n" in done.err
+    assert "next: name another item" in done.err
+
+
+def test_an_item_of_the_history_is_refused_by_its_title(tiny: Tiny) -> None:
+    done = command("explain-item", tiny.run, title(3), title(3))
+    assert done.code == 2
+    assert f"error: this item is in the history already: {title(3)}\n" in done.err

@@ -8,6 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from groundrec.app.stages.artefacts import open_run
 from groundrec.app.stages.item_names import ItemNames
 from groundrec.app.stages.made_from import SEARCH, Finished, model_inputs
@@ -17,6 +19,7 @@ from groundrec.core.types import NO_ITEM, Catalogue, Queries, Ragged, Slates
 
 if TYPE_CHECKING:
     from groundrec.rank.groundings import Ranker
+    from groundrec.rank.recommend import SearchRanker
     from groundrec.rank.search.explain import Explanation
 
 __all__ = ["Explained", "Recommendation", "Recommender"]
@@ -122,6 +125,7 @@ class Recommender:
             )
         query = self._query(history)
         number = self._items(item)[0]
+        self._refuse_forbidden(ranker, query, number)
         guide = ranker.assistant.guide(query) if ranker.assistant else None
         found = explain(
             ranker.search, ranker.prompts(query)[0], number, ranker.mask(query), guide, beams=beams
@@ -139,8 +143,50 @@ class Recommender:
                 accepted="the lists of the recipe, recommend.allow and recommend.deny",
                 next_step=f"leave the lists out, or ask the method {SEARCH}",
             )
+        from groundrec.rank.recommend import SearchRanker
+
+        if isinstance(self._ranker, SearchRanker):
+            self._refuse_empty(self._ranker, query, allow, deny)
         lists: dict[str, Any] = {"allow": allow, "deny": deny}
         return self._ranker.slates(query, k, **lists)
+
+    def _refuse_forbidden(self, ranker: SearchRanker, query: Queries, item: int) -> None:
+        """Raise `SearchError` where `item` may not be recommended after the history of `query`."""
+        if ranker.mask(query).allows(np.array([0]), np.array([item]))[0]:
+            return
+        if item in query.history.values:
+            what = "this item is in the history already"
+            accepted = (
+                "an item outside the history, as recommend.exclude_seen leaves seen items out"
+            )
+        else:
+            what = "this item may not be recommended"
+            accepted = (
+                "an item that recommend.allow names, where there is one, and not recommend.deny"
+            )
+        raise SearchError(
+            what,
+            value=self._catalogue.titles[item],
+            accepted=accepted,
+            next_step="name another item",
+        )
+
+    def _refuse_empty(
+        self, ranker: SearchRanker, query: Queries, allow: Ragged | None, deny: Ragged | None
+    ) -> None:
+        """Raise `SearchError` where the lists leave nothing to recommend after the history."""
+        if ranker.mask(query, allow, deny).leaves_any(len(self._catalogue))[0]:
+            return
+        listed = allow.values if allow is not None else np.array([], np.int32)
+        in_history = bool(len(listed)) and bool(np.isin(listed, query.history.values).all())
+        why = "is in the history already" if in_history else "is denied or in the history already"
+        titles = ", ".join(self._catalogue.titles[int(item)] for item in np.unique(listed))
+        raise SearchError(
+            f"everything allowed {why}",
+            value=titles or None,
+            accepted="at least one allowed item that is neither denied nor in the history",
+            next_step="name another item with --allow, or fewer with --deny",
+        )
 
     def _query(self, history: Sequence[str]) -> Queries:
         return Queries.of(Ragged.of([[self._items(name)[0] for name in history]]), self._now)
