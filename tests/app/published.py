@@ -87,6 +87,10 @@ class Rows:
 {self.instructs[0]}
 """
 '''
+D3_COLUMNS = (
+    *("item_asins", "item_asin", "history_item_id", "item_id", "history_item_title", "item_title"),
+    *("history_rating", "rating", "history_timestamp", "timestamp"),
+)
 D3_CATEGORIES = 'category_dict = {"Books": "volumes", "Video_Games": "plays"}\n'
 
 
@@ -195,6 +199,28 @@ def write_d3(folder: Path, rows: int = ROWS) -> Path:
             *history, target = rng.sample(range(ITEMS), rng.randint(2, 5))
             writer.writerow([f"u{user}", [title(i) for i in history], title(target), target])
     return file
+
+
+def write_d3_data(folder: Path, name: str, **sizes: int) -> None:
+    """Write D3's files of one name: so many rows in each split, and the list of titles."""
+    times = iter(range(1_500_000_000, 1_600_000_000))
+    for number, (split, rows) in enumerate(sizes.items()):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        rng = random.Random(number)
+        with (folder / split / f"{name}.csv").open("w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(["user_id", *D3_COLUMNS])
+            for row in range(rows):
+                *history, target = rng.sample(range(ITEMS), 4)
+                asins = [f"A{item}" for item in history]
+                stamps = [next(times) for _ in history]
+                titles = [title(item) for item in history]
+                past = [asins, f"A{target}", history, target, titles, title(target)]
+                ratings = [[5.0] * len(history), 4.0]
+                writer.writerow([f"{split}{row}", *past, *ratings, stamps, next(times)])
+    (folder / "info").mkdir(exist_ok=True)
+    info = "".join(f"{title(item)}\t{item}\n" for item in range(ITEMS))
+    (folder / "info" / f"{name}.txt").write_text(info, encoding="utf-8")
 
 
 def bigrec_prompt(row: dict[str, str]) -> str:

@@ -50,7 +50,7 @@ ROOMS = {
         stages.domains stages.checks
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.flag_values
-        commands.published_flags
+        commands.published_defaults commands.published_data commands.published_flags
         stages.item_names stages.made_from stages.inference stages.grounding_files
         commands.grounded_files stages.names stages.artefacts
         stages.validation_ndcg
@@ -61,7 +61,8 @@ ROOMS = {
         jobs.measured
         jobs.queue jobs.supervise jobs.background stages.comparison stages.seeds
         commands.recipes
-        commands.runs_tables commands.runs commands.plan commands.run commands.train
+        commands.runs_tables commands.runs commands.plan commands.run commands.published_train
+        commands.train
         commands.inference_flags commands.inference commands.evaluate
         stages.agreement commands.typeset commands.compare
         commands.explain_data commands.explain commands.vscode commands.mirrors commands.doctor

@@ -154,7 +154,8 @@ BIGREC = (
 )
 D3 = (
     "train_file eval_file info_file category logits_file K temperature guidance_scale"
-    " length_penalty st_year st_month ed_year ed_month"
+    " length_penalty st_year st_month ed_year ed_month local_rank deepspeed version"
+    " wandb_project wandb_run_name wandb_watch wandb_log_model"
 )
 
 

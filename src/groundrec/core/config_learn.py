@@ -269,6 +269,13 @@ class Train(Section):
             " with an instruction)."
         ),
     )
+    group_by_length: bool = setting(
+        ("train",),
+        default=True,
+        description=(
+            "Whether rows of similar length share a batch; otherwise batches are drawn at random."
+        ),
+    )
     max_examples: int | None = setting(
         ("train",),
         default=None,
@@ -295,13 +302,12 @@ class Train(Section):
             " loss, or by the NDCG@10 of the recipe's search."
         ),
     )
-    validation_queries: int = setting(
+    validation_queries: Annotated[int, Field(ge=1)] | Literal["all"] = setting(
         ("train",),
         default=500,
-        ge=1,
         description=(
             "Number of validation queries, sampled at random from each data set, for the validation"
-            " loss after each epoch. NDCG@10 uses only those of the main data set."
+            " loss after each epoch, or `all`. NDCG@10 uses only those of the main data set."
         ),
     )
     average: float = setting(

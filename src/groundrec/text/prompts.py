@@ -199,8 +199,9 @@ def template_of(
     name = template_named(recipe, domain, card)
     words = kept_words(recipe, domain, card)
     template = _of_rows(words) if name == OWN and words else _read(name)
-    # Words of its own need no domain to choose them by: it is a label then.
-    if section.domain and name != OWN and section.domain not in template.words:
+    # Words of its own need no domain to choose them by: it is a label then, also before an import.
+    by_domain = name != OWN and section.template != AUTO
+    if section.domain and by_domain and section.domain not in template.words:
         hint = did_you_mean(section.domain, template.words)
         raise ConfigError(
             f"the template has no words for this domain{hint}",

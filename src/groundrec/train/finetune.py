@@ -83,7 +83,7 @@ def finetune(
         model=model,
         args=args,
         train_dataset=objective.training_rows(domains, section, seed),
-        eval_dataset=objective.validation_rows(domains, section.validation_queries, seed),
+        eval_dataset=objective.validation_rows(domains, _validation_limit(domains, section), seed),
         callbacks=[average, _Reporter(metrics), patience],
         validation_ndcg=validation_ndcg,
         tree_attention=section.tree_attention,
@@ -98,6 +98,13 @@ def finetune(
             f"  {trimmed} prompts lost their oldest history to cutoff_len = {section.cutoff_len}"
         )
     return _whole(trainer, LanguageModel(model, language_model.tokenizer), folder)
+
+
+def _validation_limit(domains: Sequence[Domain], section: config_learn.Train) -> int:
+    """Return how many validation queries of a domain are used at most."""
+    if section.validation_queries == "all":
+        return max(len(domain.dataset.valid) for domain in domains)
+    return section.validation_queries
 
 
 def _with_precision(model: Any, section: config_learn.Train) -> Any:

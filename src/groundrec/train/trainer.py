@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch.utils.data import Sampler
+from torch.utils.data import RandomSampler, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -94,16 +94,15 @@ class ObjectiveTrainer(Trainer):
             torch.distributed.destroy_process_group()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        rows = cast("PaddedRows", self.train_dataset)
         if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
+            return self._shared_order(RandomSampler(self._rows), rows)
         per_step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         batch = per_step * self.args.world_size
         order = LengthGroupedSampler(batch, lengths=_lengths(self._rows))
-        return self._shared_order(order, cast("PaddedRows", self.train_dataset))
+        return self._shared_order(order, rows)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_eval_sampler(eval_dataset)
         drawn = torch.Generator().manual_seed(cast("int", self.args.data_seed))
         batch = self.args.eval_batch_size
         order = LengthGroupedSampler(batch, lengths=_lengths(eval_dataset), generator=drawn)
@@ -277,7 +276,7 @@ def arguments(section: config_learn.Train, seed: int, folder: Path) -> TrainingA
         lr_scheduler_type=section.schedule,
         warmup_steps=section.warmup_steps,
         weight_decay=section.weight_decay,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="group_by_length" if section.group_by_length else "random",
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_steps=10,

@@ -42,10 +42,10 @@ def test_a_setting_is_explained_in_both_languages(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_flag_without_a_setting_says_what_to_do_instead() -> None:
-    assert "Always on: rows of similar length share a batch" in said(
-        "group_by_length", "--lang", "en"
+    assert "one directory holds everything that a run produces" in said(
+        "output_dir", "--lang", "en"
     )
-    assert "see train.micro_batch_size" in said("group_by_length", "--lang", "en")
+    assert "see train.resume_from" in said("resume_from_checkpoint", "--lang", "en")
 
 
 def test_a_section_is_a_table_of_its_settings() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.app.commands.published_flags import parse_flags
-from groundrec.app.commands.train import PUBLISHED_FLAGS
+from groundrec.app.commands.published_defaults import SCRIPTS, SETTINGS, ScriptName
 from groundrec.core.files import read_json
 from groundrec.core.inputs import step_folder
 from tests.app.conftest import Tiny, slate_bytes, write_shop
@@ -49,7 +48,7 @@ def test_train_takes_the_options_of_run(tiny: Tiny, tmp_path: Path) -> None:
         ((), "nothing to train"),
         (("tiny.toml", "--base_model", "scratch"), "a recipe does not mix with the flags"),
         (("tiny.toml", "--num-epochs=3"), "a recipe does not mix with the flags"),
-        (("--base_model", "scratch", "--set", "seed=1"), "options for a recipe do not mix"),
+        (("--base_model", "scratch", "--seed", "1"), "is this BIGRec's train.py or D3's"),
         (("--base_model", "scratch", "tiny.toml"), "a recipe does not mix with the flags"),
         (("tiny.toml", "--run-dri", "runs/a"), "did you mean '--run-dir'"),
         (("tiny.toml", "other.toml"), "one recipe at a time"),
@@ -61,18 +60,18 @@ def test_the_forms_of_train_do_not_mix(arguments: tuple[str, ...], message: str)
     assert message in refused.err
 
 
-def test_every_flag_in_the_help_of_train_is_understood(tmp_path: Path) -> None:
-    shown = command("train", "--help", width=200).out
-    values = {"train_data_path": "train.json", "val_data_path": "valid.json", "seed": "7"}
-    for flag in PUBLISHED_FLAGS:
-        assert f"--{flag}" in shown
-        if flag in ("train_file", "eval_file"):
-            given = {"train_file": "d3/train/a.csv", "eval_file": "d3/valid/a.csv"}
-        elif flag in ("val_data_path", "test_data_path"):
-            given = {"train_data_path": "train.json", flag: "valid.json"}
-        else:
-            given = {"train_data_path": "train.json", flag: values.get(flag, "1")}
-        parse_flags([word for name, value in given.items() for word in (f"--{name}", value)])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_help_of_train_lists_every_word_with_its_default_and_setting(
+    script: ScriptName,
+) -> None:
+    shown = command("train", "--help", width=120).out
+    lines = {line.split()[0]: line.split() for line in shown.splitlines() if " --" in line}
+    for word, default in SCRIPTS[script].words.items():
+        line = lines[f"--{word}"]
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            assert float(line[1]) == default
+        assert len(line) > 1
+        assert SETTINGS.get(word, line[-1]) in line or word in SCRIPTS[script].unused
 
 
 def test_evaluate_measures_a_finished_run_again_without_redoing_it(

@@ -81,18 +81,22 @@ def import_dataset(
     name: str,
     out: Path,
     category: str,
+    files: Mapping[str, Path] | None = None,
     *,
     overwrite: bool = False,
     allow_leaks: bool = False,
 ) -> None:
     """Import into `out` what other code, by its `name`, has prepared in `folder`.
 
+    `files` are the splits' files to read instead of those that the folder is expected to hold.
     Raises `ArtifactError` if there is a data set already and it is not to be overwritten, and
     `DataError` for rows of validation or test that stand in train too, unless `allow_leaks`.
     """
     _refuse_dataset(out, overwrite)
-    # Importers of other packages need not know of leaks.
-    options = {"allow_leaks": True} if allow_leaks else {}
+    # Importers of other packages need not know of these.
+    options: dict[str, object] = {"allow_leaks": True} if allow_leaks else {}
+    if files:
+        options["files"] = files
     resolve("imports", name)(folder, out, category, **options)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from groundrec.app.commands.flag_values import flag_values
+from groundrec.app.commands.flag_values import NONE, flag_values, only_one, typed
 from groundrec.app.stages.inference import Inference
 from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.track import log
@@ -65,7 +65,6 @@ ELSEWHERE = {
     "share_gradio": "groundrec recommend RUN: there is no web page here, nor in that script",
     "server_name": "groundrec recommend RUN: there is no web page here, nor in that script",
 }
-NONE = ("", "None", "none")
 
 
 def parse_inference(arguments: Sequence[str]) -> Inference:
@@ -75,7 +74,7 @@ def parse_inference(arguments: Sequence[str]) -> Inference:
     defaults = {**OWN, **(BIGREC if script == "bigrec" else D3)}
     _refuse_unknown(given, script, defaults)
     value: dict[str, Any] = {
-        word: _typed(word, given[word], default) if word in given else default
+        word: typed(word, given[word], default) if word in given else default
         for word, default in defaults.items()
     }
     if unused := [f"--{word}" for word in UNUSED if word in given]:
@@ -88,7 +87,7 @@ def parse_inference(arguments: Sequence[str]) -> Inference:
     }
     return Inference(
         script,
-        _one(str(value["base_model"])),
+        only_one(str(value["base_model"])),
         _adapters(script, given),
         Path(value["test_data_path"]),
         Path(value["result_json_data"]),
@@ -147,23 +146,6 @@ def _refuse_unknown(given: Mapping[str, str], script: Form, known: Mapping[str, 
             accepted=", ".join(f"--{other}" for other in known),
             next_step="groundrec inference --help",
         )
-
-
-def _typed(word: str, text: str, default: object) -> Any:
-    """Return a value as Python, of the type of the word's default."""
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if isinstance(default, int):
-            return int(text)
-        if isinstance(default, float):
-            return float(text)
-    except (KeyError, ValueError):
-        kind = {bool: "True or False", int: "a whole number"}.get(type(default), "a number")
-        raise ConfigError(
-            "not a value of this word", value=f"--{word} {text}", accepted=kind
-        ) from None
-    return "" if text in NONE else text
 
 
 def _check(value: Mapping[str, Any], given: Mapping[str, str], script: Form) -> None:
@@ -229,7 +211,7 @@ def _check_d3(value: Mapping[str, Any], given: Mapping[str, str]) -> None:
 
 
 def _adapters(script: Form, given: Mapping[str, str]) -> Path | None:
-    text = _one(given.get("lora_weights", ""))
+    text = only_one(given.get("lora_weights", ""))
     if text in NONE:
         return None
     path = Path(text)
@@ -244,10 +226,4 @@ def _adapters(script: Form, given: Mapping[str, str]) -> Path | None:
 
 
 def _path(text: str) -> Path | None:
-    return None if text in NONE else Path(_one(text))
-
-
-def _one(text: str) -> str:
-    """Return the word of a list of one, as some published loops have it."""
-    parts = text.strip().removeprefix("[").removesuffix("]").split(",")
-    return parts[0].strip().strip("'\"") if text.startswith("[") and len(parts) == 1 else text
+    return None if text in NONE else Path(only_one(text))

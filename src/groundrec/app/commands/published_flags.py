@@ -1,218 +1,310 @@
-"""The flags of the published training commands, as a recipe.
+"""The words of the originals' training commands, as a recipe.
 
-The glossary says which setting each flag means; the data files are imported once. Knows nothing
-about training.
+Which script is meant decides the defaults of the words that are left out. Knows nothing about
+training.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
-from groundrec.app.commands.flag_values import flag_values
+from groundrec.app.commands.flag_values import NONE, flag_values, only_one, typed
+from groundrec.app.commands.published_data import DataFiles, find_data
+from groundrec.app.commands.published_defaults import SCRIPTS, SETTINGS, Script, ScriptName
 from groundrec.core.errors import ConfigError
-from groundrec.core.files import atomic_write
+from groundrec.core.files import read_json
 from groundrec.core.glossary import find
-from groundrec.core.recipe import load_recipe
 from groundrec.text.prompts import has_words
 
-__all__ = ["ParsedFlags", "parse_flags", "write_recipe"]
+__all__ = ["OWN", "ParsedFlags", "parse_flags"]
 
-FILES = ("train_data_path", "val_data_path", "test_data_path", "train_file", "eval_file")
-ALWAYS_ON = ("group_by_length",)
-"""What is done here whatever its flag says."""
-UNSET = ("", "None", "none")
-TRAINING_FILES = "BIGRec's train.json, or D3's train/….csv"
+OWN = ("script", "test_data_path", "info_file", "allow_leaks")
+"""Words of neither script: whose defaults are meant, files that are not where they are looked for,
+and whether rows of validation or test may stand in train.
+"""
+LAUNCHERS = "local_rank"
+"""A word that launchers add by themselves, to either script."""
+PLACEHOLDER = "XXX"
+"""What BIGRec's README gives as a checkpoint, which its script does not find and ignores."""
+WATCHED = 100
+"""Steps between the gradients that wandb's `watch` shows in transformers."""
 
 
 @dataclass(frozen=True)
 class ParsedFlags:
-    """What the flags ask for: settings as TOML texts, training data by domain, where to write.
+    """What the words ask for."""
 
-    The main domain comes first. `resume` continues the run that is already there.
-    """
-
-    given: dict[str, str]
-    data: dict[str, Path]
+    script: Script
+    given: Mapping[str, str]
+    """The words on the command line, as texts."""
+    values: Mapping[str, Any]
+    """Every word of the script: as given, or its default."""
+    others: Mapping[str, Any]
+    """Settings that words of neither script name."""
     out: Path
-    resume: bool
+
+    @property
+    def checkpoint(self) -> str:
+        """What to resume from: empty for nothing, `True` for the run in `out`."""
+        text = only_one(str(self.values["resume_from_checkpoint"]))
+        if text.lower() in ("", "false", PLACEHOLDER.lower()):
+            return ""
+        return "True" if text.lower() == "true" else text
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings that the words and the script's defaults decide, without the data."""
+        found = dict(self.script.fixed)
+        for word, value in self.values.items():
+            if word in SETTINGS and SETTINGS[word] not in self.script.fixed:
+                found[SETTINGS[word]] = value
+        found["model.base_model"] = only_one(str(found["model.base_model"]))
+        found |= _of_sample(self.values["sample"], self.script)
+        found |= _of_wandb(self.values, self.out.name)
+        if self.script.name == "bigrec":
+            found["train.precision"] = _half_precision()
+        if self.script.name == "d3" and any("lora" in setting for setting in self.others):
+            found["train.method"] = "lora"
+        found |= self.others
+        found["train.resume_from"] = self.checkpoint if self.is_elsewhere else None
+        return {setting: value for setting, value in found.items() if value not in (None, "")}
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the checkpoint is not one of the run in `out`."""
+        if self.checkpoint in ("", "True"):
+            return False
+        return not Path(self.checkpoint).resolve().is_relative_to(self.out.resolve())
+
+    @cached_property
+    def data(self) -> list[DataFiles]:
+        """The data files, the main domain's first; raises `ConfigError` for a missing one."""
+        named = {
+            word: value if isinstance(value, list) else [value]
+            for word in self.script.files
+            for value in [self.values[word]]
+        }
+        of_own = {word: only_one(self.given.get(word, "")) for word in OWN}
+        leaks = typed("allow_leaks", self.given.get("allow_leaks", "False"), default=False)
+        found = find_data(self.script, named, of_own["test_data_path"], of_own["info_file"])
+        return [replace(files, allow_leaks=leaks) for files in found]
 
     @property
     def settings(self) -> dict[str, str]:
-        """The whole recipe."""
+        """The whole recipe, as TOML texts by setting."""
         main, *others = self.data
-        # BIGRec's files hold their own words, which `auto` keeps; D3's hold titles alone.
-        of_data = '"d3"' if _is_d3(self.data[main]) else '"auto"'
-        template = self.given.get("model.template", of_data)
-        recipe = {
-            "name": json.dumps(self.out.name),
-            "data.dataset": json.dumps(str(self.imported(main))),
+        found: dict[str, Any] = {
+            "name": self.out.name,
+            "data.dataset": str(main.imported),
             # The published code trains nothing but the language model.
-            "signals": "[]",
-            "fuse.signals": "[]",
-            "model.template": template,
+            "signals": [],
+            "fuse.signals": [],
+            "model.template": self._template(main),
+            **self.resolved,
         }
-        if others or has_words(json.loads(template), main):
-            recipe["model.domain"] = json.dumps(main)
+        template = found["model.template"]
+        known = (others and template == "auto") or has_words(template, main.domain)
+        if "model.domain" not in found and known:
+            found["model.domain"] = main.domain
+        texts = {key: json.dumps(value, ensure_ascii=False) for key, value in found.items()}
         if others:
-            also = (f"{_quote(domain)} = {_quote(self.imported(domain))}" for domain in others)
-            recipe["train.extra_datasets"] = f"{{{', '.join(also)}}}"
-        return {**recipe, **self.given}
+            also = (
+                f"{json.dumps(one.domain, ensure_ascii=False)} = {json.dumps(str(one.imported))}"
+                for one in others
+            )
+            texts["train.extra_datasets"] = f"{{{', '.join(also)}}}"
+        return texts
 
-    def imported(self, domain: str) -> Path:
-        """Return where the data set of a domain is written."""
-        main = next(iter(self.data))
-        suffix = "" if domain == main else f"-{domain}"
-        return self.out.with_name(f"{self.out.name}-data{suffix}")
+    def _template(self, data: DataFiles) -> str:
+        """Return the template: BIGRec's files hold their own words, which `auto` keeps.
+
+        D3's hold titles alone, and some files of BIGRec's form have no words in common.
+        """
+        record = read_json(data.imported / "dataset.json")
+        if self.script.name == "d3" or (record and not record["card"].get("words")):
+            return self.script.name
+        return "auto"
+
+    def at(self, out: Path) -> ParsedFlags:
+        """Return the same words for another run directory."""
+        return replace(self, out=out)
 
 
 def parse_flags(arguments: Sequence[str]) -> ParsedFlags:
-    """Return what `--flag value …` asks for; raise `ConfigError` for an unknown flag."""
-    given = flag_values(arguments, "train")
-    files = {flag: given[flag] for flag in FILES if given.get(flag, "") not in UNSET}
-    data = _domains({flag: _paths(text) for flag, text in files.items()})
-    elsewhere = (*FILES, *ALWAYS_ON, "output_dir", "resume_from_checkpoint")
-    settings = {
-        _setting(flag): _toml(value)
-        for flag, value in given.items()
-        if flag not in elsewhere and not _is_unset(flag, value)
+    """Return what `--word value …` asks for; raise `ConfigError` for an unknown word."""
+    given = _without_no(flag_values(arguments, "train"))
+    script = _script(given)
+    values: dict[str, Any] = {}
+    for word, default in script.words.items():
+        values[word] = typed(word, given[word], default) if word in given else default
+    if values.get("lora_target_modules") == ["all-linear"]:
+        values["lora_target_modules"] = "all-linear"
+    others = {
+        _setting(word, script): _plain(text)
+        for word, text in given.items()
+        if word not in script.words and word not in (*OWN, LAUNCHERS)
     }
-    if "train.method" not in settings and any("lora" in key for key in settings):
-        settings["train.method"] = '"lora"'
-    out = Path(given.get("output_dir") or "runs/train")
-    checkpoint = given.get("resume_from_checkpoint", "")
-    if checkpoint in (*UNSET, "False"):
-        return ParsedFlags(settings, data, out, resume=False)
-    if checkpoint.lower() == "true" or _is_within(Path(checkpoint), out):
-        return ParsedFlags(settings, data, out, resume=True)
-    settings["train.resume_from"] = json.dumps(checkpoint)
-    return ParsedFlags(settings, data, out, resume=False)
+    _check(values, script)
+    return ParsedFlags(script, given, values, others, Path(str(values["output_dir"])))
 
 
-def write_recipe(parsed: ParsedFlags) -> Path:
-    """Import the data and write the recipe, both next to the run directory; return the recipe."""
-    file = parsed.out.with_name(f"{parsed.out.name}.toml")
-    for data in parsed.data.values():
-        if not data.is_file():
+def _without_no(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the words with `--notrain_on_inputs` as fire reads it: train_on_inputs is False."""
+    known = {word for script in SCRIPTS.values() for word in script.words}
+    found = {}
+    for word, text in given.items():
+        negated = word.removeprefix("no").removeprefix("_")
+        if word.startswith("no") and word not in known and negated in known and text == "true":
+            found[negated] = "False"
+        else:
+            found[word] = text
+    return found
+
+
+def _script(given: Mapping[str, str]) -> Script:
+    """Return the script whose words are given; raise `ConfigError` where that is not certain."""
+    named = given.get("script", "")
+    if named:
+        if named not in SCRIPTS:
             raise ConfigError(
-                "training data not found",
-                value=data,
-                accepted=TRAINING_FILES,
-                next_step="--train_data_path with the path of such a file",
+                "no such script", value=f"--script {named}", accepted=", ".join(SCRIPTS)
             )
-    # Checked before importing, which takes long and writes files.
-    load_recipe(None, [f"{key}={value}" for key, value in parsed.settings.items()])
-    for domain, data in parsed.data.items():
-        imported = parsed.imported(domain)
-        if not (imported / "dataset.json").exists():
-            from groundrec.app.commands.datasets import import_dataset
+        return SCRIPTS[cast(ScriptName, named)]
+    only = {name: list(_only(script, given)) for name, script in SCRIPTS.items()}
+    meant = [name for name, words in only.items() if words]
+    suffixes = {path.rpartition(".")[2] for path in _files(given)}
+    fits = {"bigrec": suffixes <= {"json"}, "d3": suffixes <= {"csv"}}
+    if len(meant) == 1 and fits[meant[0]]:
+        return SCRIPTS[cast(ScriptName, meant[0])]
+    words = " ".join(f"--{word}" for words in only.values() for word in words)
+    files = ", ".join(_files(given))
+    raise ConfigError(
+        "is this BIGRec's train.py or D3's? Their defaults differ",
+        value=" with ".join(filter(None, (words, files))) or "words that both have",
+        accepted=(
+            "BIGRec: --train_data_path and --val_data_path with .json files; D3: --train_file and"
+            " --eval_file with .csv files"
+        ),
+        next_step="add --script bigrec, or --script d3",
+    )
 
-            import_dataset(_folder(data), "d3" if _is_d3(data) else "bigrec", imported, "")
-    text = "".join(f"{key} = {value}\n" for key, value in parsed.settings.items())
-    with atomic_write(file) as part:
-        part.write_text(text, encoding="utf-8")
-    return file
+
+def _only(script: Script, given: Mapping[str, str]) -> Iterator[str]:
+    """Yield the words given that this script alone has."""
+    others = {word for other in SCRIPTS.values() if other is not script for word in other.words}
+    return (word for word in given if word in script.words and word not in {*others, LAUNCHERS})
 
 
-def _domains(files: dict[str, list[Path]]) -> dict[str, Path]:
-    """Return the training file of each domain, which is named after its folder.
+def _files(given: Mapping[str, str]) -> list[str]:
+    """Return the files named by either script's words."""
+    words = [word for script in SCRIPTS.values() for word in script.files]
+    return [
+        path for word in words if word in given for path in typed(word, given[word], []) if path
+    ]
 
-    `files` are those given with each flag.
-    """
-    if not any(files.values()):
-        raise ConfigError(
-            "no training data",
-            value="--train_data_path",
-            accepted=TRAINING_FILES,
-            next_step="groundrec train --help",
-        )
-    flag, training = next((flag, paths) for flag, paths in files.items() if paths)
-    domains = {re.sub(r"[^\w-]", "_", _folder(file).name): file for file in training}
-    if len(domains) < len(training) or (len(domains) > 1 and any(map(_is_d3, training))):
-        raise ConfigError(
-            "several training files are several domains, each in a folder with its name",
-            value=f"--{flag} {', '.join(map(str, training))}",
-            accepted="BIGRec's train.json of several folders, or one file of D3",
-        )
-    for other, paths in files.items():
-        if {_folder(file) for file in paths} != {_folder(file) for file in training}:
+
+def _setting(word: str, script: Script) -> str:
+    """Return the setting a word of neither script means; raise `ConfigError` unless it is one."""
+    for other in SCRIPTS.values():
+        if word in other.words and word not in SETTINGS:
             raise ConfigError(
-                "the splits of a domain must be files of one folder",
-                value=f"--{other} {', '.join(map(str, paths))}",
-                accepted=f"files next to {', '.join(map(str, training))}",
-                next_step=(
-                    "groundrec import FOLDER --format bigrec --out OUT, with a folder per domain"
-                ),
+                f"{script.title} has no such word; {other.title} has",
+                value=f"--{word}",
+                accepted=", ".join(f"--{known}" for known in script.words),
+                next_step=f"leave it out, or add --script {other.name}",
             )
-    return domains
-
-
-def _paths(text: str) -> list[Path]:
-    return [Path(path) for path in json.loads(_json_list(text))]
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
-
-
-def _is_d3(file: Path) -> bool:
-    return file.suffix == ".csv"
-
-
-def _folder(file: Path) -> Path:
-    """Return the folder that is imported for a training file."""
-    return file.resolve().parent.parent if _is_d3(file) else file.resolve().parent
-
-
-def _quote(value: object) -> str:
-    return json.dumps(str(value), ensure_ascii=False)
-
-
-def _setting(flag: str) -> str:
-    """Return the setting a flag means; raise `ConfigError` unless it is exactly one."""
-    settings, without = find(flag)
+    settings, without = find(word)
     chosen = [name for name in settings if name.startswith(("train.", "model."))] or settings
     if without or len(chosen) != 1:
         raise ConfigError(
             "no setting corresponds to this flag"
             if without
             else "this flag may mean several settings",
-            value=f"--{flag}",
+            value=f"--{word}",
             accepted=", ".join(chosen) or "another way, which the next command explains",
-            next_step=f"groundrec explain {flag}",
+            next_step=f"groundrec explain {word}",
         )
     return chosen[0]
 
 
-def _is_unset(flag: str, value: str) -> bool:
-    return value in UNSET or (flag == "sample" and value == "-1")
-
-
-def _toml(text: str) -> str:
-    """Return a value as TOML: numbers, booleans and lists as they are, else a string."""
-    if text in ("True", "False"):
-        return text.lower()
+def _plain(text: str) -> Any:
+    """Return the value of a setting that no script's default gives a type."""
     if text.startswith("["):
-        return _json_list(text)
+        return typed("", text, [])
+    if text in ("True", "False"):
+        return text == "True"
     try:
-        json.loads(text)
-        return text
+        return json.loads(text)
     except ValueError:
-        return text if _is_number(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _is_number(text: str) -> bool:
+        pass
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return None if text in NONE else text
 
 
-def _json_list(text: str) -> str:
-    """Return a list as a shell leaves it, `[q_proj,v_proj]`, as JSON; one word is a list of one."""
-    parts = text.strip().removeprefix("[").removesuffix("]").split(",")
-    return json.dumps([part.strip().strip("'\"") for part in parts if part.strip()])
+def _of_sample(sample: int, script: Script) -> dict[str, Any]:
+    """Return what a number of rows decides; a negative one stands for all of them."""
+    if sample < 0:
+        return {"train.max_examples": None}
+    found: dict[str, Any] = {"train.max_examples": sample}
+    if script.name == "d3":  # which samples its validation file alike
+        found["train.validation_queries"] = sample
+    return found
+
+
+def _of_wandb(values: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """Return what the words for wandb decide: nothing, unless they name a project."""
+    project = values["wandb_project"]
+    if not project:
+        return dict.fromkeys(("name", "track.project", "track.watch", "track.model"))
+    return {
+        "name": values["wandb_run_name"] or run,
+        "track.board": "wandb",
+        "track.project": project,
+        "track.watch": WATCHED if values["wandb_watch"] in ("gradients", "all") else 0,
+        "track.model": values["wandb_log_model"].lower() in ("true", "end", "1"),
+    }
+
+
+def _half_precision() -> str:
+    """Return fp16, as BIGRec trains, where this machine can."""
+    import torch
+
+    return "fp16" if torch.cuda.is_available() else "fp32"
+
+
+def _check(values: Mapping[str, Any], script: Script) -> None:
+    """Raise `ConfigError` for values that cannot be meant."""
+    if values.get("K"):
+        raise ConfigError(
+            "K of D3's train.py is not the k-core, and has no counterpart",
+            value=f"--K {values['K']}",
+            accepted="0",
+            next_step="leave it out; the k-core is groundrec prepare … --K",
+        )
+    if not values["base_model"] or not only_one(values["base_model"]):
+        raise ConfigError(
+            f"no model: {script.title} has no default either",
+            value="--base_model",
+            accepted="a folder, hf:ORG/NAME, modelscope:ORG/NAME, or scratch",
+            next_step="--base_model FOLDER",
+        )
+    watch = values["wandb_watch"]
+    log_model = values["wandb_log_model"].lower()
+    for word, value, accepted in (
+        ("wandb_watch", watch, ("", "false", "gradients", "all")),
+        ("wandb_log_model", log_model, ("", "false", "true", "0", "1", "end")),
+    ):
+        if value not in accepted:
+            raise ConfigError(
+                "not a value of this word",
+                value=f"--{word} {value}",
+                accepted=", ".join(filter(None, accepted)),
+                next_step=f"leave --{word} out",
+            )

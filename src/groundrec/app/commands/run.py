@@ -68,6 +68,8 @@ class RunOptions:
     debug_attach: int | None = None
     debug_rank: int | None = None
     as_json: bool = False
+    to_continue: str = "add --if-exists resume to the same command to continue"
+    """What to do after an interruption, printed then."""
 
     @property
     def reuse(self) -> IfExists:
@@ -153,8 +155,7 @@ def start(file: Path, options: RunOptions) -> None:
             as_json=options.as_json,
         )
         return
-    to_continue = "add --if-exists resume to the same command to continue"
-    execute(recipe, file, path, reuse, job, options, to_continue=to_continue)
+    execute(recipe, file, path, reuse, job, options, to_continue=options.to_continue)
 
 
 def _refuse_contradictions(options: RunOptions) -> None:

@@ -6,8 +6,9 @@ Knows nothing about what the published flags mean; `published_flags` does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -22,56 +23,50 @@ from groundrec.app.commands.options import (
     Quiet,
     RunDir,
     Set,
+    check_choice,
     options_given,
+)
+from groundrec.app.commands.published_defaults import SCRIPTS
+from groundrec.app.commands.published_flags import OWN, parse_flags
+from groundrec.app.commands.published_train import (
+    check,
+    explain,
+    help_lines,
+    recipe_of,
+    write_recipe,
 )
 from groundrec.app.commands.run import RunOptions, start
 from groundrec.app.commands.settings_table import print_settings
 from groundrec.core.errors import ConfigError, did_you_mean
-from groundrec.core.recipe import load_recipe
+from groundrec.core.processes import Processes
+from groundrec.core.runs import IfExists
 from groundrec.core.track import log, log_to
 
 __all__ = ["PUBLISHED_FLAGS", "train"]
 
-PUBLISHED_FLAGS = (
-    "base_model",
-    "train_data_path",
-    "val_data_path",
-    "test_data_path",
-    "train_file",
-    "eval_file",
-    "output_dir",
-    "resume_from_checkpoint",
-    "seed",
-    "sample",
-    "batch_size",
-    "micro_batch_size",
-    "num_epochs",
-    "learning_rate",
-    "cutoff_len",
-    "train_on_inputs",
-    "group_by_length",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
+PUBLISHED_FLAGS = tuple(
+    dict.fromkeys([*(word for script in SCRIPTS.values() for word in script.words), *OWN])
 )
-"""Flags of BIGRec's, D3's and alpaca-lora's train.py that mean something here."""
+"""The words of BIGRec's and D3's train.py, and those that go with them here."""
 BOTH_FORMS = "groundrec train RECIPE, or groundrec train --base_model … --train_data_path …"
-HELP = f"""Train the model of RECIPE, or train with the flags of BIGRec's or D3's train.py.
+HELP = f"""Train the model of RECIPE, or train with the words of BIGRec's or D3's train.py.
 
 With a recipe, run its stages up to training. This is `groundrec run RECIPE
 --until train`, and takes the same options.
 
     groundrec train demo --set train.epochs=3
 
-With the flags of the published code, write a recipe and import the data
-files next to --output_dir, and train; --dry-run prints the recipe instead.
+With the words of a published script, import the data files once, into
+imported-data/, write a recipe next to --output_dir, and train. Words left out
+have that script's defaults. The same command continues what is half made.
+--dry-run prints the settings instead; the other options work here too.
 
     groundrec train --base_model hf:ORG/NAME --output_dir runs/mine
       --train_data_path data/train.json --val_data_path data/valid.json
 
-Flags it understands: {", ".join(f"--{flag}" for flag in PUBLISHED_FLAGS)}.
-The two forms cannot be mixed.
+Each word, its default in the scripts, and the setting it decides:
+
+{chr(10).join(help_lines())}
 """
 
 
@@ -119,8 +114,8 @@ def train(
             "nothing to train", accepted=BOTH_FORMS, next_step="groundrec train --help"
         )
     if arguments[0].startswith("-"):
-        _refuse_options(context)
-        _train_by_flags(arguments, dry_run=dry_run)
+        asked = if_exists if "if_exists" in dict(options_given(context)) else None
+        _train_by_words(arguments, options, asked)
     else:
         _refuse_flags(arguments, context)
         start(Path(arguments[0]), options)
@@ -129,31 +124,33 @@ def train(
 train.__doc__ = HELP
 
 
-def _train_by_flags(arguments: Sequence[str], *, dry_run: bool) -> None:
-    from groundrec.app.commands.published_flags import parse_flags, write_recipe
-
+def _train_by_words(arguments: Sequence[str], options: RunOptions, asked: str | None) -> None:
+    """Train as a published command asks; `asked` is what to do with an existing run."""
+    if asked is not None:
+        check_choice("--if-exists", asked, get_args(IfExists))
+    log_to(None, quiet=options.quiet or options.as_json)
     parsed = parse_flags(arguments)
-    if dry_run:
-        assignments = [f"{key}={value}" for key, value in parsed.settings.items()]
-        print_settings(*load_recipe(None, assignments), as_json=False)
+    if options.run_dir:
+        parsed = parsed.at(options.run_dir)
+    recipe, origin = recipe_of(parsed, options.settings)
+    if not options.as_json and Processes.of().is_main:
+        for line in explain(parsed, recipe):
+            log.info(line)
+    reuse = check(parsed, recipe, cast(IfExists | None, asked))
+    if options.dry_run:
+        print_settings(recipe, origin, as_json=options.as_json)
         return
-    log_to(None)
     file = write_recipe(parsed)
-    log.info(f"groundrec train {file} --run-dir {parsed.out}")
-    if_exists = "resume" if parsed.resume else "fail"
-    start(file, RunOptions(run_dir=parsed.out, if_exists=if_exists, until="train"))
-
-
-def _refuse_options(context: typer.Context) -> None:
-    """Raise `ConfigError` if options for recipes come with the flags of published code."""
-    for name, option in options_given(context):
-        if name not in ("recipe", "dry_run"):
-            raise ConfigError(
-                "options for a recipe do not mix with the flags of published code",
-                value=option,
-                accepted=BOTH_FORMS,
-                next_step="--dry-run with the flags, or a recipe with the options",
-            )
+    log.info(f"groundrec train {file} --run-dir {parsed.out} --if-exists {reuse}")
+    start(
+        file,
+        replace(
+            options,
+            run_dir=parsed.out,
+            if_exists=reuse,
+            to_continue="the same command continues",
+        ),
+    )
 
 
 def _refuse_flags(arguments: Sequence[str], context: typer.Context) -> None:

@@ -34,13 +34,15 @@ def check_names(recipe: Recipe) -> None:
     _check_metric(recipe)
 
 
-def check_paths(recipe: Recipe) -> None:
+def check_paths(recipe: Recipe, *, with_data: bool = True) -> None:
     """Raise `DataError` for missing raw data, `ConfigError` for a missing file, model or device.
 
-    A package that is not installed raises `MissingDependency`.
+    A package that is not installed raises `MissingDependency`. Data sets that have yet to be
+    imported are left out unless `with_data`.
     """
     _check_packages(recipe)
-    fingerprints(recipe, _check_data(recipe))
+    if with_data:
+        fingerprints(recipe, _check_data(recipe))
     for name in ("allow", "deny"):
         path = getattr(recipe.recommend, name)
         if path and not path.is_file():

@@ -108,9 +108,10 @@ def _finetuned(
             allow=allow,
             deny=deny,
         )
+        limit = section.validation_queries
         judge = validation_ndcg(
             inputs,
-            x.dataset.valid.sample(section.validation_queries, x.recipe.seed),
+            x.dataset.valid.sample(None if limit == "all" else limit, x.recipe.seed),
             x.run.processes.local_world_size,
         )
     domains = [Domain(x.dataset, encoder, main_domain(x.recipe))]

@@ -41,7 +41,8 @@ class Importer(Protocol):
         """Save the data set in `folder`, of one `category` if it has several, to `out`.
 
         Returns its card. Raises `DataError` for rows of validation or test that stand in train
-        too, unless `allow_leaks`, which is only given where it is true.
+        too, unless `allow_leaks`, which is only given where it is true. Those of `d3` and `bigrec`
+        also take `files`, by split: exactly these are read.
         """
         ...
 

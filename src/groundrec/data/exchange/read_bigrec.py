@@ -38,12 +38,17 @@ NO_USERS_NOTE = "The files contain no users: every query has a user of its own."
 
 
 def bigrec(
-    folder: Path, out: Path, category: str = "", *, allow_leaks: bool = False
+    folder: Path,
+    out: Path,
+    category: str = "",
+    files: Mapping[str, Path] | None = None,
+    *,
+    allow_leaks: bool = False,
 ) -> dict[str, Any]:
     """Import BIGRec's JSON files, with the catalogue of `movies.dat` or `id2name.txt` if present.
 
     Without such a list, an item's id is its title. If several items share a title, the title refers
-    to the first one listed.
+    to the first one listed. `files` are the splits' files, which may have any names and folders.
     """
     if category:
         raise DataError(
@@ -52,7 +57,7 @@ def bigrec(
             accepted="a folder with the files of one data set",
             next_step="leave --category out",
         )
-    files = {split: _file(folder, split) for split in SPLITS}
+    files = files or {split: _file(folder, split) for split in SPLITS}
     items = _listed(folder)
     listed = len(items.titles)
     parts = {split: ImportedRows() for split in SPLITS}

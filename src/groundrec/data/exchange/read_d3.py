@@ -68,9 +68,19 @@ class _NumberedItems:
         return Catalogue(tuple(ids), tuple(self.titles))
 
 
-def d3(folder: Path, out: Path, category: str = "", *, allow_leaks: bool = False) -> dict[str, Any]:
-    """Import the files of D3's `process.py`; an item's id is its `asin`."""
-    files = _files(folder, category)
+def d3(
+    folder: Path,
+    out: Path,
+    category: str = "",
+    files: Mapping[str, Path] | None = None,
+    *,
+    allow_leaks: bool = False,
+) -> dict[str, Any]:
+    """Import the files of D3's `process.py`; an item's id is its `asin`.
+
+    `files` are those of the splits and of `info`, which may have any names and folders.
+    """
+    files = files or _files(folder, category)
     items = _NumberedItems(_titles(files["info"], semantic_ids=False))
     ratings = {}
     parts = {split: ImportedRows() for split in SPLITS}
