@@ -286,11 +286,13 @@ def test_a_base_model_without_a_part_is_refused(finished: Place, missing: str, n
 
 def test_an_answer_that_cannot_fit_is_refused_with_what_would(finished: Place) -> None:
     start = ("run", finished.recipe, "--run-dir", finished.folder / "new", "--until", "train")
-    quick = settings(
-        "model.template=bigrec", "train.cutoff_len=40", "signals=[]", "fuse.signals=[]"
-    )
+    quick = settings("model.template=bigrec", "train.cutoff_len=40", "fuse.signals=[]")
     message = refused(finished, *start, *quick, new_files="new")
-    least = int(re.findall(r"train\.cutoff_len=(\d+)", message)[0])
+    least = int(re.findall(r"at least (\d+)", message)[0])
+    whole = int(re.findall(r"train\.cutoff_len=(\d+)", message)[0])
+    assert f"at {whole}, 95% of the histories fit whole" in message
+    assert "signals/" not in message, "it is found out before signals are fitted"
+    assert whole > least
     again = command(
         *start,
         "--if-exists",
@@ -299,6 +301,8 @@ def test_an_answer_that_cannot_fit_is_refused_with_what_would(finished: Place) -
         *settings(f"train.cutoff_len={least}", "train.epochs=0.1"),
     )
     assert again.code == 0
+    assert f"train.cutoff_len = {least}: " in again.err
+    assert f"95% fit whole at {whole}" in again.err
 
 
 def test_an_unknown_title_is_refused(finished: Place) -> None:

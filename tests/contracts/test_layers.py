@@ -55,7 +55,8 @@ ROOMS = {
         commands.grounded_files stages.names stages.artefacts
         stages.validation_ndcg
         stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
-        stages.result_export stages.measure stages.page stages.training stages.stages stages.plan
+        stages.result_export stages.measure stages.page stages.training stages.history_room
+        stages.stages stages.plan
         recommender
         commands.recommend commands.explain_item jobs.records jobs.job pipeline jobs.state
         jobs.measured

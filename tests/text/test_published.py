@@ -213,9 +213,9 @@ def test_the_longest_of_the_instructions_must_fit_and_each_prompt_has_its_own_ro
 ) -> None:
     template = load_template(str(folder / "d3.toml"), "Books", "random")
     wide = Encoder(template, tokenizer_of("GPT-2"), TITLES, 1024)
-    longest, history = int(wide.answers.lengths.max()), [3] * 30
+    history = [3] * 30
     for head in (0, 1):
-        limit = len(wide.prompt(history[:7], head)) + longest
+        limit = len(wide.prompt(history[:7], head))
         encoder = Encoder(template, wide.tokenizer, TITLES, limit)
         assert encoder.prompt(history, head) == wide.prompt(history[:7], head)
     assert wide.prompt([], 0) != wide.prompt([], 1)

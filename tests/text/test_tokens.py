@@ -4,6 +4,7 @@ tokenizer.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -122,7 +123,8 @@ def test_a_prompt_keeps_the_instruction_and_the_newest_items(
     longest = int(wide.answers.lengths.max())
     encoder = encoder_of(kind, template, cutoff_len=len(wide.prompt([])) + longest + spare)
     prompt = encoder.prompt(history)
-    assert len(prompt) + longest <= encoder.cutoff_len
+    reserved = longest if template == "list" else 0
+    assert len(prompt) + reserved <= encoder.cutoff_len
     kept = [
         m for m in range(len(history) + 1) if wide.prompt(history[len(history) - m :]) == prompt
     ]
@@ -132,21 +134,52 @@ def test_a_prompt_keeps_the_instruction_and_the_newest_items(
 
 @pytest.mark.parametrize("template", template_names())
 def test_what_is_kept_is_as_much_as_fits(template: str) -> None:
+    """A prompt of its own fills `cutoff_len`; a running list leaves room for the longest answer."""
     wide = encoder_of("GPT-2", template)
     longest = int(wide.answers.lengths.max())
     history = [i % len(TITLES) for i in range(40)]
     for m in range(len(history)):
-        fits = len(wide.prompt(history[-m - 1 :])) + longest
-        encoder = encoder_of("GPT-2", template, cutoff_len=fits)
-        assert encoder.prompt(history) == wide.prompt(history[-m - 1 :])
+        fits = len(wide.prompt(history[-m - 1 :])) + (longest if template == "list" else 0)
+        if fits >= len(wide.prompt([])) + longest:
+            encoder = encoder_of("GPT-2", template, cutoff_len=fits)
+            assert encoder.prompt(history) == wide.prompt(history[-m - 1 :])
+
+
+@pytest.mark.parametrize("template", ["bigrec", "d3"])
+@given(history=histories, target=st.integers(0, len(TITLES) - 1), spare=st.integers(0, 120))
+@settings(max_examples=40, deadline=None)
+def test_a_training_row_reserves_its_own_answer(
+    template: str, history: list[int], target: int, spare: int
+) -> None:
+    """However long the longest title is, a row keeps as many items as fit with its own answer."""
+    wide = encoder_of("GPT-2", template)
+    longest = int(wide.answers.lengths.max())
+    encoder = encoder_of("GPT-2", template, cutoff_len=len(wide.prompt([])) + longest + spare)
+    row = encoder.example(np.array(history, np.int64), target).input_ids
+    whole = [
+        [*wide.prompt(history[len(history) - m :]), *wide.answers[target].tolist()]
+        for m in range(len(history) + 1)
+    ]
+    fitting = [ids for ids in whole if len(ids) <= encoder.cutoff_len]
+    assert row.tolist() == fitting[-1]
+    assert encoder.n_items_that_fit(history, target) == whole.index(fitting[-1])
+
+
+def test_a_prompt_leaves_room_where_the_model_has_no_further_positions() -> None:
+    tokenizer = copy.copy(tokenizer_of("GPT-2"))
+    tokenizer.model_max_length = 150
+    encoder = Encoder(load_template("bigrec"), tokenizer, TITLES, cutoff_len=150)
+    longest = int(encoder.answers.lengths.max())
+    assert len(encoder.prompt([i % len(TITLES) for i in range(60)])) + longest <= 150
 
 
 def test_prompts_that_lose_history_are_counted() -> None:
     wide = encoder_of("GPT-2", "bigrec")
     encoder = encoder_of(
-        "GPT-2", "bigrec", cutoff_len=len(wide.prompt([0, 0])) + int(wide.answers.lengths.max()) + 2
+        "GPT-2", "bigrec", cutoff_len=len(wide.prompt([])) + int(wide.answers.lengths.max()) + 2
     )
-    for history in ([], [0], [0, 0], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7]):
+    many = [i % len(TITLES) for i in range(80)]
+    for history in ([], [0], many, many[::-1]):
         encoder.prompt(history)
     assert encoder.trimmed == 2
 
@@ -155,9 +188,9 @@ def test_a_cutoff_that_holds_no_answer_is_refused_and_the_named_one_is_not() -> 
     with pytest.raises(ConfigError, match="does not fit") as caught:
         encoder_of("GPT-2", "bigrec", cutoff_len=20)
     least = int(caught.value.next_step.rpartition("=")[2])
-    assert encoder_of("GPT-2", "bigrec", cutoff_len=least).prompt([0]) == encoder_of(
-        "GPT-2", "bigrec"
-    ).prompt([])
+    encoder = encoder_of("GPT-2", "bigrec", cutoff_len=least)
+    longest = int(encoder.answers.lengths.argmax())
+    assert encoder.n_items_that_fit([0], longest) == 0
     with pytest.raises(ConfigError):
         encoder_of("GPT-2", "bigrec", cutoff_len=least - 1)
 

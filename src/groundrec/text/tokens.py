@@ -24,7 +24,7 @@ from groundrec.text.prompts import Template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["END", "IGNORED", "PAD", "START", "Encoder", "Example", "train_tokenizer"]
+__all__ = ["END", "IGNORED", "PAD", "START", "UNLIMITED", "Encoder", "Example", "train_tokenizer"]
 
 IGNORED = -100
 """Label of a token that does not count in the loss."""
@@ -34,6 +34,9 @@ CHUNK = 1 << 14
 
 SAMPLED_ITEMS = 256
 """Number of items from which the common prefix of all prompts is estimated."""
+
+UNLIMITED = 1 << 40
+"""Stands for the tokenizers that know no limit."""
 
 PAD = 0
 START = 1
@@ -104,13 +107,19 @@ class Encoder:
         after_item = t.item.split("{title}")[1]
         self.answers = self._answers_after(t.tail or after_item, self._end())
         longest = int(self.answers.lengths.max())
-        self._max_prompt = self.cutoff_len - longest
+        # Room for a prompt after which any answer has to fit.
+        self._room_for_all = self.cutoff_len - longest
+        # A model has no positions past what its tokenizer says: answers have to fit before that.
+        at_most = int(min(self.tokenizer.model_max_length, UNLIMITED)) - longest
+        self._room = self._room_for_all
+        if not t.running:
+            self._room = max(self._room_for_all, min(self.cutoff_len, at_most))
         # [I]: about how many tokens an item takes in the history; exact in a running list.
         around = len(self._ids(t.separator + t.item.replace("{title}", "")))
         self._cost = self.answers.lengths + (0 if t.running else around)
         # The length of the prompt with an empty history, for each instruction.
         self._empty = [len(self._whole([], number)) for number in range(len(t.heads))]
-        if (missing := max(self._empty) - self._max_prompt) > 0:
+        if (missing := max(self._empty) - self._room_for_all) > 0:
             raise ConfigError(
                 "the longest answer does not fit after the instruction",
                 value=f"cutoff_len = {self.cutoff_len}",
@@ -133,9 +142,15 @@ class Encoder:
     ) -> list[int]:
         """Return the tokens of the prompt for a history of item numbers, oldest first.
 
-        The oldest items are left out if they do not fit into `cutoff_len` with the longest answer.
+        The oldest items are left out if they do not fit into `cutoff_len`. Nothing is reserved for
+        the answer, which is not known yet; a running list leaves room for the longest.
         """
-        ids, fitting = self._fitted(history, instruction)
+        return self._counted(history, instruction, self._room)
+
+    def _counted(
+        self, history: NDArray[np.integer] | Sequence[int], instruction: int, room: int
+    ) -> list[int]:
+        ids, fitting = self._fitted(history, instruction, room)
         self.trimmed += fitting < len(history)
         return ids
 
@@ -158,9 +173,21 @@ class Encoder:
             ends[end] = True
         return ends
 
-    def n_items_that_fit(self, history: NDArray[np.integer] | Sequence[int]) -> int:
-        """Return how many of the latest items fit into `cutoff_len` with the longest answer."""
-        return self._fitted(history, 0)[1]
+    def n_items_that_fit(
+        self, history: NDArray[np.integer] | Sequence[int], target: int | None = None
+    ) -> int:
+        """Return how many of the latest items fit into `cutoff_len` with the answer `target`, by
+        default with the longest one.
+        """
+        return self._fitted(history, 0, self._room_before(target))[1]
+
+    def _room_before(self, target: int | None) -> int:
+        """Return the room for a prompt before an answer, or before any; running lists are cut
+        where any would fit.
+        """
+        if target is None or self.template.running:
+            return self._room_for_all
+        return self.cutoff_len - len(self.answers[target])
 
     def example(
         self,
@@ -172,10 +199,12 @@ class Encoder:
     ) -> Example:
         """Return one training row: the prompt for `history`, then the answer `target`.
 
-        If `varied`, the instruction is drawn for this example, else it is the first.
+        The oldest items are left out if they do not fit into `cutoff_len` with this answer. If
+        `varied`, the instruction is drawn for this example, else it is the first.
         """
         instruction = self._draw_instruction(history, target) if varied else 0
-        prompt = np.array(self.prompt(history, instruction), np.int32)
+        room = self._room_before(target)
+        prompt = np.array(self._counted(history, instruction, room), np.int32)
         before = prompt if train_on_inputs else np.full_like(prompt, IGNORED)
         ids = self.answers[target]
         labels = self._labels(target)
@@ -206,23 +235,23 @@ class Encoder:
         return np.array([*cuts, len(items)])
 
     def _fitted(
-        self, history: NDArray[np.integer] | Sequence[int], instruction: int
+        self, history: NDArray[np.integer] | Sequence[int], instruction: int, most: int
     ) -> tuple[list[int], int]:
-        """Return the longest prompt that leaves room for every answer, and its number of items."""
+        """Return the longest prompt of at most `most` tokens, and its number of items."""
         # Estimate the number of items from their separate costs, newest first.
         taken = self._cost[np.asarray(history, np.int64)[::-1]].cumsum()
-        room = self._max_prompt - self._empty[instruction]
+        room = most - self._empty[instruction]
         n = int(np.searchsorted(taken, room, side="right"))
         ids = self._whole(history[len(history) - n :], instruction)
         if self.template.running:
             return ids, n
         # Merges across items make them shorter or longer than alone, so correct the estimate.
-        while len(ids) > self._max_prompt:
+        while len(ids) > most and n > 0:
             n -= 1
             ids = self._whole(history[len(history) - n :], instruction)
         while n < len(history):
             longer = self._whole(history[len(history) - n - 1 :], instruction)
-            if len(longer) > self._max_prompt:
+            if len(longer) > most:
                 break
             ids = longer
             n += 1

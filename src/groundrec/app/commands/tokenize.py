@@ -261,7 +261,7 @@ def _tokenize_example(path: Path, tokenizer: PreTrainedTokenizerBase, number: in
     query = dataset.train[number]
     target = int(dataset.train.targets[number][0])
     encoder = run.encoder(tokenizer)
-    left_out = len(query.history) - encoder.n_items_that_fit(query.history)
+    left_out = len(query.history) - encoder.n_items_that_fit(query.history, target)
     if encoder.template.running:
         made = encoder.running(np.append(query.history[left_out:], target))
     else:

@@ -20,6 +20,7 @@ from groundrec.app.stages.choose_alpha import choose_assistant_weight
 from groundrec.app.stages.domains import fingerprints
 from groundrec.app.stages.fusion import Split, fuse
 from groundrec.app.stages.gather import gather
+from groundrec.app.stages.history_room import check_room
 from groundrec.app.stages.made_from import SEARCH, SPLITS, Finished, Upstream
 from groundrec.app.stages.measure import measure
 from groundrec.app.stages.page import write_page
@@ -65,6 +66,8 @@ def run_recipe(recipe: Recipe, run: Run, until: str | None = None) -> None:
             # What can be refused once the data is there is refused before anything is fitted.
             refuse_without_validation(recipe, x.dataset)
             fingerprints(recipe, x.dataset.fingerprint)
+            if until != "signals" and run.processes.is_main:
+                check_room(x)
         for step in steps(recipe):
             inputs = step.inputs(recipe, upstream, run)
             run.step(step.name, inputs, partial(step.work, x), together=step.together)

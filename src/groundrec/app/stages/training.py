@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from groundrec.text.tokens import Encoder
     from groundrec.text.trie import Trie
 
-__all__ = ["refuse_without_validation", "train"]
+__all__ = ["answers_by_popularity", "refuse_without_validation", "train"]
 
 
 def train(x: Artefacts, start: StartPoint | None, folder: Path) -> None:
@@ -137,7 +137,7 @@ def _starting_model(
     if start and start.kind == "model":
         lm = language.load(start.path, start.weights)
     else:
-        answers = _answers_by_popularity(x.recipe, x.dataset, others)
+        answers = answers_by_popularity(x.recipe, x.dataset, others)
         lm = language.open_base(x.recipe.model, answers, x.recipe.seed)
     lm = language.with_tokens(lm, _tokens_to_add(x.recipe, (x.dataset, *others.values())))
     if section.method == "qlora":
@@ -164,7 +164,7 @@ def _log_words(recipe: Recipe, datasets: Mapping[str | None, PreparedDataset]) -
             )
 
 
-def _answers_by_popularity(
+def answers_by_popularity(
     recipe: Recipe, dataset: PreparedDataset, others: Mapping[str, PreparedDataset]
 ) -> Iterator[str]:
     """Yield each item's answer as often as it was taken: what a new tokenizer is learned from."""
