@@ -11,6 +11,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from groundrec.app.commands.main import main
+from groundrec.core.language import use_language
 from groundrec.core.track import log
 
 __all__ = ["Result", "command", "keeping_the_log"]
@@ -44,6 +45,8 @@ def command(*arguments: object, width: int = 120) -> Result:
             main()
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:
+            use_language("en")
     return Result(code, out.getvalue(), err.getvalue())
 
 

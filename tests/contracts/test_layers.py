@@ -16,9 +16,9 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
-        errors files alive stop types track aliases trees config config_learn config_signals
-        config_rank config_track recipe_files recipe glossary affects inputs registry processes
-        environment runs
+        errors language files alive stop types track aliases trees config config_learn
+        config_signals config_rank config_track recipe_files recipe glossary affects inputs
+        registry processes environment runs
     """,
     "data": """
         raw.files raw.literals raw.lines raw.tables raw.download raw.fetch
@@ -48,6 +48,7 @@ ROOMS = {
     "app": """
         boards commands.options commands.terminal commands.tokens_shown commands.track
         stages.domains stages.checks
+        commands.language_option
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.flag_values
         commands.published_defaults commands.published_data commands.published_flags

@@ -14,7 +14,6 @@ from groundrec.core.glossary import (
     FOLDER,
     ORIGINALS,
     REQUIRED,
-    choose_language,
     entries,
     find,
     flags,
@@ -171,24 +170,6 @@ def test_every_published_flag_that_decides_a_result_is_known(word: str) -> None:
 def test_a_misspelled_name_gets_the_closest_one_suggested(word: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
         find(word)
-
-
-def test_the_locale_chooses_the_language_unless_one_is_given() -> None:
-    assert (
-        choose_language(None, {})
-        == choose_language(None, {"LANG": "C.UTF-8"})
-        == choose_language(None, {"LC_ALL": "de_DE"})
-        == "en"
-    )
-    assert (
-        choose_language(None, {"LANG": "zh_CN.UTF-8"})
-        == choose_language(None, {"LC_ALL": "", "LANG": "zh_TW"})
-        == "zh"
-    )
-    assert choose_language(None, {"LC_ALL": "en_US.UTF-8", "LANG": "zh_CN.UTF-8"}) == "en"
-    assert choose_language("zh", {"LC_ALL": "en_US.UTF-8"}) == "zh"
-    with pytest.raises(ConfigError, match="unsupported language: fr"):
-        choose_language("fr")
 
 
 def test_accepted_values_are_stated() -> None:

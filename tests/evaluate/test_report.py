@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from groundrec.core.errors import ConfigError
+from groundrec.core.language import use_language
 from groundrec.evaluate.report import (
     Curve,
     FusionCurve,
@@ -305,3 +307,35 @@ def test_a_report_whose_names_do_not_fit_is_refused(tmp_path: Path) -> None:
         replace(report(), main_metric="mrr@10")
     with pytest.raises(ConfigError, match=r"\.png or \.svg"):
         picture(tmp_path / "a.bmp", report())
+
+
+@pytest.fixture
+def chinese() -> Iterator[None]:
+    use_language("zh")
+    yield
+    use_language("en")
+
+
+@pytest.mark.usefixtures("chinese")
+def test_the_page_and_the_table_are_chinese(tmp_path: Path) -> None:
+    ours = replace(
+        report(),
+        warnings=("The 5-core is computed over all events, including test: a mild leak.",),
+    )
+    text = written(tmp_path, ours)
+    page = Page(text)
+    assert '<html lang="zh-CN">' in text
+    assert not page.wrong
+    assert page.inside("h2")[0] == "所有方法，同一批请求"
+    assert page.inside("h1") == [
+        "在 a small shop 上，LM + co-occurrence 的 NDCG@10 = 0.250，"
+        "比 co-occurrence (0.200) 高 25%，p < 0.001。"
+    ]
+    assert any(line.startswith("5-core 在全部交互上计算") for line in page.inside("p"))
+    assert page.inside("mark")[0] == "标出"
+    # Names of methods, titles and recipes stay as they are.
+    assert "LM + co-occurrence" in page.inside("th")
+    assert NASTY in page.inside("li")
+    assert "与 co-occurrence 相比" in table_text(ours)
+    left = [text for text in page.inside("p") if re.search("[a-z]{4,} [a-z]{4,} [a-z]{4,}", text)]
+    assert left == []

@@ -7,7 +7,6 @@ section of a recipe. Knows nothing about the user's data, nor about how this is 
 from __future__ import annotations
 
 import difflib
-import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from typing import Any
 
 from groundrec.core.aliases import former_name
 from groundrec.core.errors import ConfigError
+from groundrec.core.language import LANGUAGES
 from groundrec.core.recipe import Recipe, settings
 
 __all__ = [
-    "LANGUAGES",
     "REQUIRED",
     "Entry",
     "Flag",
-    "choose_language",
     "entries",
     "find",
     "flags",
@@ -33,7 +31,6 @@ __all__ = [
     "texts_of",
 ]
 
-LANGUAGES = ("en", "zh")
 FOLDER = Path(__file__).parent / "words"
 REQUIRED = ("cost", "zh", "zh_cost")
 """Keys that every setting must have in those files."""
@@ -85,27 +82,6 @@ class Flag:
     by: str
     text: str
     see: tuple[str, ...]
-
-
-def choose_language(given: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the language `given`, or else the locale's, or else English.
-
-    Raises `ConfigError` for an unsupported language.
-    """
-    if given is not None:
-        if given not in LANGUAGES:
-            raise ConfigError(
-                "unsupported language",
-                value=given,
-                accepted=", ".join(LANGUAGES),
-                next_step="--lang en",
-            )
-        return given
-    locale = next(
-        (environment[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environment.get(name)),
-        "",
-    )
-    return "zh" if locale.lower().startswith("zh") else "en"
 
 
 def text_file(setting: str) -> Path:

@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 
 from groundrec.core.errors import ConfigError
 from groundrec.core.files import atomic_write
+from groundrec.core.language import say
 from groundrec.evaluate.statistics import Interval
 
 __all__ = [
@@ -174,7 +175,11 @@ def lines(axes: Axes, curve: Curve) -> None:
         )
     if curve.kept is not None:
         axes.axvline(
-            curve.kept, color=PALETTE["quiet"], linewidth=1, linestyle=(0, (2, 3)), label="kept"
+            curve.kept,
+            color=PALETTE["quiet"],
+            linewidth=1,
+            linestyle=(0, (2, 3)),
+            label=say("kept"),
         )
     axes.grid(axis="y")
     axes.set_xlabel(curve.x_label)
@@ -220,7 +225,7 @@ def fusion(axes: Axes, curve: FusionCurve) -> None:
         axes.set_xticks([0, 0.5, 1, 10, 99], [f"0\n{curve.model}", "0.5", "1", "10", "99"])
         axes.minorticks_off()
     axes.grid(axis="y")
-    title = f"{curve.metric}, {curve.model} with {curve.signal}"
+    title = say("{0}, {1} with {2}", curve.metric, curve.model, curve.signal)
     axes.set_title(f"{title}\n{curve.kind}" if curve.kind else title)
 
 
@@ -241,7 +246,7 @@ def tiles(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]], label: str) -
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
-    axes.set_xticks([0.5, width - 0.5], ["most popular", "rarest"])
+    axes.set_xticks([0.5, width - 0.5], [say("most popular"), say("rarest")])
     axes.tick_params(axis="x", length=0)
     axes.spines["bottom"].set_visible(False)
     axes.set_xlabel(label)

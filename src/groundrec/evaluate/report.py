@@ -10,6 +10,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groundrec.core.files import atomic_write
+from groundrec.core.language import language, localize, say
 from groundrec.evaluate import charts
 from groundrec.evaluate.charts import Curve, FusionCurve, Series
 from groundrec.evaluate.report_data import Method, Pick, Report, UserExample
@@ -72,12 +74,15 @@ def headline(report: Report) -> str:
     reference = next(m for m in report.methods if m.name == report.reference)
     metric = _label(report.main_metric)
     value = best.metrics[report.main_metric].mean
-    start = f"On {report.dataset}, {best.name} reaches {metric} = {value:.3f}"
+    dataset = localize(report.dataset)
+    start = say("On {0}, {1} reaches {2} = {3}", dataset, best.name, metric, f"{value:.3f}")
     if best.name == reference.name:
-        return f"{start}; no other method does better."
+        return say("{0}; no other method does better.", start)
     other = reference.metrics[report.main_metric].mean
-    gain = f"{value / other - 1:.0%} above" if other else "above"
-    return f"{start}, {gain} {reference.name} ({other:.3f}){_significance(best.comparison)}."
+    compared = f"{reference.name} ({other:.3f})"
+    gain = say("{0} above {1}", f"{value / other - 1:.0%}", compared) if other else ""
+    gain = gain or say("above {0}", compared)
+    return say("{0}, {1}{2}.", start, gain, _significance(best.comparison))
 
 
 def console_table(report: Report) -> Table:
@@ -89,16 +94,18 @@ def console_table(report: Report) -> Table:
     metrics = [name for name in report.methods[0].metrics if name.endswith(f"@{k}")]
     table = Table(
         title=Text(report.title),
-        caption=f"{report.queries:,} queries of {report.users:,} users, 95% interval",
+        caption=say(
+            "{0} queries of {1} users, 95% interval", f"{report.queries:,}", f"{report.users:,}"
+        ),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("method", overflow="fold")
+    table.add_column(say("method"), overflow="fold")
     for name in metrics:
         table.add_column(_label(name), justify="right", no_wrap=True)
     comparisons = [_compared(report, method) for method in report.ranked]
     width = max(_REFERENCE_WIDTH, *map(len, comparisons))
-    heading = textwrap.fill(f"against {report.reference}", width)
+    heading = textwrap.fill(say("against {0}", report.reference), width)
     table.add_column(Text(heading), justify="right", no_wrap=True)
     for rank, (method, compared) in enumerate(zip(report.ranked, comparisons, strict=True)):
         cells = [Text(_three(method.metrics[name].mean)) for name in metrics]
@@ -135,9 +142,12 @@ def write_report(path: Path, report: Report) -> None:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     jinja.filters.update(number=_number, label=_label, three=_three, range=_range, share=_share)
+    jinja.filters["localize"] = lambda text: localize(str(text))
     template = jinja.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
     page = template.render(
         report=report,
+        say=say,
+        html_language={"en": "en", "zh": "zh-CN"}[language()],
         headline=headline(report),
         style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         palette=charts.PALETTE,
@@ -193,33 +203,43 @@ def _tables(report: Report) -> _TableContext:
 def _charts(report: Report) -> _ChartContext:
     names = [method.name for method in report.ranked]
     shares = [
-        *([("targets", report.target_exposure)] if report.target_exposure else []),
+        *([(say("targets"), report.target_exposure)] if report.target_exposure else []),
         *((m.name, m.exposure) for m in report.ranked),
     ]
-    tiles = partial(charts.tiles, rows=shares, label="tenths of all training interactions")
+    tiles = partial(charts.tiles, rows=shares, label=say("tenths of all training interactions"))
     return {
         "dots": _inline(
             _dots(report),
             "dots",
-            f"{_label(report.main_metric)} of every method",
+            say("{0} of every method", _label(report.main_metric)),
             60 + 34 * len(names),
         ),
         "exposure": _inline(
-            tiles, "exposure", "What each method recommends, by popularity", 60 + 26 * len(shares)
+            tiles,
+            "exposure",
+            say("What each method recommends, by popularity"),
+            60 + 26 * len(shares),
         ),
         "curves": [
             _inline(partial(charts.lines, curve=curve), f"curve{i}", curve.title)
-            for i, curve in enumerate(report.curves)
+            for i, curve in enumerate(map(_localized, report.curves))
         ],
         "fusion": [
             _inline(
                 partial(charts.fusion, curve=curve),
                 f"fusion{i}",
-                f"{curve.metric} by fusion weight, {curve.signal}",
+                say("{0} by fusion weight, {1}", curve.metric, curve.signal),
             )
             for i, curve in enumerate(report.fusion)
         ],
     }
+
+
+def _localized(curve: Curve) -> Curve:
+    series = tuple(replace(one, name=localize(one.name)) for one in curve.series)
+    return replace(
+        curve, title=localize(curve.title), x_label=localize(curve.x_label), series=series
+    )
 
 
 def _inline(draw: Callable[[Axes], None], name: str, title: str, height: float = 250) -> Markup:
@@ -267,7 +287,7 @@ def _p(value: float) -> str:
 def _compared(report: Report, method: Method) -> str:
     """Return the relative difference from the reference, its adjusted p, and ▲ or ▼ if p < 0.05."""
     if method.comparison is None:
-        return "reference" if method.name == report.reference else "–"
+        return say("reference") if method.name == report.reference else "–"
     other = method.metrics[report.main_metric].mean - method.comparison.difference
     difference = method.comparison.difference
     gain = f"{difference / other:+.0%}" if other else f"{difference:+.3f}"
@@ -282,5 +302,5 @@ def _significance(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
     if comparison.adjusted < 0.05:
-        return f", {_p(comparison.adjusted)}"
-    return f"; with {_p(comparison.adjusted)}, this could be chance"
+        return say(", {0}", _p(comparison.adjusted))
+    return say("; with {0}, this could be chance", _p(comparison.adjusted))

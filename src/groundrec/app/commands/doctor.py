@@ -24,11 +24,13 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
 from groundrec.app.commands.mirrors import services
 from groundrec.app.commands.options import Json
+from groundrec.core.language import localize
 from groundrec.core.recipe import Recipe, load_recipe
 
 __all__ = ["Check", "checks", "doctor", "needs"]
@@ -316,11 +318,13 @@ def _write_launch(*, as_json: bool) -> None:
 
 def _print(found: list[Check]) -> None:
     console = Console(highlight=False)
-    wide = max(len(check.name) for check in found)
+    names = {check.name: localize(check.name) for check in found}
+    wide = max(map(cell_len, names.values()))
     for check in found:
         mark, style = ("✓", "green") if check.ok else ("✗", "red" if check.needed else "yellow")
-        line = Text.assemble((mark, style), f" {check.name:<{wide}}  {check.found}")
+        name = set_cell_size(names[check.name], wide)
+        line = Text.assemble((mark, style), f" {name}  {localize(check.found)}")
         if not check.ok:
-            line.append("" if check.needed else "  (optional)", style="dim")
-            line.append(f"\n  {'':<{wide}}  → {check.fix}")
+            line.append("" if check.needed else localize("  (optional)"), style="dim")
+            line.append(f"\n  {'':<{wide}}  → {localize(check.fix)}")
         console.print(line, soft_wrap=True)

@@ -23,15 +23,14 @@ from groundrec.app.commands.settings_table import format_value
 from groundrec.core.config_learn import Train
 from groundrec.core.errors import ConfigError
 from groundrec.core.glossary import (
-    LANGUAGES,
     Entry,
     Flag,
-    choose_language,
     entries,
     find,
     flags,
     format_names,
 )
+from groundrec.core.language import LANGUAGES, language
 
 __all__ = ["explain_setting", "manual"]
 
@@ -65,10 +64,6 @@ def explain_setting(
             help="A setting, its last part, its section, or its name in published code."
         ),
     ],
-    lang: Annotated[
-        str | None,
-        typer.Option(help=f"Language: {' or '.join(LANGUAGES)}. Default: that of the locale."),
-    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="A run directory, for an example from its data.")
     ] = None,
@@ -85,7 +80,7 @@ def explain_setting(
             accepted="one of the two",
             next_step="leave out --dataset",
         )
-    lang = choose_language(lang)
+    lang = language()
     settings, without = find(setting)
     found = [entry for entry in entries(lang) if entry.setting in settings]
     notes = [flag for flag in flags(lang) if flag.name in without]

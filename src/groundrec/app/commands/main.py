@@ -22,6 +22,7 @@ from groundrec.app.commands.evaluate import evaluate
 from groundrec.app.commands.explain import explain_setting
 from groundrec.app.commands.explain_item import explain_item
 from groundrec.app.commands.inference import inference
+from groundrec.app.commands.language_option import give_every_command_its_language
 from groundrec.app.commands.models import app as models_app
 from groundrec.app.commands.options import Json, check_choice
 from groundrec.app.commands.recipes import app as recipes_app
@@ -33,6 +34,7 @@ from groundrec.app.commands.tokenize import tokenize
 from groundrec.app.commands.track import app as track_app
 from groundrec.app.commands.train import train
 from groundrec.core.errors import GroundrecError
+from groundrec.core.language import choose_language, localize_error, use_language
 from groundrec.core.registry import BUILT_IN, names
 
 __all__ = ["app", "main"]
@@ -56,10 +58,11 @@ def main() -> None:
     # Arrow's own allocator keeps what was freed: a tenth of what preparing data takes.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     atexit.register(gc.freeze)
+    use_language(choose_language())
     try:
         app()
     except GroundrecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(localize_error(error), file=sys.stderr)
         sys.exit(2)
 
 
@@ -104,3 +107,4 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(runs_app, name="runs")
 app.add_typer(models_app, name="models")
 app.add_typer(track_app, name="track")
+give_every_command_its_language(app)

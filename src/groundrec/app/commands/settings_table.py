@@ -17,6 +17,8 @@ from groundrec.app.commands.options import Json
 from groundrec.app.commands.terminal import print_table
 from groundrec.app.stages.domains import size_table, sizes
 from groundrec.core.errors import ConfigError, did_you_mean
+from groundrec.core.glossary import entries
+from groundrec.core.language import language, say
 from groundrec.core.recipe import Recipe, settings
 
 __all__ = ["format_value", "print_settings", "settings_command"]
@@ -27,8 +29,8 @@ def settings_command(
     as_json: Json = False,
 ) -> None:
     """Show every setting, or those of SECTION, with its default and its meaning."""
-    rows = [row for row in settings(Recipe()) if row[0].startswith(section)]
-    if not rows:
+    shown = [entry for entry in entries(language()) if entry.setting.startswith(section)]
+    if not shown:
         known = {key.partition(".")[0] for key, *_ in settings(Recipe())}
         raise ConfigError(
             f"no such section{did_you_mean(section, known)}",
@@ -38,12 +40,14 @@ def settings_command(
         )
     if as_json:
         names = ("setting", "default", "meaning")
-        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str))
+        rows = [{name: getattr(entry, name) for name in names} for entry in shown]
+        print(json.dumps(rows, default=str, ensure_ascii=False))
         return
-    table = _new_table([key for key, *_ in rows], "default", "meaning")
-    for key, value, text in rows:
+    table = _new_table([entry.setting for entry in shown], "default", "meaning")
+    for entry in shown:
         # Meanings name tables in brackets, [train], which rich would take for markup and drop.
-        table.add_row(key, escape(format_value(value)), escape(text))
+        meaning = escape(entry.meaning)
+        table.add_row(entry.setting, escape(format_value(entry.default)), meaning)
     print_table(table)
 
 
@@ -59,7 +63,7 @@ def print_settings(recipe: Recipe, origin: dict[str, str], *, as_json: bool) -> 
     table = _new_table([key for key, *_ in settings(recipe)], "value", "from")
     for key, value, _ in settings(recipe):
         style = "dim" if origin[key] == "default" else "bold"
-        table.add_row(key, escape(format_value(value)), escape(origin[key]), style=style)
+        table.add_row(key, escape(format_value(value)), escape(say(origin[key])), style=style)
     print_table(table)
     if domains:
         print_table(size_table(domains))
@@ -73,5 +77,5 @@ def format_value(value: object) -> str:
 def _new_table(keys: Sequence[str], *columns: str) -> Table:
     """Return an empty table of settings in which names are never broken, and nothing is cut."""
     widest = max(map(len, keys))
-    folded = (Column(name, overflow="fold") for name in columns)
-    return Table(Column("setting", min_width=widest, overflow="fold"), *folded)
+    folded = (Column(say(name), overflow="fold") for name in columns)
+    return Table(Column(say("setting"), min_width=widest, overflow="fold"), *folded)

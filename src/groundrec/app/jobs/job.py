@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from groundrec.core.errors import ArtifactError
 from groundrec.core.files import read_json, write_json
+from groundrec.core.language import language
 
 if TYPE_CHECKING:
     from groundrec.app.jobs.records import JobRecord
@@ -41,6 +42,8 @@ class Job:
     grid: dict[str, str] = field(default_factory=dict)
     """The settings of this cell of the sweep."""
     submitted: float = 0.0
+    lang: str = field(default_factory=language)
+    """The language of what it prints and of its report."""
 
     @property
     def is_whole(self) -> bool:
@@ -94,4 +97,4 @@ class Job:
             "--run-dir",
             str(run),
         ]
-        return [*start, "--if-exists", "resume", "--quiet", *given, *until]
+        return [*start, "--if-exists", "resume", "--quiet", "--lang", self.lang, *given, *until]
