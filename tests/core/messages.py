@@ -21,7 +21,7 @@ SUGGESTED = "did_you_mean"
 SUGGESTION = re.compile(r" \(did you mean .*?\?\)$")
 
 COMMAND = re.compile(
-    r"(groundrec|pip|wandb|torchrun|accelerate|export|unset|ray|make|conda|Recommender\.load)\b|Pipeline\("
+    r"(groundrec|pip|wandb|torchrun|accelerate|export|unset|ray|make|conda|Pipeline|Recommender\.load)\b"
     r"(?!.*\b(or|and|with|the|which|in|another|again|names|saves)\b).*",
     re.DOTALL,
 )
