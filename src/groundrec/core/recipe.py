@@ -18,12 +18,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from groundrec.core import aliases
 from groundrec.core.config import Data, Prepare, Section, setting
-from groundrec.core.config_learn import (
-    Answers,
-    Model,
-    Objective,
-    Train,
-)
+from groundrec.core.config_learn import Answers, Model, Objective, Train
 from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
 from groundrec.core.config_signals import (
     CoOccurrence,
@@ -36,13 +31,13 @@ from groundrec.core.config_track import Track
 from groundrec.core.errors import ConfigError
 from groundrec.core.recipe_files import (
     EXTENDS,
-    drop_replaced,
     find_recipe,
+    override,
     read_recipe,
     read_toml,
     refuse_both,
 )
-from groundrec.core.trees import assign, leaves, toml
+from groundrec.core.trees import leaves, toml
 
 __all__ = ["Recipe", "as_toml", "load_recipe", "settings", "whole_text"]
 
@@ -99,9 +94,7 @@ class Recipe(Section):
         aliases.refuse_both(settings)
         # Copies, because a later name may be assigned within an earlier section.
         current = [aliases.current(key, copy.deepcopy(value)) for key, value in settings.items()]
-        drop_replaced(given, origin, (key for key, _ in current), "what is set")
-        for key, value in current:
-            assign(given, key, value)
+        override(given, origin, current, "what is set")
         return _validated(given)
 
     @model_validator(mode="before")
@@ -255,10 +248,9 @@ def load_recipe(
     given, origin = read_recipe(find_recipe(file)) if file else ({}, {})
     parsed = [_parse_override(text) for text in overrides]
     aliases.refuse_both(key for key, _ in parsed)
-    current = [aliases.current(*override) for override in parsed]
-    drop_replaced(given, origin, (key for key, _ in current), "--set")
+    current = [aliases.current(*pair) for pair in parsed]
+    override(given, origin, current, "--set")
     for key, value in current:
-        assign(given, key, value)
         origin = {k: o for k, o in origin.items() if not k.startswith(f"{key}.")}
         origin |= dict.fromkeys([key, *(k for k, _ in leaves({key: value}))], "--set")
     recipe = _validated(given)

@@ -20,8 +20,8 @@ from groundrec.core.trees import assign, leaves
 
 __all__ = [
     "EXTENDS",
-    "drop_replaced",
     "find_recipe",
+    "override",
     "packaged_files",
     "read_recipe",
     "read_toml",
@@ -92,9 +92,7 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any
             next_step="groundrec recipes list",
         )
     extended, origins = read_recipe(extended_path, chain)
-    drop_replaced(extended, origins, origin, path.name)
-    for key, value in leaves(given):
-        assign(extended, key, value)
+    override(extended, origins, list(leaves(given)), path.name)
     return extended, origins | origin
 
 
@@ -111,15 +109,30 @@ def read_toml(path: Path) -> dict[str, Any]:
     return aliases.upgrade(tree, warn=True)
 
 
-def drop_replaced(
-    given: dict[str, Any], origin: dict[str, str], above: Iterable[str], where: str
+def override(
+    given: dict[str, Any],
+    origin: dict[str, str],
+    settings: Iterable[tuple[str, Any]],
+    where: str,
 ) -> None:
-    """Drop from `given` how data is prepared, if the settings `above` name a finished data set.
+    """Set values of a nested dict by their full names, and drop what they replace.
 
-    The other way round, drop the finished data set if those above name raw data. `where` they
+    `where` says where they stand; `origin` loses the settings that are dropped.
+    """
+    settings = list(settings)
+    _drop_replaced(given, origin, {key for key, _ in settings}, where)
+    for key, value in settings:
+        assign(given, key, value)
+
+
+def _drop_replaced(
+    given: dict[str, Any], origin: dict[str, str], new: set[str], where: str
+) -> None:
+    """Drop from `given` how data is prepared, if the `new` settings name a finished data set.
+
+    The other way round, drop the finished data set if they name raw data. `where` they
     stand is said with everything that was dropped, and dropped settings have no `origin`.
     """
-    new = set(above)
     old = [key for key, _ in leaves(given)]
     if DATASET in new and not new & RAW:
         dropped = [key for key in old if _prepares(key)]

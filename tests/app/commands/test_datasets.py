@@ -217,3 +217,30 @@ def test_a_catalogue_that_shrinks_is_told_with_figures(listed: bool, tmp_path: P
             made.err
         )
         assert "no list of items" in command("card", tmp_path / "out").out
+
+
+def test_a_run_trains_on_the_imported_words_and_says_which(tmp_path: Path) -> None:
+    films = [f"Film {n}" for n in range(12)]
+    for split in ("train", "valid", "test"):
+        rows = [
+            {"instruction": "My next film?", "input": f"I saw {films[n]}.", "output": films[n + 1]}
+            for n in range(11)
+        ]
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    data = tmp_path / "data"
+    assert command("import", tmp_path, "--format", "bigrec", "--out", data).code == 0
+    recipe = tmp_path / "films.toml"
+    small = "vocabulary = 300\nhidden = 8\nlayers = 1\nheads = 1\n"
+    recipe.write_text(
+        f'signals = []\nfuse.signals = []\ndata.dataset = "{data}"\n'
+        f"[train]\nepochs = 0.1\n[model.scratch]\n{small}"
+    )
+    call = ("run", recipe, "--run-dir", tmp_path / "run", "--until", "train")
+    first = command(*call)
+    assert first.code == 0, first.err
+    assert "prompts: the data set's own words, 'My next film?' … 'I saw '" in first.err
+    again = command(*call, "--if-exists", "resume")
+    assert "▪ train: skipped" in again.err
+    other = command(*call, "--if-exists", "resume", "--set", "model.template=bigrec")
+    assert "▸ train: redone" in other.err
+    assert "the words of the template bigrec replace the data set's own" in other.err

@@ -97,7 +97,9 @@ class ExampleData:
         return answers_of(self.recipe).texts(self.dataset.catalogue)
 
     def prompt_lengths(self) -> tuple[NDArray[np.int64], str]:
-        """Return the tokens of each prompt with the longest answer, uncut, and whose tokens."""
+        """Return the tokens of each prompt, uncut, with the room it leaves for an answer, and whose
+        tokens they are.
+        """
         from groundrec.text.tokens import Encoder
 
         tokenizer, whose = self._tokenizer()
@@ -105,9 +107,9 @@ class ExampleData:
         titles = self.dataset.catalogue.titles
         most = np.iinfo(np.int64).max
         encoder = Encoder(template, tokenizer, titles, cutoff_len=most, texts=self.texts)
-        longest = int(encoder.answers.lengths.max())
+        room = int(encoder.answers.lengths.max()) if template.running else 0
         return (
-            np.array([len(encoder.prompt(history)) + longest for history in self.histories]),
+            np.array([len(encoder.prompt(history)) + room for history in self.histories]),
             whose,
         )
 
@@ -152,9 +154,13 @@ def batch_lines(train: Train, language: str) -> Iterator[str]:
 
 def _cutoff_len(x: ExampleData) -> Iterator[str]:
     lengths, whose = x.prompt_lengths()
+    # A running list leaves room for an answer.
+    part = x.say("prompt", "提示词")
+    if x.template.running:
+        part = x.say("prompt and longest answer", "提示词加最长的答案")
     yield x.say(
-        f"{len(lengths):,} test queries, prompt and longest answer, in tokens of {whose}:",
-        f"{len(lengths):,} 个测试查询，提示词加最长的答案，token 数（{whose}）：",
+        f"{len(lengths):,} test queries, {part}, in tokens of {whose}:",
+        f"{len(lengths):,} 个测试查询，{part}，token 数（{whose}）：",
     )
     yield from _distribution(x, lengths)
     limit = x.recipe.train.cutoff_len
