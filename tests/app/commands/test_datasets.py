@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from groundrec.core.files import read_json
 from groundrec.data.dataset import load
 from tests.app.conftest import Tiny
 from tests.commands import command
@@ -24,6 +25,53 @@ def raw(tmp_path: Path) -> Path:
     """Return a folder with the reviews and metadata of this category."""
     write_amazon(tmp_path / "raw", "Toys", Shape(users=150, items=60, reviews=2_000))
     return tmp_path / "raw"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--reviews", "{0}/Books_5.json", "--metadata", "{0}/meta_Books.json", "--output", "True"),
+        ("--path", "{0}", "--category=Books", "--output=True"),
+        ("--path", "{0}", "--category=Books", "--K", "5"),
+    ],
+)
+def test_the_words_of_d3s_preparation_take_its_protocol(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_amazon(tmp_path, "Books", Shape(users=80, items=30, reviews=1500))
+    given = [word.format(tmp_path) for word in words]
+    made = command("prepare", "amazon", *given, "--out", tmp_path / "out", "--quiet")
+    assert made.code == 0, made.err
+    settings = read_json(tmp_path / "out" / "dataset.json")["card"]["settings"]
+    assert (settings["protocol"], settings["k_core"]) == ("d3", 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--output", "False"), "preparing data writes it"),
+        (("--metadata", "meta.json"), "two files"),
+    ],
+)
+def test_words_of_d3s_preparation_that_cannot_be_meant_are_refused(
+    words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    refused = command("prepare", "amazon", *words, "--out", tmp_path / "out")
+    assert (refused.code, says in refused.err) == (2, True), refused.err
+
+
+def test_an_item_without_a_title_is_named_with_what_to_do(tmp_path: Path) -> None:
+    write_amazon(tmp_path, "Books", Shape(users=80, items=30, reviews=1500))
+    file = tmp_path / "meta_Books.json"
+    first, *rest = [json.loads(line) for line in file.read_text().splitlines()]
+    del first["title"]
+    kept = [row for row in rest if row["asin"] != first["asin"]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [first, *kept]))
+    line = ("prepare", "amazon", "--path", tmp_path, "--category", "Books", "--out", tmp_path / "o")
+    refused = command(*line)
+    assert f"the item has no title: item={first['asin']} " in refused.err
+    assert "--protocol d3 leaves out items without a title" in refused.err
+    assert command(*line, "--protocol", "d3").code == 0
 
 
 def test_the_known_command_line_makes_the_known_files(raw: Path, tmp_path: Path) -> None:

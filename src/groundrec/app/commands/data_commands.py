@@ -31,13 +31,23 @@ Protocol = Annotated[
     str | None,
     typer.Option(
         help=(
-            "How to split; `groundrec list protocols` lists them. `d3` if a time window is given."
+            "How to split; `groundrec list protocols` lists them. `d3` if a word of D3's process.py"
+            " is given: --K, --metadata, --reviews, --output, or a time window."
         )
     ),
 ]
 KCore = Annotated[
-    int | None,
-    typer.Option("--k-core", "--K", help="Minimum number of interactions per user and item."),
+    int | None, typer.Option("--k-core", help="Minimum number of interactions per user and item.")
+]
+PublishedKCore = Annotated[
+    int | None, typer.Option("--K", help="D3's word for --k-core; implies the protocol `d3`.")
+]
+Reviews = Annotated[
+    str | None, typer.Option(help="File of reviews; with --metadata, in place of --path.")
+]
+Metadata = Annotated[str | None, typer.Option(help="File with the items' titles.")]
+Output = Annotated[
+    str | None, typer.Option(help="D3's word for whether to write anything: `True`.")
 ]
 StartYear = Annotated[
     int | None, typer.Option("--st_year", help="First year of the time window of `d3`.")
@@ -64,6 +74,10 @@ def prepare(
     category: Category = None,
     protocol: Protocol = None,
     k_core: KCore = None,
+    published_k_core: PublishedKCore = None,
+    metadata: Metadata = None,
+    reviews: Reviews = None,
+    output: Output = None,
     st_year: StartYear = None,
     st_month: StartMonth = None,
     ed_year: EndYear = None,
@@ -80,7 +94,7 @@ def prepare(
     Recipes use it by `data.dataset`, and `groundrec export` writes it in other formats.
     """
     log_to(None, quiet=quiet or as_json)
-    from groundrec.app.commands.datasets import prepare_dataset, recipe_of
+    from groundrec.app.commands.datasets import d3_words, prepare_dataset, recipe_of
 
     given = {
         "data.source": source,
@@ -95,6 +109,9 @@ def prepare(
         "prepare.d3.ed_year": ed_year,
         "prepare.d3.ed_month": ed_month,
     }
+    published = d3_words(published_k_core, metadata, reviews, output, path)
+    # An option of ours says more than what a published word implies.
+    given = {**published, **{key: value for key, value in given.items() if value is not None}}
     made = prepare_dataset(recipe_of(given, set_ or []), out, overwrite=overwrite)
     if as_json:
         print(json.dumps(made))

@@ -19,7 +19,14 @@ from groundrec.core.registry import resolve
 from groundrec.core.track import log
 from groundrec.data.dataset import DatasetReader, report_full_disk
 
-__all__ = ["export_dataset", "import_dataset", "prepare_dataset", "recipe_of", "refuse_files"]
+__all__ = [
+    "d3_words",
+    "export_dataset",
+    "import_dataset",
+    "prepare_dataset",
+    "recipe_of",
+    "refuse_files",
+]
 
 WINDOW = ("st_year", "st_month", "ed_year", "ed_month")
 
@@ -37,6 +44,37 @@ def recipe_of(given: Mapping[str, str | int | None], overrides: Sequence[str]) -
     recipe, _ = load_recipe(None, [*texts, *overrides])
     check_names(recipe)
     return recipe
+
+
+def d3_words(
+    k_core: int | None,
+    metadata: str | None,
+    reviews: str | None,
+    output: str | None,
+    path: str | None,
+) -> dict[str, str | int]:
+    """Return the settings of words of D3's process.py; any of them implies the protocol `d3`.
+
+    Raises `ConfigError` for an `output` that is not true, and for one of two files.
+    """
+    if output is not None and output.lower() != "true":
+        raise ConfigError(
+            "preparing data writes it", value=f"--output {output}", accepted="--output True"
+        )
+    if (metadata is None) != (reviews is None) or (reviews and path):
+        raise ConfigError(
+            "reviews and metadata are two files",
+            value=", ".join(filter(None, (path, reviews, metadata))),
+            accepted="--reviews FILE --metadata FILE, or --path FOLDER --category NAME",
+            next_step="give both files, and no --path",
+        )
+    found: dict[str, str | int | None] = {
+        "prepare.k_core": k_core,
+        "data.path": reviews,
+        "data.items": metadata,
+    }
+    given = {key: value for key, value in found.items() if value is not None}
+    return {"prepare.protocol": "d3", **given} if given or output else {}
 
 
 def prepare_dataset(recipe: Recipe, out: Path, *, overwrite: bool = False) -> dict[str, str | int]:

@@ -106,6 +106,10 @@ def _bad_row(row: dict[str, Any], total: int) -> DataError:
     names = ("user", "item", "time", "rating", "title")
     shown = ", ".join(f"{name}={row[name]}" for name in names if row[name] is not None)
     value = f"{row[row['column']]!r} in {shown}" if row["column"] else repr(row["broken"])
+    remedy = "fix the file, or --set prepare.bad_rows=quarantine"
+    if row["column"] == "title":
+        value = value if row["title"] else f"item={row['item']}"
+        remedy += "; --protocol d3 leaves out items without a title and keeps the last of several"
     return DataError(
         f"{location}: {row['reason']}",
         value=f"{value} ({total:,} bad {'row' if total == 1 else 'rows'} in total)",
@@ -113,5 +117,5 @@ def _bad_row(row: dict[str, Any], total: int) -> DataError:
             "rows with a user, an item that has one title, a time, and a rating that is a number or"
             " empty"
         ),
-        next_step="fix the file, or --set prepare.bad_rows=quarantine",
+        next_step=remedy,
     )
