@@ -12,7 +12,8 @@ items that the query may be given and that the signal scores (-inf forbids an it
 gives to those items together. That is one number for each query: it changes no ranking, needs the
 whole trie to be known, and is therefore left out. It is 0, so that scores equal `mix`, with the
 score `renormalised` where no title occurs twice and the signal scores whatever the mask allows. A
-difference of two scores of one query, such as a gap, is that of `mix` always. Several signals are
+difference of two scores of one query, such as a gap, is that of `mix` always. What the signal
+forbids changes no log p_LM: `renormalised` divides by what the mask allows. Several signals are
 one: a weighted sum of their log-probabilities.
 
 Knows nothing about the order in which nodes are read.
