@@ -407,3 +407,11 @@ def test_an_earlier_versions_run_keeps_its_recipe_beside_what_is_run(tmp_path: P
     Run.open(run.path, recipe, run.path / "recipe.toml", "resume")
     assert load_recipe(run.path / "recipe.toml")[0] == recipe
     assert (run.path / "recipe-given.toml").read_text(encoding="utf-8") == "seed = 3\n"
+
+
+@pytest.mark.parametrize("if_exists", ["fail", "resume", "new"])
+def test_a_models_folder_is_no_run_directory(tmp_path: Path, if_exists: runs.IfExists) -> None:
+    write_json(tmp_path / "config.json", {"model_type": "llama", "hidden_size": 8})
+    with pytest.raises(ArtifactError, match="not a run directory"):
+        Run.open(tmp_path, Recipe(), None, if_exists)
+    assert read_json(tmp_path / "config.json")["model_type"] == "llama"

@@ -101,7 +101,7 @@ class Run:
         """Return where a run may be written; raise `ArtifactError` where it may not. Nothing is
         written.
         """
-        if (path / "config.json").exists() or (path / "job.json").exists():
+        if _is_run(path):
             if if_exists == "fail":
                 raise ArtifactError(
                     "this run directory is in use",
@@ -290,6 +290,13 @@ class Run:
             self.status(stage=stage, state="stopped")
         else:
             self.status(stage=stage, state="failed", error=f"{type(error).__name__}: {error}")
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether a run is in `path`; the folder of a model has a `config.json` too."""
+    config = read_json(path / "config.json")
+    is_recipe = isinstance(config, dict) and config.keys() >= {"data", "train"}
+    return is_recipe or (path / "job.json").exists()
 
 
 def _refuse_supervised(path: Path) -> None:

@@ -21,7 +21,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ProcessError, TrainingError
+from groundrec.core.files import read_json
 from groundrec.core.processes import Processes
+from groundrec.core.track import log
 from groundrec.models.attention import FLEX, attending, skipping
 from groundrec.train.batch import explain_batch
 from groundrec.train.finite import FiniteLoss, require_finite
@@ -199,6 +201,7 @@ class ObjectiveTrainer(Trainer):
         ]
         for group, settings, rate in zip(optimizer.param_groups, own, rates, strict=True):
             group.update(settings, lr=rate)
+        _log_schedule(Path(checkpoint), self.args, rates[0], schedule.base_lrs[0])
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save a checkpoint; where that fails, remove its files and raise `TrainingError`."""
@@ -222,6 +225,22 @@ class ObjectiveTrainer(Trainer):
         rows = cast("PaddedRows", self.eval_dataset)
         batches = (self._objective.collate([rows[i]]) for i in range(len(rows)))
         return len(rows) / max(1, sum(int(batch.learned_tokens()) for batch in batches))
+
+
+def _log_schedule(checkpoint: Path, args: TrainingArguments, rate: float, peak: float) -> None:
+    """Say where the schedule goes on, if the checkpoint's was made for fewer epochs."""
+    before = read_json(checkpoint / "trainer_state.json")["num_train_epochs"]
+    if before >= args.num_train_epochs:
+        return
+    log.info(
+        f"  the schedule, made for {before:g} epochs, is stretched to {args.num_train_epochs:g}:"
+        f" the learning rate goes on at {rate:.2g}, {rate / peak:.0%} of its peak"
+    )
+    if rate < peak / 2:
+        log.info(
+            "  for a new schedule, start from the trained weights alone: the folder train of that"
+            " run, with epochs that do not count its own"
+        )
 
 
 def _lengths(rows: Rows | PaddedRows) -> list[int]:

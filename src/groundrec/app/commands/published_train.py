@@ -49,13 +49,13 @@ def check(parsed: ParsedFlags, recipe: Recipe, asked: IfExists | None) -> IfExis
     for folder, remedy in ((parsed.out.parent, "--output_dir"), (DATASETS, "cd to a folder")):
         _require_writable(folder, remedy)
     check_names(recipe)
+    _check_checkpoint(parsed)
     check_paths(recipe, with_data=imported)
     require(recipe.track)
     processes = Processes.of()
     explain_batch(recipe.train, processes.world_size)
     if not processes.is_main:
         return "resume"
-    _check_checkpoint(parsed)
     exists = (parsed.out / "config.json").is_file()
     if exists and asked is None and imported:
         _refuse_to_lose_training(parsed, recipe)
