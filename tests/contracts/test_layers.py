@@ -48,7 +48,7 @@ ROOMS = {
     "app": """
         boards commands.options commands.terminal commands.tokens_shown commands.track
         stages.domains stages.checks
-        commands.language_option
+        commands.language_option commands.new
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.flag_values
         commands.published_defaults commands.published_data commands.published_flags

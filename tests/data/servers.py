@@ -20,11 +20,11 @@ __all__ = ["COMMIT", "Asked", "Server", "serving"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_HUB_PATH = re.compile(
-    r"/api/v1/(?:datasets|models)/(\w+/\w+)/repo\?Revision=([^&]+)&FilePath=(.+)"
+    r"/api/v1/(?:datasets|models)/([\w.-]+/[\w.-]+)/repo\?Revision=([^&]+)&FilePath=(.+)"
 )
-HUB_PATH = re.compile(r"(?:/datasets)?/(\w+/\w+)/resolve/([^/]+)/(.+)")
-TREE_PATH = re.compile(r"/api/models/(\w+/\w+)/tree/.+")
-OTHER_TREE_PATH = re.compile(r"/api/v1/models/(\w+/\w+)/repo/files\?.+")
+HUB_PATH = re.compile(r"(?:/datasets)?/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
+TREE_PATH = re.compile(r"/api/models/([\w.-]+/[\w.-]+)/tree/.+")
+OTHER_TREE_PATH = re.compile(r"/api/v1/models/([\w.-]+/[\w.-]+)/repo/files\?.+")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from groundrec.app.commands.explain_item import explain_item
 from groundrec.app.commands.inference import inference
 from groundrec.app.commands.language_option import give_every_command_its_language
 from groundrec.app.commands.models import app as models_app
+from groundrec.app.commands.new import new
 from groundrec.app.commands.options import Json, check_choice
 from groundrec.app.commands.recipes import app as recipes_app
 from groundrec.app.commands.recommend import recommend
@@ -86,6 +87,7 @@ def version() -> None:
     print(__version__)
 
 
+app.command()(new)
 app.command()(run)
 app.command(context_settings=FLAGS_PASS)(train)
 app.command(context_settings=FLAGS_PASS)(inference)
