@@ -93,6 +93,7 @@ def old_run(tiny: Tiny, tmp_path: Path) -> Path:
     shutil.copytree(tiny.run, run)
     config = read_json(run / "config.json")
     config = old_names({key: value for key, value in config.items() if key not in NEW})
+    config["model"]["template"] = "list"  # what `auto` stands for here; it did not exist
     write_json(run / "config.json", config)
     signals = [f"signals/{name}" for name in config["signals"]]
     order = ["prepare", *signals, "train", "recommend/valid", "recommend/test", "fuse", "evaluate"]
