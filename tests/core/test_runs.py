@@ -415,3 +415,20 @@ def test_a_models_folder_is_no_run_directory(tmp_path: Path, if_exists: runs.IfE
     with pytest.raises(ArtifactError, match="not a run directory"):
         Run.open(tmp_path, Recipe(), None, if_exists)
     assert read_json(tmp_path / "config.json")["model_type"] == "llama"
+
+
+def test_a_run_killed_while_it_was_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, value: Any) -> None:
+        path.with_name(f".{path.name}.7.part").write_text("{", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    recipe = tmp_path / "a.toml"
+    recipe.write_text('name = "a"\n', encoding="utf-8")
+    monkeypatch.setattr(runs, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Run.open(tmp_path / "run", load_recipe(recipe)[0], recipe, "resume")
+    monkeypatch.undo()
+    Run.open(tmp_path / "run", load_recipe(recipe)[0], recipe, "resume")
+    assert (tmp_path / "run" / "recipe.toml").read_bytes() == recipe.read_bytes()

@@ -112,7 +112,7 @@ class Run:
             if if_exists == "new":
                 path = _free_name(path)
             _refuse_other_data(path, recipe)
-        elif path.exists() and (path.is_file() or any(p.name != LOCK for p in path.iterdir())):
+        elif path.exists() and (path.is_file() or any(map(_is_foreign, path.iterdir()))):
             raise ArtifactError(
                 "not a run directory, and not empty",
                 value=path,
@@ -128,6 +128,8 @@ class Run:
         has every setting that is not a default, and the text given stays beside it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        # First: a process that is killed right here leaves a run directory, which can be resumed.
+        write_json(self.path / "config.json", recipe.model_dump(mode="json"))
         own = self.path / RECIPE
         given = self.path / RECIPE_GIVEN
         source = recipe_file or (own if own.exists() else None)
@@ -141,7 +143,6 @@ class Run:
             if source and not (is_own and given.exists()):
                 given.write_bytes(text)
             own.write_text(as_toml(recipe), encoding="utf-8")
-        write_json(self.path / "config.json", recipe.model_dump(mode="json"))
 
     def step(
         self,
@@ -290,6 +291,11 @@ class Run:
             self.status(stage=stage, state="stopped")
         else:
             self.status(stage=stage, state="failed", error=f"{type(error).__name__}: {error}")
+
+
+def _is_foreign(file: Path) -> bool:
+    """Return whether a file is none that a run killed at its very start leaves behind."""
+    return file.name != LOCK and not file.name.endswith(".part")
 
 
 def _is_run(path: Path) -> bool:

@@ -91,7 +91,10 @@ def explain(parsed: ParsedFlags, recipe: Recipe) -> Iterator[str]:
     for text, setting in rows:
         yield f"{text:<{width}}  {setting}"
     yield "different here:"
-    for text in (*_precision_difference(recipe), *script.differences):
+    told = ["wandb shows the run; the script disables it after all"] * (
+        recipe.track.board == "wandb"
+    )
+    for text in (*told, *_precision_difference(recipe), *script.differences):
         yield f"  {text}"
 
 

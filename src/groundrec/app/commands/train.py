@@ -5,6 +5,7 @@ Knows nothing about what the published flags mean; `published_flags` does.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +142,9 @@ def _train_by_words(arguments: Sequence[str], options: RunOptions, asked: str | 
         print_settings(recipe, origin, as_json=options.as_json)
         return
     file = write_recipe(parsed)
-    log.info(f"groundrec train {file} --run-dir {parsed.out} --if-exists {reuse}")
+    if Processes.of().is_main:
+        overrides = "".join(f" --set {shlex.quote(text)}" for text in options.settings)
+        log.info(f"as a recipe: groundrec train {file} --run-dir {parsed.out}{overrides}")
     start(
         file,
         replace(
