@@ -167,8 +167,8 @@ def _beside(training: Path, split: str, script: Script) -> Path:
     word = script.files[1] if split == "valid" else "test_data_path"
     raise ConfigError(
         f"no {split} split",
-        value=f"none of {', '.join(map(str, candidates))} exists",
-        accepted=f"one of these files, or --{word}",
+        value=f"not there: {', '.join(map(str, candidates))}",
+        accepted=f"such a file, or --{word}",
         next_step=f"--{word} FILE",
     )
 
