@@ -331,3 +331,25 @@ def test_the_demo_is_described_as_it_is() -> None:
     assert (demo["model.base_model"], demo["model.template"]) == ("scratch", "list")
     assert demo["signals"] == ["popularity", "item-knn", "co-occurrence", "sasrec"]
     assert demo["recommend.test_queries"] is None
+
+
+CHINESE_TEXTS = sorted([*CHINESE, *(ROOT / "src" / "groundrec" / "core").glob("*/*.toml")])
+NOT_CHINESE = {
+    "去除": "“除以” is division; “去除” means to remove",
+    "截掉的是末尾": "BIGRec's code keeps the first tokens, D3's the last",
+    "房间": "代码结构",
+    "怪处": "不合常理之处",
+    "用哪种数": "数值精度",
+    "换一种数": "数值精度",
+    "没有代价": "无",
+    "请求": "查询, the word for a query",
+    "基座模型": "基础模型, the word for a base model",
+    "清单": "manifest",
+}
+"""Words that mean something else here, or that have another name on every page, and why."""
+
+
+@pytest.mark.parametrize("document", CHINESE_TEXTS, ids=name_of)
+def test_a_chinese_text_uses_the_fields_words(document: Path) -> None:
+    text = text_of(document)
+    assert {word: why for word, why in NOT_CHINESE.items() if word in text} == {}
