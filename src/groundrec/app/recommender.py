@@ -104,6 +104,13 @@ class Recommender:
             if item != NO_ITEM
         ]
 
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` works: a search scores token by token, a grounding does not."""
+        from groundrec.rank.recommend import SearchRanker
+
+        return isinstance(self._ranker, SearchRanker)
+
     def explain(
         self, history: Sequence[str], item: str, *, beams: Sequence[int] = (5, 10, 20, 50)
     ) -> Explained:

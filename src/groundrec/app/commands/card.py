@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from groundrec.app.commands.terminal import print_table
+from groundrec.app.commands.terminal import print_next, print_table
 from groundrec.core.errors import ConfigError
 from groundrec.core.inputs import step_folder
 from groundrec.core.types import PreparedDataset
@@ -123,6 +123,7 @@ def print_card(
         row = RowWords.of_card(words).row(EXAMPLE, "C")
         print(f"words    {json.dumps(row._asdict(), ensure_ascii=False)}")
     print(f"picture  {picture}")
+    print_next("run", "d3/d3", "--set", f"data.dataset={folder}", "--dry-run")
 
 
 def card_of(dataset: PreparedDataset, lengths: NDArray[np.int64], unit: str) -> Card:

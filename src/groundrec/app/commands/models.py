@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groundrec.app.commands.options import Json, check_choice
-from groundrec.app.commands.terminal import print_table
+from groundrec.app.commands.terminal import print_next, print_table
 from groundrec.core.errors import ArtifactError
 from groundrec.core.track import log_to
 
@@ -69,6 +69,8 @@ def get(
     check_choice("--weights", weights, ("safetensors", "any"))
     model = fetch(name, weights, newest=newest, thorough=True)
     print(json.dumps(_facts(model)) if as_json else model.path)
+    if not as_json:
+        print_next("new", "my-recipe", "--model", name)
 
 
 @app.command("list")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from groundrec.app.commands.options import History, Json, TrainedRun, check_choice
+from groundrec.app.commands.terminal import print_next
 from groundrec.core.registry import names
 from groundrec.core.track import log, log_to
 
@@ -52,3 +53,5 @@ def recommend(
         return
     for rank, item in enumerate(items, 1):
         print(f"{rank:>3}  {item.score:8.3f}  {item.title}  [{item.item_id}]")
+    if items and recommender.explains:
+        print_next("explain-item", run, items[0].item_id, *history)

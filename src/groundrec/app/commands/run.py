@@ -34,6 +34,7 @@ from groundrec.app.commands.options import (
 from groundrec.app.commands.plan import print_plan
 from groundrec.app.commands.runs import submit
 from groundrec.app.commands.settings_table import print_settings
+from groundrec.app.commands.terminal import print_next
 from groundrec.app.jobs.job import Job
 from groundrec.app.jobs.state import ROOT
 from groundrec.app.stages.checks import check_names, check_paths
@@ -127,7 +128,8 @@ def run(
 
 def start(file: Path, options: RunOptions) -> None:
     """Run a recipe here or in the background, or only print its settings or its plan."""
-    file = find_recipe(file)
+    named = file
+    file = find_recipe(named)
     recipe, origin = load_recipe(file, options.settings)
     reuse = options.reuse
     if options.until:
@@ -135,11 +137,15 @@ def start(file: Path, options: RunOptions) -> None:
     check_names(recipe)
     if options.dry_run:
         print_settings(recipe, origin, as_json=options.as_json)
+        if not options.as_json:
+            print_next(*_same_run(named, options), "--plan")
         return
     check_paths(recipe)
     path = options.run_dir or ROOT / recipe.name
     if options.plan:
         print_plan(recipe, path, reuse, options.until, as_json=options.as_json)
+        if not options.as_json:
+            print_next(*_same_run(named, options))
         return
     require(recipe.track)
     _refuse_contradictions(options)
@@ -156,6 +162,15 @@ def start(file: Path, options: RunOptions) -> None:
         )
         return
     execute(recipe, file, path, reuse, job, options, to_continue=options.to_continue)
+
+
+def _same_run(named: Path, options: RunOptions) -> list[object]:
+    """Return the words of `groundrec run` that stand for the same run."""
+    settings = [word for setting in options.settings for word in ("--set", setting)]
+    folder = ["--run-dir", options.run_dir] if options.run_dir else []
+    reuse = ["--if-exists", options.if_exists] if options.if_exists != "fail" else []
+    until = ["--until", options.until] if options.until else []
+    return ["run", named, *settings, *folder, *reuse, *until]
 
 
 def _refuse_contradictions(options: RunOptions) -> None:

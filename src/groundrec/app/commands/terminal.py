@@ -1,17 +1,27 @@
-"""Tables on the terminal, never cut.
+"""Tables on the terminal, never cut, and the line that names the next command.
 
 Knows nothing about what is in them.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-__all__ = ["print_table"]
+from groundrec.core.language import say
+
+__all__ = ["print_next", "print_table"]
 
 WIDEST = 10_000
+
+
+def print_next(*words: object) -> None:
+    """Print the next useful command, `groundrec WORDS`, on stderr: programs read only stdout."""
+    print(say("next: {0}", shlex.join(["groundrec", *map(str, words)])), file=sys.stderr)
 
 
 def print_table(table: Table, *, whole: bool = False) -> None:
