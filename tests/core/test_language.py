@@ -23,7 +23,7 @@ from groundrec.core.language import (
 )
 from tests.core.messages import Message, messages
 
-UNTRANSLATED = 30
+UNTRANSLATED = 12
 """How many texts of errors and checks have no Chinese; it must not grow. They are values such as
 `{0} of {1}`: a title that a user typed might fit them.
 """

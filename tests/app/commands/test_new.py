@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -66,15 +67,20 @@ def test_without_a_terminal_the_missing_flags_are_named() -> None:
     assert not Path("mine.toml").exists()
 
 
-def test_on_a_terminal_what_is_missing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["data", "Books", "", "100", "0"])
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(builtins, "input", lambda *_: next(answers))
-    monkeypatch.setattr(
-        "groundrec.app.commands.new._asked", lambda flag: next(answers) or FLAGS[f"--{flag}"]
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_on_a_terminal_what_is_missing_is_asked() -> None:
+    ours, theirs = os.openpty()
+    os.write(ours, b"Books\n\n100\n0\n")
+    asking = [sys.executable, "-m", "groundrec", "new", "mine", "--data", "data"]
+    done = subprocess.run(
+        asking, stdin=theirs, capture_output=True, text=True, timeout=120, check=False
     )
-    assert command("new", "mine").code == 0
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    assert "base model [hf:Qwen/Qwen1.5-0.5B]" in done.stdout
     recipe, _ = load_recipe("mine.toml")
+    assert recipe.data.category == "Books"
     assert recipe.model.base_model == "hf:Qwen/Qwen1.5-0.5B"
     assert (recipe.train.max_examples, recipe.train.micro_batch_size) == (100, 1)
 
