@@ -121,8 +121,12 @@ def write_checkpoint(folder: Path, kind: str = "llama", old: bool = False) -> tu
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     config = LoraConfig(
-        r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+        r=4,
+        lora_alpha=16,
+        target_modules=["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
     )
+    model.name_or_path = str(base)
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.24 for an attribute by its old name.
         warnings.simplefilter("ignore", FutureWarning)
@@ -237,7 +241,7 @@ def bigrec_texts(base: Path, lora: Path, rows: Sequence[dict[str, str]]) -> list
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), str(lora)).eval()
     config = GenerationConfig(
         num_beams=4,

@@ -5,6 +5,7 @@ Knows nothing about prompts.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["model_folder", "open_checkpoint", "open_tokenizer"]
+__all__ = ["model_files", "model_folder", "open_checkpoint", "open_tokenizer"]
 
+OWN = re.compile(
+    r".+\.(safetensors|bin|model|jinja|index\.json)|merges\.txt"
+    r"|(adapter_|generation_)?config\.json|(tokenizer|vocab|added_tokens|special_tokens)\w*\.json"
+)
+"""Names of weights, of their configuration and of a tokenizer's files."""
 ANY = "any"
 """Weights are read in either form, pickled ones as tensors only."""
 
@@ -36,6 +42,14 @@ def model_folder(name: str) -> Path:
         accepted="a folder with config.json, tokenizer and weights, or hf:ORG/NAME",
         next_step="--base_model FOLDER",
     )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that decide what its model answers, and no others.
+
+    Published loops write their results into the folder of the model.
+    """
+    return sorted(file for file in folder.iterdir() if OWN.fullmatch(file.name))
 
 
 def open_tokenizer(base: Path) -> PreTrainedTokenizerBase:

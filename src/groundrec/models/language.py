@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from groundrec.core import config_learn
 from groundrec.core.errors import ConfigError, MissingDependency
+from groundrec.core.files import read_json
 from groundrec.core.processes import Processes
 from groundrec.core.registry import names, resolve
 from groundrec.models.adapters import CONFIG as ADAPTERS
@@ -232,11 +233,15 @@ def tokenizer_folder(path: Path) -> Path:
 def _with_adapters(path: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    try:
-        from peft import PeftConfig
-    except ImportError:
-        raise MissingDependency("peft", "lora") from None
-    base = Path(PeftConfig.from_pretrained(str(path)).base_model_name_or_path or "")
+    named = (read_json(path / ADAPTERS) or {}).get("base_model_name_or_path")
+    if not named:
+        raise ConfigError(
+            "these adapters do not name their base model",
+            value=path,
+            accepted="base_model_name_or_path in adapter_config.json, or both folders named",
+            next_step="groundrec inference --base_model BASE --lora_weights ADAPTERS",
+        )
+    base = Path(named)
     _require(base, ["config.json"], "base model")
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype="auto")
     merged = with_adapters(model, path, "any")

@@ -277,3 +277,20 @@ def test_pickled_objects_are_refused(ask: Callable[..., tuple[Result, Rows]]) ->
     told, _ = ask(*BIGREC, "--lora_weights", "old/llama-lora")
     assert_clear(told)
     assert "damaged, or contain more than tensors" in told.err
+
+
+def test_d3s_evaluate_py_as_typed_is_the_inference_it_is(
+    checkout: Path, ask: Callable[..., tuple[Result, Rows]]
+) -> None:
+    words = ("--base_model", "qwen", "--train_file", "x.csv", *D3)
+    _, rows = ask(*words)
+    Path("results/out.json").unlink()
+    told = command("evaluate", *words, "--result_json_data", "results/out.json")
+    assert told.code == 0, told.err
+    assert json.loads(Path("results/out.json").read_text(encoding="utf-8")) == rows
+    wrong = command("evaluate", "--input_dri", "results")
+    assert_clear(wrong)
+    assert "no such option (did you mean '--input_dir'" in wrong.err
+    assert_clear(command("evaluate", "a", "b"))
+    assert_clear(command("evaluate", "--bootstrap", 0, "--wrong"))
+    assert "no such option" in command("evaluate", "--wrong").err

@@ -18,7 +18,7 @@ from groundrec.app.commands.run import RunOptions, execute
 from groundrec.app.jobs.job import FILE as JOB_FILE
 from groundrec.app.jobs.job import Job
 from groundrec.app.stages.checks import check_names, check_paths
-from groundrec.core.errors import ArtifactError, ConfigError
+from groundrec.core.errors import ArtifactError, ConfigError, did_you_mean
 from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
 from groundrec.core.track import log_to
@@ -115,8 +115,13 @@ def evaluate(
         groundrec evaluate --input_dir movie_result --base_model llama
           --catalogue movies.dat --reweight sasrec
 
-    The two forms cannot be mixed.
+    The two forms cannot be mixed. The words of D3's evaluate.py, which writes
+    recommendations, do what `groundrec inference` does with them.
     """
+    if context.args or str(run).startswith("-"):
+        model = [f"--base_model={base_model}"] if base_model else []
+        _by_words(context, [*map(str, filter(None, (run, *context.args))), *model])
+        return
     if (run is None) == (input_dir is None):
         raise ConfigError(
             "nothing to evaluate" if run is None else "a run does not mix with result files",
@@ -131,18 +136,43 @@ def evaluate(
     assert input_dir is not None
     _refuse(context, OF_A_RUN, "this option is for a run")
     log_to(None, quiet=as_json)
-    if reweight is None:
-        _refuse_without(gamma, "--gamma", "--base_model FOLDER --reweight popularity")
+    _check_grounding(base_model, reweight, gamma)
     if base_model is not None:
         from groundrec.app.commands.grounded_files import GroundingOptions, print_grounded
 
         options = GroundingOptions(base_model, reweight, gamma)
         print_grounded(input_dir, catalogue, k or [], options, samples=bootstrap, as_json=as_json)
         return
-    _refuse_without(reweight, "--reweight", "--base_model FOLDER")
     from groundrec.app.commands.score_files import print_scores
 
     print_scores(input_dir, catalogue, k or [], samples=bootstrap, as_json=as_json)
+
+
+def _by_words(context: typer.Context, words: list[str]) -> None:
+    """Do what words of D3's evaluate.py ask for; raise `ConfigError` for any other word."""
+    given = [word.partition("=")[0].lstrip("-").replace("-", "_") for word in words]
+    if "test_data_path" in given or "result_json_data" in given:
+        from groundrec.app.commands.inference import infer
+
+        infer(words)
+        return
+    known = [option for parameter in context.command.params for option in parameter.opts]
+    wrong = next((word for word in words if word.startswith("-")), words[-1])
+    raise ConfigError(
+        f"no such option{did_you_mean(wrong, known)}"
+        if wrong.startswith("-")
+        else "one run at a time",
+        value=wrong,
+        accepted=", ".join(option for option in known if option.startswith("-")),
+        next_step="groundrec evaluate --help",
+    )
+
+
+def _check_grounding(base_model: str | None, reweight: str | None, gamma: float | None) -> None:
+    if reweight is None:
+        _refuse_without(gamma, "--gamma", "--base_model FOLDER --reweight popularity")
+    if base_model is None:
+        _refuse_without(reweight, "--reweight", "--base_model FOLDER")
 
 
 def _evaluate_run(path: Path, options: RunOptions) -> None:

@@ -71,7 +71,10 @@ class Embedder:
         """Embeddings of the distinct titles. Shape: [U, D]."""
         import torch
 
-        identity = digest(files_of(self._folder), self._distinct)
+        from groundrec.models.checkpoints import model_files
+
+        files = [files_of(file) for file in model_files(self._folder)]
+        identity = digest(files, self._distinct)
         file = ROOT / "embeddings" / f"{identity}.npy"
         if not file.is_file():
             log.info(f"embedding {len(self._distinct):,} titles")

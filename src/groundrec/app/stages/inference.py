@@ -184,6 +184,8 @@ class _Job:
     @property
     def inputs(self) -> dict[str, Any]:
         """Everything that decides the results; the folder of the work is named by its digest."""
+        from groundrec.models.checkpoints import model_files
+
         own = {
             key: value
             for key, value in asdict(self.asked).items()
@@ -195,8 +197,9 @@ class _Job:
             "titles": digest(self.titles),
             "words": digest(self.words.contents()),
         }
-        read = (self.base, self.adapters, self.asked.signal)
-        files = [file for path in read for file in files_of(path)]
+        models = [model_files(path) for path in (self.base, self.adapters) if path]
+        read = [*(file for files in models for file in files), self.asked.signal]
+        files = [stamp for path in read for stamp in files_of(path)]
         return {AFTER: {}, "asked": own, **contents, "files": files}
 
     @property
