@@ -75,7 +75,8 @@ def written(base: Path, file: Path, rows: int, seed: int) -> list[dict[str, Any]
     for _ in range(rows):
         target, near = rng.integers(published.ITEMS, size=2)
         words = published.title(int(near)).split()[: rng.integers(1, 6)]
-        found.append({"output": f'"{published.title(int(target))}"', "predict": [" ".join(words)]})
+        text = " ".join(words) + rng.choice(["", " ", "\n"])  # what is written may end in blanks
+        found.append({"output": f'"{published.title(int(target))}"', "predict": [text]})
     file.write_text(json.dumps(found), encoding="utf-8")
     return found
 

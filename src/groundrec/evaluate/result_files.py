@@ -37,6 +37,8 @@ class ResultFile:
 
     lists: tuple[tuple[str, ...], ...]
     targets: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    """The first text of each row as it was written, without the quotation marks around it."""
 
     @property
     def width(self) -> int:
@@ -140,12 +142,16 @@ def read_result_file(file: Path) -> ResultFile:
     if not isinstance(rows, list) or not rows:
         value = "an empty list" if isinstance(rows, list) else type(rows).__name__
         raise _unusable(file, "", value)
-    pairs = [_row(file, number, row) for number, row in enumerate(rows, 1)]
-    return ResultFile(tuple(titles for titles, _ in pairs), tuple(target for _, target in pairs))
+    read = [_row(file, number, row) for number, row in enumerate(rows, 1)]
+    return ResultFile(
+        tuple(titles for titles, _, _ in read),
+        tuple(target for _, target, _ in read),
+        tuple(text for _, _, text in read),
+    )
 
 
-def _row(file: Path, number: int, row: object) -> tuple[tuple[str, ...], str]:
-    """Return the recommended titles and the target of one row."""
+def _row(file: Path, number: int, row: object) -> tuple[tuple[str, ...], str, str]:
+    """Return the recommended titles, the target and the first text of one row."""
     fields = row if isinstance(row, dict) else {}
     output = fields.get("output")
     predict = fields.get("predict")
@@ -162,7 +168,7 @@ def _row(file: Path, number: int, row: object) -> tuple[tuple[str, ...], str]:
         raise _unusable(file, f", row {number}", json.dumps(row, ensure_ascii=False)[:200])
     if not titles:
         raise _unusable(file, f", row {number}", "predict = []")
-    return tuple(map(strip_title, titles)), strip_title(output)
+    return tuple(map(strip_title, titles)), strip_title(output), titles[0].strip('"')
 
 
 def _unusable(file: Path, location: str, value: object) -> DataError:

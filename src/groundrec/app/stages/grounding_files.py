@@ -88,7 +88,7 @@ class Embedder:
         from groundrec.evaluate.grounded_results import GroundedRows
         from groundrec.rank.ground.nearest import distances
 
-        texts = self._embed([row[0] for row in result.lists])
+        texts = self._embed(result.texts)
         apart = distances(texts[:, None], self._table).numpy()
         return GroundedRows.of(-apart[:, self._of_item], result.targets, self.titles, signal)
 
