@@ -16,7 +16,7 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
-        errors language files alive stop types track aliases trees config config_learn
+        errors language order files alive stop types track aliases trees config config_learn
         config_signals config_rank config_track recipe_files recipe glossary affects inputs
         registry processes environment runs
     """,
@@ -38,12 +38,14 @@ ROOMS = {
         gradients finetune
     """,
     "rank": """
-        search.tree_reader fuse search.masks search.scoring search.goals search.branches
-        search.beam search.exact search.exhaustive search.memory search.search search.explain
-        batches slates groundings recommend ground.nearest ground.faiss_index ground.generate
+        search.tree_reader fuse learn_weights search.masks search.scoring search.goals
+        search.branches search.beam search.exact search.exhaustive search.memory search.search
+        search.explain batches slates groundings recommend ground.nearest ground.faiss_index ground.generate
         ground.bigrec prompted cluster
     """,
-    "evaluate": "metrics statistics charts report_data report result_files grounded_results",
+    "evaluate": """
+        metrics rank_metrics statistics charts report_data report result_files grounded_results
+    """,
     "contracts": "rules shop sources metrics signals base_models answers groundings objectives",
     "app": """
         boards commands.options commands.terminal commands.tokens_shown commands.track

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,19 +16,23 @@ from scipy.special import logsumexp
 
 from groundrec.core.errors import SearchError
 from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
+from groundrec.rank import fuse, learn_weights
 from groundrec.rank.fuse import (
-    choose_alpha,
+    KINDS,
+    best_weight,
     exclude,
-    learn,
+    fused_slates,
     log_softmax,
     mix,
     published_gammas,
     reciprocal_ranks,
     reweight,
     slates_to_scores,
+    target_ranks,
     weighted_sum,
     z_scores,
 )
+from groundrec.rank.learn_weights import learn
 
 numbers = st.one_of(st.integers(-40, 40).map(float), st.just(-math.inf))
 tables = arrays.arrays(np.float32, (3, 5), elements=numbers)
@@ -126,53 +131,63 @@ def test_an_empty_slate_knows_nothing() -> None:
     assert len(np.unique(slates_to_scores(slates, 4))) == 1
 
 
-def hits(targets: list[int]):
-    return lambda slates: np.array(
-        [float(t in row) for t, row in zip(targets, slates.items, strict=True)]
-    )
-
-
-def test_choose_alpha_finds_the_side_that_knows_and_tells_the_curve() -> None:
-    knows, misleads = (
-        np.eye(4, dtype=np.float32) * 5,
-        np.roll(np.eye(4, dtype=np.float32) * 9, 1, axis=1),
-    )
-    grid, measure = [0.0, 0.25, 0.5, 0.75, 1.0], hits([0, 1, 2, 0])
-    alpha, curve = choose_alpha(knows, misleads, grid, measure, query_ids=np.arange(4), k=1)
+def test_the_best_weight_is_that_of_the_best_mean_and_the_curve_is_told() -> None:
+    grid = [0.0, 0.25, 0.5, 0.75, 1.0]
+    values = [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 0], [1, 1, 0, 1], [1, 0, 1, 1]]
+    alpha, curve = best_weight(grid, map(np.array, values))
     assert [point.alpha for point in curve] == grid
     assert [point.mean for point in curve] == [0.25, 0.25, 0.25, 0.75, 0.75]
     assert alpha == 0.75, "of two equal ones, the nearer to one half"
     assert curve[0].error == pytest.approx(np.std([0, 0, 0, 1], ddof=1) / 2)
-    assert choose_alpha(misleads, knows, grid, measure, query_ids=np.arange(4), k=1)[0] == 0.25
+    assert best_weight([0.4, 0.6], map(np.array, [[1.0], [1.0]]))[0] == 0.4, "then the smaller"
+    assert best_weight([0.4, 0.6], map(np.array, [[1.0], [1.0]]), neutral=0.9)[0] == 0.6
 
 
-def test_choose_alpha_passes_slates_of_the_given_queries_without_excluded_items() -> None:
-    seen: list[Slates] = []
-
-    def measure(slates: Slates) -> np.ndarray:
-        seen.append(slates)
-        return np.zeros(len(slates))
-
-    lm = exclude(np.array([[3, 2, 1]], np.float32), Ragged.of([[0]]))
-    alpha, _ = choose_alpha(
-        lm,
-        np.zeros((1, 3), np.float32),
-        [0.0, 0.4, 0.6, 1.0],
-        measure,
-        query_ids=np.array([9]),
-        k=3,
-    )
-    assert alpha == 0.4, "of two equally near ones, the smaller"
-    assert all(slates.query_ids.tolist() == [9] for slates in seen)
-    assert all(slates.items[0].tolist() == [1, 2, NO_ITEM] for slates in seen)
-
-
-def test_choose_alpha_refuses_an_empty_grid_and_no_queries() -> None:
-    one = np.zeros((1, 2), np.float32)
+def test_a_weight_needs_a_grid_and_queries() -> None:
     with pytest.raises(SearchError, match="no alpha"):
-        choose_alpha(one, one, [], hits([0]), query_ids=np.arange(1), k=1)
+        best_weight([], [])
     with pytest.raises(SearchError, match="no validation queries"):
-        choose_alpha(one[:0], one[:0], [0.5], hits([]), query_ids=np.arange(0), k=1)
+        best_weight([0.5], [np.empty(0)])
+
+
+target_lists = st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=3, max_size=3)
+
+
+@given(tables, tables, target_lists, st.sampled_from(sorted(KINDS)))
+@settings(max_examples=200, deadline=None)
+def test_ranks_of_targets_are_their_places_in_the_fused_slates(
+    lm: Scores, cf: Scores, wanted: list[list[int]], name: str
+) -> None:
+    kind = KINDS[name]
+    targets = Ragged.of(wanted)
+    grid = [0.0, 0.3, 1.0]
+    found = target_ranks(kind, lm, cf, grid, targets)
+    for weight, row in zip(grid, found, strict=True):
+        slates = fused_slates(np.arange(3), 5, [lm, cf], partial(kind.fused, weight=weight))
+        whole = Slates.from_scores(np.arange(3), kind.fused(lm, cf, weight), 5)
+        np.testing.assert_array_equal(slates.items, whole.items)
+        places = [
+            slates.items[q].tolist().index(item) + 1 if item in slates.items[q] else 0
+            for q, item in zip(targets.rows, targets.values, strict=True)
+        ]
+        assert row.tolist() == places
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    lm, cf = rng.normal(size=(2, 23, 40)).astype(np.float32)
+    targets = Ragged.of(rng.integers(0, 40, size=(23, 2)))
+    weigh = partial(mix, alpha=0.4)
+
+    def found() -> tuple[list[np.ndarray], np.ndarray]:
+        ranks = [target_ranks(kind, lm, cf, [0.2, 0.9], targets) for kind in KINDS.values()]
+        return ranks, fused_slates(np.arange(23), 7, [lm, cf], weigh).scores
+
+    whole, slates = found()
+    monkeypatch.setattr(fuse, "BLOCK_CELLS", 120)
+    parts, in_parts = found()
+    np.testing.assert_array_equal(parts, whole)
+    np.testing.assert_array_equal(in_parts, slates)
 
 
 # -- other kinds -----------------------------------------------------------------------------------
@@ -237,13 +252,24 @@ def z(values: list[float], i: int) -> float:
     return (values[i] - mean) / spread if spread > 1e-9 else 0.0
 
 
+def learned(scores: Sequence[Scores], targets: Ragged, size: int = 1000) -> np.ndarray:
+    """Return the learned weights, of batches of `size` queries."""
+
+    def batches() -> list[learn_weights.Batch]:
+        starts = range(0, len(targets), size)
+        rows = [np.arange(start, min(start + size, len(targets))) for start in starts]
+        return [([s[r] for s in scores], targets.take(r)) for r in rows]
+
+    return learn(batches)
+
+
 def test_learned_weights_are_those_the_targets_were_drawn_with() -> None:
     rng = np.random.default_rng(0)
     scores = [rng.normal(size=(6000, 8)).astype(np.float32) * 2 for _ in range(3)]
     true = [1.0, 0.5, 0.0]
-    logits = sum(w * log_softmax(s) for w, s in zip(true, scores, strict=True))
+    logits = np.add.reduce([w * log_softmax(s) for w, s in zip(true, scores, strict=True)])
     targets = (logits + rng.gumbel(size=logits.shape)).argmax(1)
-    weights = learn(scores, Ragged.of(targets[:, None]))
+    weights = learned(scores, Ragged.of(targets[:, None]))
     np.testing.assert_allclose(weights, true, atol=0.06)
     expected = sum(w * log_softmax(s) for w, s in zip(weights, scores, strict=True))
     np.testing.assert_allclose(weighted_sum(scores, weights), expected, rtol=1e-4, atol=1e-4)
@@ -288,7 +314,7 @@ def test_no_other_weights_are_likelier_than_the_learned_ones(
 ) -> None:
     targets, scores = Ragged.of(wanted), list(table)
     assume(any(np.isfinite(table[:, q, i]).all() for q, items in enumerate(wanted) for i in items))
-    weights, (other, loss) = learn(scores, targets), old_learn(scores, targets)
+    weights, (other, loss) = learned(scores, targets), old_learn(scores, targets)
     assert loss(weights) <= loss(other) + 1e-6
     assert loss(weights) <= loss(np.ones(2)) + 1e-6
 
@@ -298,26 +324,41 @@ def test_learned_weights_equal_those_of_a_general_minimiser() -> None:
     scores = [rng.normal(size=(70, 9)).astype(np.float32) * 3 for _ in range(3)]
     scores[1][rng.random((70, 9)) < 0.2] = -np.inf
     targets = Ragged.of(rng.choice(9, rng.integers(0, 3), replace=False) for _ in range(70))
-    np.testing.assert_allclose(learn(scores, targets), old_learn(scores, targets)[0], atol=1e-4)
+    np.testing.assert_allclose(learned(scores, targets), old_learn(scores, targets)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [0, 70 * 9, 2**20])
+@pytest.mark.parametrize("size", [1, 7, 70])
+def test_learned_weights_do_not_depend_on_batches_nor_on_what_memory_keeps(
+    monkeypatch: pytest.MonkeyPatch, kept: int, size: int
+) -> None:
+    rng = np.random.default_rng(5)
+    scores = [rng.normal(size=(70, 9)).astype(np.float32) * 3 for _ in range(3)]
+    targets = Ragged.of(rng.choice(9, rng.integers(0, 3), replace=False) for _ in range(70))
+    whole = learned(scores, targets)
+    monkeypatch.setattr(learn_weights, "KEPT_CELLS", kept)
+    np.testing.assert_allclose(learned(scores, targets, size), whole, atol=1e-4)
 
 
 def test_equal_scores_share_their_weight() -> None:
     scores = np.random.default_rng(3).normal(size=(40, 6)).astype(np.float32)
-    weights = learn([scores, scores], Ragged.of(scores.argmax(1)[:, None]))
+    weights = learned([scores, scores], Ragged.of(scores.argmax(1)[:, None]))
     assert weights[0] == pytest.approx(weights[1])
     with pytest.raises(SearchError, match="scores of the signal contain NaN or infinity"):
-        learn([scores, np.full_like(scores, np.nan)], Ragged.of([0] for _ in scores))
+        learned([scores, np.full_like(scores, np.nan)], Ragged.of([0] for _ in scores))
 
 
 def test_learning_leaves_out_targets_that_are_not_to_be_ranked() -> None:
     rng = np.random.default_rng(1)
     scores = [rng.normal(size=(50, 6)).astype(np.float32) for _ in range(2)]
     targets = rng.integers(0, 5, 50)
-    plain = learn([s[:, :5] for s in scores], Ragged.of(targets[:, None]))
+    plain = learned([s[:, :5] for s in scores], Ragged.of(targets[:, None]))
     scores[0][:, 5] = -np.inf
-    np.testing.assert_allclose(learn(scores, Ragged.of([t, 5] for t in targets)), plain, atol=1e-4)
+    np.testing.assert_allclose(
+        learned(scores, Ragged.of([t, 5] for t in targets)), plain, atol=1e-4
+    )
     with pytest.raises(SearchError, match="no targets"):
-        learn(scores, Ragged.of([5] for _ in targets))
+        learned(scores, Ragged.of([5] for _ in targets))
 
 
 @pytest.mark.parametrize("combine", [reweight, reciprocal_ranks, z_scores])
@@ -332,11 +373,3 @@ def test_the_published_values_of_gamma() -> None:
     others = published_gammas("sasrec")
     assert others == sorted(set(others))
     assert (len(others), others[0], others[1], others[-1]) == (199, 0, 0.01, 99)
-
-
-def test_without_queries_there_is_no_weight() -> None:
-    nothing = np.zeros((0, 3), np.float32)
-    with pytest.raises(SearchError, match="no validation queries"):
-        choose_alpha(
-            nothing, nothing, [0.0], hits([]), query_ids=np.arange(0), k=1, combine=reweight
-        )

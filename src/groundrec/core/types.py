@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from groundrec.core.order import best_items
 
 __all__ = [
     "NO_ITEM",
@@ -146,6 +149,11 @@ class Queries:
             self.targets.take(index),
         )
 
+    def batches(self, size: int) -> Iterator[Queries]:
+        """Yield the queries in their order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
     @classmethod
     def of(cls, histories: Ragged, time: int) -> Queries:
         """Return queries of unnamed users at `time`, numbered from 0, without targets."""
@@ -206,6 +214,10 @@ class PreparedDataset:
 
     def popularity(self) -> NDArray[np.int64]:
         """Return how often each item occurs in the training sequences. Shape: [I]."""
+        return self._popularity
+
+    @cached_property
+    def _popularity(self) -> NDArray[np.int64]:
         return np.bincount(self.train.sequences().values, minlength=len(self.catalogue))
 
 
@@ -233,7 +245,7 @@ class Slates:
 
         Items with score -inf are left out; the remaining places hold `NO_ITEM` with score -inf.
         """
-        items = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
+        items = best_items(scores, k)
         best = np.take_along_axis(scores, items, axis=1).astype(np.float32)
         items[np.isneginf(best)] = NO_ITEM
         padding = ((0, 0), (0, k - items.shape[1]))
@@ -242,6 +254,12 @@ class Slates:
             np.pad(items, padding, constant_values=NO_ITEM),
             np.pad(best, padding, constant_values=-np.inf),
         )
+
+    @classmethod
+    def empty(cls, k: int) -> Slates:
+        """Return slates of `k` places for no queries."""
+        none = np.empty((0, k))
+        return cls(np.empty(0, np.int64), none.astype(np.int32), none.astype(np.float32))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Slates]) -> Slates:

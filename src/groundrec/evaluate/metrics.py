@@ -23,6 +23,7 @@ __all__ = [
     "beyond_accuracy",
     "by_slice",
     "coverage",
+    "distinct_targets",
     "exposure",
     "find_hits",
     "gini",
@@ -32,11 +33,13 @@ __all__ = [
     "mrr",
     "ndcg",
     "novelty",
+    "parse_name",
     "per_query",
     "popularity_bands",
     "popularity_lift",
     "repeat_rate",
     "unfilled_share",
+    "values_of_hits",
 ]
 
 Values = NDArray[np.float64]
@@ -80,17 +83,22 @@ def find_hits(slates: Slates, queries: Queries) -> tuple[Hits, NDArray[np.int64]
     each once.
     """
     items = _aligned(slates, queries)  # [Q, K]
-    rows = np.arange(len(queries), dtype=np.int64)[:, None]
-    # row * width + item is one key per pair of query and item, so one isin serves all queries
-    width = 1 + max(items.max(initial=0), queries.targets.values.max(initial=0))
-    target_keys = np.unique(queries.targets.rows * width + queries.targets.values)
-    slate_keys = np.where(items < 0, -1, rows * width + items).ravel()  # [Q * K]
-    positions = np.flatnonzero(np.isin(slate_keys, target_keys))
-    # return_index gives the first of equal keys: a repeated item counts once
-    first = np.unique(slate_keys[positions], return_index=True)[1]
-    hits = np.zeros(items.size, np.bool_)
-    hits[positions[first]] = True
-    return hits.reshape(items.shape), np.bincount(target_keys // width, minlength=len(queries))
+    rows = queries.targets.rows
+    targets = queries.targets.values
+    hits = np.zeros(items.shape, np.bool_)
+    is_target = items[rows] == targets[:, None]  # [targets, K]
+    found = is_target.any(axis=1)
+    # argmax gives the first of equal items: a repeated one counts once
+    hits[rows[found], is_target[found].argmax(axis=1)] = True
+    return hits, distinct_targets(queries)
+
+
+def distinct_targets(queries: Queries) -> NDArray[np.int64]:
+    """Return the number of distinct targets of each query. Shape: [Q]."""
+    width = 1 + queries.targets.values.max(initial=0)
+    # row * width + item is one key per pair of query and item
+    keys = np.unique(queries.targets.rows * width + queries.targets.values)
+    return np.bincount(keys // width, minlength=len(queries))
 
 
 def per_query(
@@ -105,10 +113,16 @@ def per_query(
     Raises `ArtifactError` if the query ids differ, `SearchError` if a cut-off exceeds the slate
     length.
     """
-    hits, relevant = find_hits(slates, queries)
+    return values_of_hits(*find_hits(slates, queries), ks, metrics)
+
+
+def values_of_hits(
+    hits: Hits, relevant: NDArray[np.int64], ks: Sequence[int], metrics: Sequence[str]
+) -> dict[str, Values]:
+    """Return `{"ndcg@10": float64 [Q], …}` from what `find_hits` returns."""
     functions = {name: resolve("metrics", name) for name in metrics}
     for k in ks:
-        _check_cutoff(k, slates)
+        _check_cutoff(k, hits.shape[1])
     return {
         f"{name}@{k}": function(hits, relevant, k)
         for name, function in functions.items()
@@ -121,16 +135,20 @@ def metric_function(name: str) -> Callable[[Slates, Queries], Values]:
 
     Raises `ConfigError` if the name is not `metric@k` or the metric is unknown.
     """
+    metric, k = parse_name(name)
+    return lambda slates, queries: per_query(slates, queries, [k], [metric])[name]
+
+
+def parse_name(name: str) -> tuple[str, int]:
+    """Return the metric and the cut-off of a name such as `ndcg@10`."""
     match = re.fullmatch(r"([^@]+)@([1-9]\d*)", name)
     if not match:
         known = ", ".join(f"{metric}@10" for metric in names("metrics"))
         raise ConfigError(
             "a metric's name needs a cut-off", value=name, accepted=f"metric@k, for example {known}"
         )
-    metric = match[1]
-    k = int(match[2])
-    resolve("metrics", metric)
-    return lambda slates, queries: per_query(slates, queries, [k], [metric])[name]
+    resolve("metrics", match[1])
+    return match[1], int(match[2])
 
 
 def popularity_bands(popularity: Counts, bands: int) -> NDArray[np.int64]:
@@ -208,9 +226,11 @@ def repeat_rate(slates: Slates, queries: Queries, items: int, k: int) -> float:
     """Return the share of the items in the top `k` that are already in the query's history."""
     top = _aligned(slates, queries)[:, :k]
     valid = _valid(top, items)
-    # one key per pair of query and item, as in `find_hits`
+    # one key per pair of query and item; sorted and searched, faster than `isin` for so few keys
     keys = np.arange(len(queries), dtype=np.int64)[:, None] * items + top
-    known = np.isin(keys, queries.history.rows * items + queries.history.values)
+    past = np.sort(queries.history.rows * items + queries.history.values)
+    at = np.searchsorted(past, keys).clip(max=len(past) - 1)
+    known = past[at] == keys if len(past) else np.zeros(keys.shape, np.bool_)
     return _ratio(np.count_nonzero(known & valid), np.count_nonzero(valid))
 
 
@@ -247,7 +267,7 @@ def beyond_accuracy(
 
     Raises `ArtifactError` if the query ids differ, `SearchError` if `k` exceeds the slate length.
     """
-    _check_cutoff(k, slates)
+    _check_cutoff(k, slates.k)
     items = len(popularity)
     return {
         "coverage": coverage(slates, items, k),
@@ -280,12 +300,12 @@ def _aligned(slates: Slates, queries: Queries) -> NDArray[np.int32]:
     return slates.items[row]
 
 
-def _check_cutoff(k: int, slates: Slates) -> None:
-    if not 1 <= k <= slates.k:
+def _check_cutoff(k: int, length: int) -> None:
+    if not 1 <= k <= length:
         raise SearchError(
             "a metric's cut-off exceeds the slates",
             value=k,
-            accepted=f"1 to {slates.k}, the length of a slate",
+            accepted=f"1 to {length}, the length of a slate",
             next_step="raise recommend.k or lower evaluate.ks",
         )
 

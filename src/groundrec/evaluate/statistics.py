@@ -7,9 +7,9 @@ methods this module knows only the names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ __all__ = [
     "standard_error",
 ]
 
+K = TypeVar("K", bound=Hashable)
+"""Names a column."""
 Values = NDArray[np.float64]
 Users = NDArray[Any]
 
@@ -52,8 +54,8 @@ class Comparison:
 
 
 def intervals(
-    values: Mapping[str, Values], users: Users, *, samples: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
+    values: Mapping[K, Values], users: Users, *, samples: int = 1000, seed: int = 0
+) -> dict[K, Interval]:
     """Return each column's mean and 95% percentile interval, from a cluster bootstrap of users.
 
     Each of the `samples` draws takes U of the U users with replacement, each with all of their
@@ -148,12 +150,12 @@ def compare_to_reference(
     }
 
 
-def _per_user(values: Mapping[str, Values], users: Users) -> tuple[Values, Values]:
+def _per_user(values: Mapping[K, Values], users: Users) -> tuple[Values, Values]:
     """Return the sums and the counts of non-NaN values per user and column. Shapes: [U, M]."""
     if wrong := [name for name, column in values.items() if len(column) != len(users)]:
         raise ArtifactError(
             "a column needs one value per query",
-            value=", ".join(wrong),
+            value=", ".join(map(str, wrong)),
             accepted=f"{len(users)} values",
         )
     known, user = np.unique(users, return_inverse=True)

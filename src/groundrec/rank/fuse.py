@@ -1,12 +1,14 @@
-"""Scores of the same items combined, by weights chosen or learned on validation.
+"""Scores of the same items combined, by weights chosen on validation.
 
-`KINDS` are the ways with one weight. Each ranks the items that both have a score for, and no
-others. Knows nothing about where scores come from, nor which metric is measured.
+`KINDS` are the ways with one weight; `rank.learn_weights` learns one for each of several rankers.
+Each ranks the items that both have a score for, and no others. Knows nothing about where scores
+come from, nor which metric is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,36 +16,34 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from groundrec.core.errors import SearchError
+from groundrec.core.order import ranks
 from groundrec.core.types import NO_ITEM, Ragged, Scores, Slates
 
 __all__ = [
     "EPSILON",
     "KINDS",
+    "PROBABILITY",
     "Kind",
     "Point",
-    "choose_alpha",
+    "best_weight",
     "exclude",
-    "learn",
+    "fused_slates",
     "log_softmax",
     "mix",
     "published_gammas",
     "reciprocal_ranks",
     "reweight",
+    "row_blocks",
+    "shared",
     "slates_to_scores",
+    "target_ranks",
     "weighted_sum",
     "z_scores",
 ]
 
-Combine = Callable[[Scores, Scores, float], Scores]
-"""A way to make two scores one by a weight."""
 RANKS = 60
-PENALTY = 1e-4
-STEPS = 100
-"""Most Newton steps in which weights are learned."""
-ENOUGH = 1e-9
-"""Stop when a step would gain less log-likelihood per query."""
-BLOCK = 32
-"""Queries looked at together while learning: few, so that they stay in the processor's cache."""
+BLOCK_CELLS = 2**17
+"""Cells of a table that are mixed together."""
 EPSILON = np.float32(1e-3)
 """How far below a slate's lowest score `slates_to_scores` puts what is not in the slate."""
 
@@ -73,17 +73,7 @@ def mix(lm: Scores, signal: Scores, alpha: float) -> Scores:
 
     Both are made probabilities over those items first. Shape: [q, I].
     """
-    if not 0 <= alpha <= 1:
-        raise SearchError(
-            "alpha must be between 0 and 1", value=alpha, accepted="a number from 0 to 1"
-        )
-    allowed = ~(np.isneginf(lm) | np.isneginf(signal))
-    mixed = np.full(lm.shape, -np.inf, np.float32)
-    mixed[allowed] = (
-        alpha * log_softmax(lm, allowed)[allowed]
-        + (1 - alpha) * log_softmax(signal, allowed)[allowed]
-    )
-    return mixed
+    return PROBABILITY.fused(lm, signal, alpha)
 
 
 def reweight(lm: Scores, signal: Scores, gamma: float) -> Scores:
@@ -94,12 +84,7 @@ def reweight(lm: Scores, signal: Scores, gamma: float) -> Scores:
     to 1 over the items of a query that both have a score for; a signal that scores them alike gives
     0. The nearest item, d = 0, stays first whatever gamma is. Shape: [q, I].
     """
-    if not gamma >= 0:
-        raise SearchError("gamma is no weight", value=gamma, accepted="a number from 0")
-    allowed = _shared(lm, signal)
-    w = _unit(signal, allowed)
-    d = _unit(-lm, allowed)
-    return np.where(allowed, -((1 + w) ** -gamma) * d, -np.inf).astype(np.float32)
+    return REWEIGHT.fused(lm, signal, gamma)
 
 
 def reciprocal_ranks(lm: Scores, signal: Scores, alpha: float) -> Scores:
@@ -108,102 +93,54 @@ def reciprocal_ranks(lm: Scores, signal: Scores, alpha: float) -> Scores:
 
     Items of one score share their mean rank.
     """
-    allowed = _shared(lm, signal)
-    a, b = (1 / (RANKS + _ranks(scores, allowed)) for scores in (lm, signal))
-    return np.where(allowed, alpha * a + (1 - alpha) * b, -np.inf).astype(np.float32)
+    return RECIPROCAL_RANK.fused(lm, signal, alpha)
 
 
 def z_scores(lm: Scores, signal: Scores, alpha: float) -> Scores:
     """Return alpha * z_LM + (1 - alpha) * z_signal: scores less a query's mean, in its standard
     deviations. [q, I].
     """
-    allowed = _shared(lm, signal)
-    a, b = (_standard(scores, allowed) for scores in (lm, signal))
-    return np.where(allowed, alpha * a + (1 - alpha) * b, -np.inf).astype(np.float32)
+    return Z_SCORE.fused(lm, signal, alpha)
 
 
-def learn(scores: Sequence[Scores], targets: Ragged) -> NDArray[np.float64]:
-    """Return the weights of log-probabilities under which the targets are likeliest. Shape:
-    [len(scores)].
+def target_ranks(
+    kind: Kind, lm: Scores, signal: Scores, grid: Sequence[float], targets: Ragged
+) -> NDArray[np.int32]:
+    """Return the rank of every target under every weight of `grid`. Shape: [weights, targets].
 
-    Maximum likelihood of a softmax over the items that all have a score for, weighted sums of
-    `log_softmax` as its logits, and a hair of a penalty, so that equal scores share their weight.
-    Queries without a target among those items say nothing; raises `SearchError` where none has one.
+    1 for the best item, 0 for one that may not be recommended; ties go to the smaller item number.
+    What does not depend on the weight is computed once.
     """
-    allowed = _shared(*scores)
-    known = allowed[targets.rows, targets.values]
-    if not known.any():
-        raise SearchError(
-            "no targets to learn weights from", value=0, accepted="at least one validation query"
-        )
-    queries, rows = np.unique(targets.rows[known], return_inverse=True)
-    allowed = allowed[queries]
-    table = np.stack([np.where(allowed, log_softmax(s[queries], allowed), 0) for s in scores])
-    wanted = table[:, rows, targets.values[known]].astype(np.float64) @ (
-        1 / np.bincount(rows)[rows]
-    )
-    start = np.full(len(scores), 1 / len(scores))
-    return _newton_minimize(
-        lambda weights: _negative_log_likelihood(weights, table, allowed, wanted),
-        start,
-        ENOUGH * len(queries),
-    )
+    found = np.empty((len(grid), len(targets.values)), np.int32)
+    for rows in row_blocks(lm):
+        lm_part, signal_part = kind.prepare(lm[rows], signal[rows])
+        here = slice(targets.offsets[rows.start], targets.offsets[rows.stop])
+        row = targets.rows[here] - rows.start
+        for number, weight in enumerate(grid):
+            mixed = kind.combine(lm_part, signal_part, weight)
+            found[number, here] = ranks(mixed, row, targets.values[here])
+    return found
 
 
-class _Derivatives(NamedTuple):
-    """A convex function at one point."""
+def fused_slates(
+    query_ids: NDArray[np.int64], k: int, scores: Sequence[Scores], fused: Callable[..., Scores]
+) -> Slates:
+    """Return the `k` best items of each query by `fused(*scores)`, computed for few rows at a time.
 
-    value: float
-    gradient: NDArray[np.float64]
-    hessian: NDArray[np.float64]
-
-
-def _newton_minimize(
-    at: Callable[[NDArray[np.float64]], _Derivatives], point: NDArray[np.float64], enough: float
-) -> NDArray[np.float64]:
-    """Return the minimum of a convex function by Newton's method, halving steps that overshoot.
-
-    For few unknowns it evaluates the function far less often than L-BFGS.
+    Shapes: `query_ids` [q], each of `scores` [q, I].
     """
-    here = at(point)
-    for _ in range(STEPS):
-        step = np.linalg.solve(here.hessian, here.gradient)
-        if here.gradient @ step < enough:
-            return point - step
-        while (there := at(point - step)).value > here.value - here.gradient @ step / 4:
-            step /= 2
-        point = point - step
-        here = there
-    return point
+    parts = [
+        Slates.from_scores(query_ids[rows], fused(*(table[rows] for table in scores)), k)
+        for rows in row_blocks(scores[0])
+    ]
+    return Slates.concatenate(parts)
 
 
-def _negative_log_likelihood(
-    weights: NDArray[np.float64],
-    table: Scores,
-    allowed: NDArray[np.bool_],
-    wanted: NDArray[np.float64],
-) -> _Derivatives:
-    """Return minus the targets' log-likelihood under n weights.
-
-    `table` [n, Q, I] are the scores, `wanted` [n] their sums over the targets.
-    """
-    value = PENALTY * weights @ weights - weights @ wanted
-    gradient = 2 * PENALTY * weights - wanted
-    hessian = 2 * PENALTY * np.eye(len(weights))
-    for start in range(0, len(allowed), BLOCK):
-        rows = slice(start, start + BLOCK)
-        x = table[:, rows].astype(np.float64)  # [n, q, I]
-        logits = np.where(allowed[rows], np.tensordot(weights, x, 1), -np.inf)  # [q, I]
-        top = logits.max(1, keepdims=True)
-        p = np.exp(logits - top)
-        total = p.sum(1, keepdims=True)
-        value += (top + np.log(total)).sum()
-        # The gradient of log-sum-exp is the mean of x under p, its Hessian the covariance.
-        px = x * (p / total)
-        mean = px.sum(2)  # [n, q]
-        gradient += mean.sum(1)
-        hessian += px.reshape(len(x), -1) @ x.reshape(len(x), -1).T - mean @ mean.T
-    return _Derivatives(float(value), gradient, hessian)
+def row_blocks(scores: Scores) -> Iterator[slice]:
+    """Yield slices of so few rows of [q, I] that what is computed of them stays in the cache."""
+    rows, items = scores.shape
+    size = max(1, BLOCK_CELLS // max(items, 1))
+    yield from (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def weighted_sum(
@@ -253,27 +190,15 @@ def slates_to_scores(slates: Slates, item_count: int) -> Scores:
     return scores
 
 
-def choose_alpha(
-    lm: Scores,
-    signal: Scores,
-    grid: Iterable[float],
-    measure: Callable[[Slates], NDArray[np.floating]],
-    *,
-    query_ids: NDArray[np.int64],
-    k: int,
-    combine: Combine = mix,
-    neutral: float = 0.5,
+def best_weight(
+    grid: Sequence[float], values: Iterable[NDArray[np.floating]], neutral: float = 0.5
 ) -> tuple[float, list[Point]]:
-    """Return the weight of `grid` whose slates of `k` items have the best mean `measure`, and the
-    curve over the grid.
+    """Return the weight of `grid` with the best mean of `values`, and the curve over the grid.
 
-    `measure` gives one value per query. A tie goes to the weight nearest `neutral`, then to the
-    smaller one.
+    `values` holds one array per weight, with one value per query. A tie goes to the weight nearest
+    `neutral`, then to the smaller one.
     """
-    curve = [
-        _point(float(w), measure(Slates.from_scores(query_ids, combine(lm, signal, w), k)))
-        for w in grid
-    ]
+    curve = [_point(weight, value) for weight, value in zip(grid, values, strict=True)]
     if not curve:
         raise SearchError(
             "no alpha to choose from", accepted="a grid with at least one value from 0 to 1"
@@ -298,7 +223,7 @@ def _point(alpha: float, values: NDArray[np.floating]) -> Point:
     return Point(alpha, float(values.mean()), float(error))
 
 
-def _shared(*scores: Scores) -> NDArray[np.bool_]:
+def shared(*scores: Scores) -> NDArray[np.bool_]:
     """Return which items all have a score for; raise `SearchError` for NaN and infinity."""
     for i, table in enumerate(scores):
         if (wrong := np.isnan(table) | np.isposinf(table)).any():
@@ -332,18 +257,79 @@ def _standard(values: Scores, allowed: NDArray[np.bool_]) -> NDArray[np.float64]
     return apart / np.where(spread > 0, spread, 1)
 
 
-class Kind(NamedTuple):
-    """A way to fuse by one weight, the weight's symbol, what ties go to, its name in a report."""
+def _log_probabilities(lm: Scores, signal: Scores) -> tuple[Scores, Scores]:
+    """Return both as log-probabilities over the items that both have a score for."""
+    allowed = ~(np.isneginf(lm) | np.isneginf(signal))
+    return log_softmax(lm, allowed), log_softmax(signal, allowed)
 
-    combine: Combine
-    weight: str
+
+def _distances(lm: Scores, signal: Scores) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return d and w of `reweight`; d is infinite where an item may not be recommended."""
+    allowed = shared(lm, signal)
+    return np.where(allowed, _unit(-lm, allowed), np.inf), _unit(signal, allowed)
+
+
+def _reciprocal(lm: Scores, signal: Scores) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    allowed = shared(lm, signal)
+    a, b = (np.where(allowed, 1 / (RANKS + _ranks(s, allowed)), -np.inf) for s in (lm, signal))
+    return a, b
+
+
+def _standardised(lm: Scores, signal: Scores) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    allowed = shared(lm, signal)
+    a, b = (np.where(allowed, _standard(s, allowed), -np.inf) for s in (lm, signal))
+    return a, b
+
+
+def _linear(
+    lm: NDArray[np.floating], signal: NDArray[np.floating], alpha: float
+) -> NDArray[np.float32]:
+    """Return alpha * lm + (1 - alpha) * signal; -inf where both are."""
+    if not 0 <= alpha <= 1:
+        raise SearchError(
+            "alpha must be between 0 and 1", value=alpha, accepted="a number from 0 to 1"
+        )
+    # 0 * -inf is not a number, whether a weight is 0 or only becomes it in 32 bits.
+    if np.float32(alpha) in (0, 1):
+        return (lm if alpha > 0.5 else signal).astype(np.float32)
+    return (alpha * lm + (1 - alpha) * signal).astype(np.float32, copy=False)
+
+
+def _shrunk(
+    distance: NDArray[np.floating], weight: NDArray[np.floating], gamma: float
+) -> NDArray[np.float32]:
+    if not gamma >= 0:
+        raise SearchError("gamma is no weight", value=gamma, accepted="a number from 0")
+    return (-((1 + weight) ** -gamma) * distance).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to fuse by one weight."""
+
+    prepare: Callable[[Scores, Scores], tuple[NDArray[np.floating], NDArray[np.floating]]]
+    """Returns what is combined, of the language model and of the signal. Shapes: [q, I]."""
+    combine: Callable[[NDArray[np.floating], NDArray[np.floating], float], Scores]
+    symbol: str
+    """The weight's symbol."""
     neutral: float
+    """The weight that a tie goes to."""
     label: str
+    """Its name in a report; empty for the usual way."""
 
+    def fused(self, lm: Scores, signal: Scores, weight: float) -> Scores:
+        """Return the fused scores, -inf where either has no score. Shape: [q, I]."""
+        return self.combine(*self.prepare(lm, signal), weight)
+
+
+PROBABILITY = Kind(_log_probabilities, _linear, "α", 0.5, "")
+REWEIGHT = Kind(_distances, _shrunk, "γ", 0.0, "re-weighted")
+RECIPROCAL_RANK = Kind(_reciprocal, _linear, "α", 0.5, "reciprocal rank")
+Z_SCORE = Kind(_standardised, _linear, "α", 0.5, "z-score")
 
 KINDS = {
-    "probability": Kind(mix, "α", 0.5, ""),
-    "reweight": Kind(reweight, "γ", 0.0, "re-weighted"),
-    "reciprocal-rank": Kind(reciprocal_ranks, "α", 0.5, "reciprocal rank"),
-    "z-score": Kind(z_scores, "α", 0.5, "z-score"),
+    "probability": PROBABILITY,
+    "reweight": REWEIGHT,
+    "reciprocal-rank": RECIPROCAL_RANK,
+    "z-score": Z_SCORE,
 }

@@ -37,10 +37,15 @@ if TYPE_CHECKING:
     from groundrec.signals.counts import Signal
     from groundrec.text.tokens import Encoder
 
-__all__ = ["EMBEDDINGS", "TRIE", "Artefacts", "Scorer", "open_run"]
+__all__ = ["EMBEDDINGS", "TRIE", "Artefacts", "Scorer", "batch_size", "open_run"]
 
 Scorer: TypeAlias = Callable[[Queries], Scores]
 """Returns the score of every item for each query, -inf where it may not be recommended. [q, I]."""
+
+MAX_BATCH = 256
+"""Most queries whose items are scored together."""
+MAX_CELLS = 2**24
+"""Most scores of one ranker that are held at once: 64 MB."""
 
 TRIE = "trie.npz"
 EMBEDDINGS = "embeddings"
@@ -205,6 +210,11 @@ class Artefacts:
             return found if left is None else np.where(left, found, np.float32(-np.inf))
 
         return masked
+
+
+def batch_size(item_count: int) -> int:
+    """Return how many queries are scored together, so that memory does not grow with either."""
+    return max(1, min(MAX_BATCH, MAX_CELLS // max(item_count, 1)))
 
 
 def open_run(path: Path) -> Artefacts:

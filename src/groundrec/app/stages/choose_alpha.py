@@ -8,14 +8,16 @@ the whole grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groundrec.core.recipe import Recipe
 from groundrec.core.track import log, progress
-from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores, Slates
+from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 
 if TYPE_CHECKING:
     from groundrec.rank.recommend import SearchRanker
@@ -32,20 +34,14 @@ def choose_assistant_weight(
     `ranker` is the search without an assistant. The curve is written to `folder`.
     """
     from groundrec.core.files import write_json
-    from groundrec.evaluate.metrics import metric_function
-    from groundrec.rank.fuse import choose_alpha
+    from groundrec.evaluate.rank_metrics import RankMetrics
+    from groundrec.rank.fuse import best_weight
 
-    value_of = metric_function(recipe.fuse.metric)
     queries = queries.take(ranker.answerable(queries))
-    lm, other = _candidates(recipe, ranker, signal, queries)
-    alpha, curve = choose_alpha(
-        lm,
-        other,
-        np.linspace(0, 1, recipe.fuse.grid).tolist(),
-        lambda slates: value_of(slates, queries),
-        query_ids=queries.ids,
-        k=recipe.recommend.k,
-    )
+    grid = np.linspace(0, 1, recipe.fuse.grid).tolist()
+    ranks = _target_ranks(recipe, ranker, signal, queries, grid)
+    measure = RankMetrics(queries, recipe.recommend.k)
+    alpha, curve = best_weight(grid, (measure.value(recipe.fuse.metric, row) for row in ranks))
     write_json(folder / "curve.json", [point._asdict() for point in curve])
     assistant = recipe.recommend.assistant
     log.info(
@@ -54,33 +50,39 @@ def choose_assistant_weight(
     return alpha
 
 
-def _candidates(
-    recipe: Recipe, ranker: SearchRanker, signal: Signal, queries: Queries
-) -> tuple[Scores, Scores]:
-    """Return the scores of each query's candidates under the model and under the signal; -inf
-    elsewhere. [Q, I].
+def _target_ranks(
+    recipe: Recipe,
+    ranker: SearchRanker,
+    signal: Signal,
+    queries: Queries,
+    grid: Sequence[float],
+) -> NDArray[np.int32]:
+    """Return the rank of every target among its query's candidates under every weight of `grid`.
+
+    0 for a target that is no candidate. Shape: [weights, targets].
     """
+    from groundrec.rank.fuse import PROBABILITY, target_ranks
     from groundrec.rank.search.masks import Guide, guide_totals
 
     section = recipe.recommend
     trie = ranker.search.trie
     batches = ranker.batches()
 
-    def score(batch: Queries) -> tuple[Scores, Scores]:
+    def score(batch: Queries) -> list[NDArray[np.int32]]:
         mask = ranker.mask(batch)
         guide = Guide(signal.scores(batch), 0.0, section.assistant_mass)
         totals = guide_totals(trie, guide, mask)
         by_model = ranker.slates(batch, section.k)
         by_signal = Slates.from_scores(batch.ids, totals, section.k)
         both = np.concatenate([by_model.items, by_signal.items], axis=1)
-        found = Ragged.of([np.unique(row[row != NO_ITEM]) for row in both])
-        lm = ranker.search.score(ranker.prompts(batch), found, mask)
-        return lm, np.where(np.isneginf(lm), lm, totals)
+        candidates = Ragged.of([np.unique(row[row != NO_ITEM]) for row in both])
+        lm = ranker.search.score(ranker.prompts(batch), candidates, mask)
+        other = np.where(np.isneginf(lm), lm, totals)
+        found = target_ranks(PROBABILITY, lm, other, grid, batch.targets)
+        return np.split(found, batch.targets.offsets[1:-1], axis=1)
 
     batches.fit(len(queries), max(map(len, ranker.prompts(queries))))
     steps = -(-len(queries) // section.batch_size)
     done = progress(batches.run(queries, score), "scoring candidates", steps)
-    rows, parts = zip(*done, strict=True)
-    order = np.argsort(np.concatenate(rows))
-    lm, other = (np.concatenate(scores)[order] for scores in zip(*parts, strict=True))
-    return lm, other
+    by_query = {row: part for rows, parts in done for row, part in zip(rows, parts, strict=True)}
+    return np.concatenate([by_query[row] for row in range(len(queries))], axis=1)

@@ -5,15 +5,16 @@ Knows nothing about run directories as a whole, nor about reports.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groundrec.app.stages.artefacts import Scorer
+from groundrec.app.stages.artefacts import Scorer, batch_size
 from groundrec.app.stages.made_from import SEARCH
 from groundrec.app.stages.names import short_title, title
 from groundrec.core.files import read_json, write_json
@@ -21,6 +22,9 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.registry import names
 from groundrec.core.track import log, progress
 from groundrec.core.types import Queries, Scores, Slates
+
+if TYPE_CHECKING:
+    from groundrec.evaluate.rank_metrics import RankMetrics
 
 __all__ = [
     "LEARNED",
@@ -67,6 +71,11 @@ class Fusion:
     signals: tuple[str, ...]
     kind: str
     per_metric: bool = False
+
+    @property
+    def rankers(self) -> tuple[str, ...]:
+        """The grounding, then the signals."""
+        return (self.method, *self.signals)
 
     @property
     def folder(self) -> str:
@@ -139,10 +148,21 @@ class Split:
 
     queries: Queries
     scorers: Mapping[str, Scorer]
+    item_count: int
 
-    def scores(self, name: str) -> Scores:
-        """Return one ranker's score of every item. Shape: [Q, I]."""
-        return self.scorers[name](self.queries)
+    def batches(
+        self, names: Iterable[str], what: str = ""
+    ) -> Iterator[tuple[Queries, dict[str, Scores]]]:
+        """Yield the queries batch by batch, with the scores [q, I] of the rankers in `names`.
+
+        With `what`, progress is shown under that name.
+        """
+        size = batch_size(self.item_count)
+        batches: Iterable[Queries] = self.queries.batches(size)
+        if what:
+            batches = progress(batches, what, -(-len(self.queries) // size))
+        for batch in batches:
+            yield batch, {name: self.scorers[name](batch) for name in names}
 
 
 @dataclass(frozen=True)
@@ -154,84 +174,98 @@ class _Fuser:
     test: Split
     folder: Path
 
-    def fuse(self, wanted: Iterable[Fusion]) -> dict[str, object]:
+    def fuse(self, wanted: Sequence[Fusion]) -> dict[str, object]:
         """Do every fusion; return the chosen weights by the fusions' folders."""
+        ranks = self._target_ranks([f for f in wanted if f.kind != LEARNED])
         chosen: dict[str, Choice] = {}
-        for fusion, valid, test in self._with_scores(wanted):
-            choice = self._choose(fusion, valid, test)
+        for fusion in wanted:
+            choice = (
+                self._learn(fusion)
+                if fusion.kind == LEARNED
+                else self._choose(fusion, ranks.pop(fusion.folder))
+            )
             chosen[fusion.folder] = choice
             log.info(f"  {fusion.name}: {self._summary(fusion, choice)}")
+        self._write_slates(wanted, chosen)
         write_json(self.folder / WEIGHTS, chosen)
         return {folder: c.get("alpha", c.get("weights")) for folder, c in chosen.items()}
 
-    def _with_scores(self, wanted: Iterable[Fusion]) -> Iterator[tuple[Fusion, Scores, Scores]]:
-        """Yield each fusion with its grounding's scores of validation and test, read once for each
-        grounding.
+    def _target_ranks(self, wanted: Sequence[Fusion]) -> dict[str, NDArray[np.int32]]:
+        """Return the ranks of the validation targets under every weight of each fusion's grid.
+
+        Shape of each: [weights, targets]. Every ranker scores the queries once.
         """
-        method = None
-        valid = test = np.empty((0, 0), np.float32)
-        for fusion in wanted:
-            if fusion.method != method:
-                method = fusion.method
-                valid = self.valid.scores(method)
-                test = self.test.scores(method)
-            yield fusion, valid, test
+        from groundrec.rank.fuse import KINDS, target_ranks
 
-    def _choose(self, fusion: Fusion, valid: Scores, test: Scores) -> Choice:
-        if fusion.kind == LEARNED:
-            return self._learn(fusion, valid, test)
-        return self._weigh(fusion, valid, test)
+        if not wanted:
+            return {}
+        targets = len(self.valid.queries.targets.values)
+        found = {f.folder: np.empty((len(self._grid(f)), targets), np.int32) for f in wanted}
+        done = 0
+        for batch, scores in self.valid.batches(_rankers(wanted), "choosing weights"):
+            here = slice(done, done := done + len(batch.targets.values))
+            for f in wanted:
+                pair = (scores[f.method], scores[f.signals[0]])
+                kind = KINDS[f.kind]
+                found[f.folder][:, here] = target_ranks(kind, *pair, self._grid(f), batch.targets)
+        return found
 
-    def _weigh(self, fusion: Fusion, lm_valid: Scores, lm_test: Scores) -> Choice:
-        """Choose the weight of one signal from the grid, and write the test slates it gives."""
-        from groundrec.evaluate.metrics import metric_function, per_query
-        from groundrec.rank.fuse import KINDS, choose_alpha
+    @cached_property
+    def _validation_metrics(self) -> RankMetrics:
+        from groundrec.evaluate.rank_metrics import RankMetrics
 
-        kind = KINDS[fusion.kind]
-        (signal,) = fusion.signals
-        value_of = metric_function(self.recipe.fuse.metric)
-        ks = sorted(self.recipe.evaluate.ks)
-        means: list[dict[str, float]] = []
+        return RankMetrics(self.valid.queries, self.recipe.recommend.k)
+
+    def _choose(self, fusion: Fusion, ranks: NDArray[np.int32]) -> Choice:
+        """Choose the weight of one signal from the grid, by the ranks of the validation targets."""
+        from groundrec.rank.fuse import KINDS, best_weight
+
+        measure = self._validation_metrics
         grid = self._grid(fusion)
-
-        def values(slates: Slates) -> NDArray[np.floating]:
-            if fusion.per_metric:
-                found = per_query(slates, self.valid.queries, ks, names("metrics"))
-                means.append({metric: float(value.mean()) for metric, value in found.items()})
-            return value_of(slates, self.valid.queries)
-
-        weight, curve = choose_alpha(
-            lm_valid,
-            self.valid.scores(signal),
-            progress(grid, f"mixing with {signal}"),
-            values,
-            query_ids=self.valid.queries.ids,
-            k=self.recipe.recommend.k,
-            combine=kind.combine,
-            neutral=kind.neutral,
-        )
+        values = (measure.value(self.recipe.fuse.metric, row) for row in ranks)
+        weight, curve = best_weight(grid, values, KINDS[fusion.kind].neutral)
         choice = Choice(alpha=weight, curve=[CurvePoint(**p._asdict()) for p in curve])
         if fusion.per_metric:
+            ks = sorted(self.recipe.evaluate.ks)
+            every = [measure.per_query(row, ks, names("metrics")) for row in ranks]
             choice["paper"] = {
-                metric: grid[int(np.argmax([row[metric] for row in means]))] for metric in means[0]
+                metric: grid[int(np.argmax([found[metric].mean() for found in every]))]
+                for metric in every[0]
             }
-        other = self.test.scores(signal)
-        folder = self.folder / fusion.folder
-        self._save(kind.combine(lm_test, other, weight), folder)
-        for own in sorted(set(choice.get("paper", {}).values())):
-            self._save(kind.combine(lm_test, other, own), folder / f"{own:g}")
         return choice
 
-    def _learn(self, fusion: Fusion, lm_valid: Scores, lm_test: Scores) -> Choice:
+    def _learn(self, fusion: Fusion) -> Choice:
         """Learn a weight for the grounding and for every signal, all at once."""
-        from groundrec.rank.fuse import learn, weighted_sum
+        from groundrec.rank.learn_weights import Batch, learn
 
-        valid = [lm_valid, *(self.valid.scores(name) for name in fusion.signals)]
-        weights = learn(valid, self.valid.queries.targets).tolist()
-        test = [lm_test, *(self.test.scores(name) for name in fusion.signals)]
-        self._save(weighted_sum(test, weights), self.folder / fusion.folder)
+        def batches() -> Iterator[Batch]:
+            for batch, scores in self.valid.batches(fusion.rankers):
+                yield [scores[name] for name in fusion.rankers], batch.targets
+
+        weights = learn(batches).tolist()
         rankers = (title(self.recipe, fusion.method), *fusion.signals)
         return Choice(weights=dict(zip(rankers, weights, strict=True)))
+
+    def _write_slates(self, wanted: Sequence[Fusion], chosen: Mapping[str, Choice]) -> None:
+        """Write the test slates of every fusion; every ranker scores the queries once."""
+        from groundrec.rank.fuse import fused_slates
+        from groundrec.rank.slates import save_slates
+
+        ways = {
+            self.folder / fusion.folder / way: (fusion, fused)
+            for fusion in wanted
+            for way, fused in _ways(fusion, chosen[fusion.folder]).items()
+        }
+        parts: dict[Path, list[Slates]] = {folder: [] for folder in ways}
+        k = self.recipe.recommend.k
+        for batch, scores in self.test.batches(_rankers(wanted), "fusing"):
+            for folder, (fusion, fused) in ways.items():
+                tables = [scores[name] for name in fusion.rankers]
+                parts[folder].append(fused_slates(batch.ids, k, tables, fused))
+        for folder, slates in parts.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            whole = slates or [Slates.empty(k)]
+            save_slates(Slates.concatenate(whole), folder / "test.parquet")
 
     def _grid(self, fusion: Fusion) -> list[float]:
         from groundrec.rank.fuse import published_gammas
@@ -239,13 +273,6 @@ class _Fuser:
         if fusion.kind == "reweight":
             return published_gammas(fusion.signals[0])
         return np.linspace(0, 1, self.recipe.fuse.grid).tolist()
-
-    def _save(self, scores: Scores, folder: Path) -> None:
-        from groundrec.rank.slates import save_slates
-
-        folder.mkdir(parents=True, exist_ok=True)
-        slates = Slates.from_scores(self.test.queries.ids, scores, self.recipe.recommend.k)
-        save_slates(slates, folder / "test.parquet")
 
     def _summary(self, fusion: Fusion, choice: Choice) -> str:
         """Return what was chosen, for the log."""
@@ -255,6 +282,28 @@ class _Fuser:
         more = "; another for each metric" if fusion.per_metric else ""
         alpha = choice.get("alpha", 0.0)
         return f"{name} = {alpha:.2f}, {self.recipe.fuse.metric} on validation{more}"
+
+
+def _rankers(wanted: Sequence[Fusion]) -> list[str]:
+    """Return the groundings and signals that fusions mix, each once."""
+    return list(dict.fromkeys(name for fusion in wanted for name in fusion.rankers))
+
+
+def _ways(fusion: Fusion, choice: Choice) -> dict[str, Callable[..., Scores]]:
+    """Return how test scores are fused, by the subfolder of the slates: by the chosen weight, and
+    by each metric's own.
+    """
+    from groundrec.rank.fuse import KINDS, weighted_sum
+
+    if fusion.kind == LEARNED:
+        weights = list(choice.get("weights", {}).values())
+        return {"": lambda *scores: weighted_sum(scores, weights)}
+    kind = KINDS[fusion.kind]
+    own = {f"{weight:g}": weight for weight in sorted(set(choice.get("paper", {}).values()))}
+    return {
+        way: partial(kind.fused, weight=weight)
+        for way, weight in {"": choice.get("alpha", 0.0), **own}.items()
+    }
 
 
 def fuse(recipe: Recipe, valid: Split, test: Split, folder: Path) -> dict[str, object]:

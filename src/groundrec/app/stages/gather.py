@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from groundrec.app.stages.artefacts import Artefacts
+from groundrec.app.stages.artefacts import Artefacts, batch_size
 from groundrec.app.stages.fusion import LEARNED, choices, fusions, kept_slates, slates_per_metric
 from groundrec.app.stages.made_from import signal_step, slates_step
 from groundrec.app.stages.names import title
@@ -67,11 +67,8 @@ def gather(x: Artefacts) -> Gathered:
 
 def slates_by_method(x: Artefacts) -> dict[str, Slates]:
     """Return every method's test slates: each signal, each grounding, each fusion."""
-    queries = x.queries("test")
-    k = x.recipe.recommend.k
     found = {
-        name: Slates.from_scores(queries.ids, x.scorer(name, "test")(queries), k)
-        for name in progress(x.recipe.signals, "ranking by signals")
+        name: _signal_slates(x, name) for name in progress(x.recipe.signals, "ranking by signals")
     }
     from groundrec.rank.slates import load_slates
 
@@ -80,6 +77,15 @@ def slates_by_method(x: Artefacts) -> dict[str, Slates]:
     for fusion in fusions(x.recipe):
         found[fusion.name] = kept_slates(x.run.folder("fuse"), fusion)
     return found
+
+
+def _signal_slates(x: Artefacts, name: str) -> Slates:
+    """Return the test slates of one signal; few queries are scored at once."""
+    k = x.recipe.recommend.k
+    scores = x.scorer(name, "test")
+    batches = x.queries("test").batches(batch_size(len(x.dataset.catalogue)))
+    parts = [Slates.from_scores(batch.ids, scores(batch), k) for batch in batches]
+    return Slates.concatenate(parts or [Slates.empty(k)])
 
 
 def kind_of(recipe: Recipe, name: str) -> Kind:
@@ -141,7 +147,7 @@ def _fusion_curves(recipe: Recipe, folder: Path) -> tuple[FusionCurve, ...]:
                 tuple(point["mean"] for point in points),
                 tuple(point["error"] for point in points),
                 choice.get("alpha", 0.0),
-                KINDS[fusion.kind].weight,
+                KINDS[fusion.kind].symbol,
                 title(recipe, fusion.method),
                 fusion.label,
             )

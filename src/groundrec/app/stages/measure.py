@@ -5,6 +5,7 @@ Reads and writes no file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,15 +37,17 @@ def measure(gathered: Gathered) -> tuple[Report, PerQuery]:
     queries = gathered.queries
     main = recipe.fuse.metric
     values = _per_query(gathered)
+    # Numbers instead of names: they are compared many times.
+    users = np.unique(queries.users, return_inverse=True)[1]
     single = [name for name in gathered.slates if kind_of(recipe, name) != "fused"]
     reference = max(single, key=lambda name: values[name][main].mean())
     versus = compare_to_reference(
         {name: value[main] for name, value in values.items()},
         reference,
-        queries.users,
+        users,
         seed=recipe.seed,
     )
-    methods = [_method(gathered, name, values[name], versus.get(name)) for name in gathered.slates]
+    methods = _methods(gathered, values, versus, users)
     taken = Slates(queries.ids, _padded_targets(queries), np.zeros((len(queries), 1), np.float32))
     popularity = gathered.dataset.popularity()
     report = Report(
@@ -55,7 +58,7 @@ def measure(gathered: Gathered) -> tuple[Report, PerQuery]:
         methods=tuple(methods),
         reference=reference,
         queries=len(queries),
-        users=len(np.unique(queries.users)),
+        users=int(users.max(initial=-1)) + 1,
         curves=gathered.curves,
         fusion=gathered.fusion_curves,
         examples=tuple(_example_users(gathered)),
@@ -85,26 +88,42 @@ def _per_query(gathered: Gathered) -> PerQuery:
     return values
 
 
-def _method(
-    gathered: Gathered, name: str, values: dict[str, NDArray[np.float64]], versus: Comparison | None
-) -> Method:
+def _methods(
+    gathered: Gathered,
+    values: PerQuery,
+    versus: Mapping[str, Comparison],
+    users: NDArray[np.int64],
+) -> list[Method]:
+    """Return every method's numbers; all intervals come from the same resamples of users."""
     recipe = gathered.recipe
     queries = gathered.queries
-    slates = gathered.slates[name]
     popularity = gathered.dataset.popularity()
-    options = {"samples": recipe.evaluate.bootstrap, "seed": recipe.seed}
     main = recipe.fuse.metric
     k = int(main.partition("@")[2])
-    slices = metrics.by_slice(slates, queries, popularity, main)
-    return Method(
-        name=name,
-        kind=kind_of(recipe, name),
-        metrics=intervals(values, queries.users, **options),
-        beyond=metrics.beyond_accuracy(slates, queries, popularity, k),
-        slices=intervals(slices, queries.users, **options),
-        exposure=tuple(metrics.exposure(slates, popularity, k)),
-        comparison=versus,
-    )
+    slices = {
+        name: metrics.by_slice(slates, queries, popularity, main)
+        for name, slates in gathered.slates.items()
+    }
+    options = {"samples": recipe.evaluate.bootstrap, "seed": recipe.seed}
+    ends = intervals(_joined(values), users, **options)
+    slice_ends = intervals(_joined(slices), users, **options)
+    return [
+        Method(
+            name=name,
+            kind=kind_of(recipe, name),
+            metrics={column: ends[name, column] for column in values[name]},
+            beyond=metrics.beyond_accuracy(slates, queries, popularity, k),
+            slices={column: slice_ends[name, column] for column in slices[name]},
+            exposure=tuple(metrics.exposure(slates, popularity, k)),
+            comparison=versus.get(name),
+        )
+        for name, slates in gathered.slates.items()
+    ]
+
+
+def _joined(values: PerQuery) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Return every method's columns as one table, by method and column."""
+    return {(name, column): v for name, row in values.items() for column, v in row.items()}
 
 
 def _warnings(gathered: Gathered) -> tuple[str, ...]:

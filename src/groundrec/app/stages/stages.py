@@ -168,7 +168,11 @@ def _fuse(recipe: Recipe) -> list[Step]:
         signals = x.recipe.fuse.signals
         fused = (*x.recipe.recommend.methods, *signals) if signals else ()
         valid, test = (
-            Split(x.queries(split), {name: x.scorer(name, split) for name in fused})
+            Split(
+                x.queries(split),
+                {name: x.scorer(name, split) for name in fused},
+                len(x.dataset.catalogue),
+            )
             for split in SPLITS
         )
         return fuse(x.recipe, valid, test, folder)
