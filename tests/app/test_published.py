@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import groundrec
+from groundrec.app.stages.names import title
 from groundrec.core.recipe import load_recipe
 from groundrec.text.tokens import train_tokenizer
 from tests.commands import command
@@ -108,12 +109,14 @@ def of_d3() -> list[Any]:
 
 @pytest.mark.parametrize("name", of_d3())
 def test_d3(name: str, tmp_path: Path) -> None:
-    category = load_recipe(RECIPES / "d3" / f"{name}.toml")[0].data.category
+    recipe = load_recipe(RECIPES / "d3" / f"{name}.toml")[0]
+    category = recipe.data.category
     write_amazon(tmp_path, category, Shape(users=60, items=40, reviews=900))
     model = write_model(tmp_path / "qwen", Qwen2ForCausalLM)
     places = f"data.path={tmp_path}", f"model.base_model={model}"
     methods = done(f"d3/{name}.toml", tmp_path / "run", *places, "prepare.d3.min_items=1")
-    assert "language model" in methods
+    assert title(recipe, "search") in methods
+    assert ("assistant" in title(recipe, "search")) == (recipe.recommend.assistant is not None)
 
 
 @pytest.mark.parametrize("name", ["movie", "game"])

@@ -68,7 +68,7 @@ def test_allow_and_deny_lists(tiny: Tiny) -> None:
     assert [r["title"] for r in json.loads(as_command.out)] == [r.title for r in allowed]
     refused = command("recommend", tiny.run, *history, "--allow", title(1))
     assert refused.code == 2
-    assert "no item is left" in refused.err
+    assert "everything allowed is in the history already" in refused.err
 
 
 def test_lists_of_a_recipe_hold_for_every_method(
@@ -137,7 +137,7 @@ def test_an_item_is_explained(tiny: Tiny) -> None:
     assert "rank 1 of the exact ranking" in shown.out
     assert repr(told["pieces"][0]) in shown.out
     assert "a beam of 50 finds it" in shown.out
-    with pytest.raises(SearchError, match="may not be recommended"):
+    with pytest.raises(SearchError, match="is in the history already"):
         recommender.explain(history, history[0])
 
 

@@ -40,8 +40,8 @@ ROOMS = {
     "rank": """
         search.tree_reader fuse learn_weights search.masks search.scoring search.goals
         search.branches search.beam search.exact search.exhaustive search.memory search.search
-        search.explain batches slates groundings recommend ground.nearest ground.faiss_index ground.generate
-        ground.bigrec prompted cluster
+        search.explain batches slates groundings recommend ground.nearest ground.faiss_index
+        ground.generate ground.bigrec prompted cluster
     """,
     "evaluate": """
         metrics rank_metrics statistics charts report_data report result_files grounded_results

@@ -326,7 +326,7 @@ def test_the_page_and_the_table_are_chinese(tmp_path: Path) -> None:
     page = Page(text)
     assert '<html lang="zh-CN">' in text
     assert not page.wrong
-    assert page.inside("h2")[0] == "所有方法，同一批请求"
+    assert page.inside("h2")[0] == "所有方法，同一批查询"
     assert page.inside("h1") == [
         "在 a small shop 上，LM + co-occurrence 的 NDCG@10 = 0.250，"
         "比 co-occurrence (0.200) 高 25%，p < 0.001。"
