@@ -110,7 +110,7 @@ def of_d3() -> list[Any]:
 @pytest.mark.parametrize("name", of_d3())
 def test_d3(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(RECIPES / "d3" / f"{name}.toml")[0]
-    category = recipe.data.category
+    category = recipe.data.category or ""
     write_amazon(tmp_path, category, Shape(users=60, items=40, reviews=900))
     model = write_model(tmp_path / "qwen", Qwen2ForCausalLM)
     places = f"data.path={tmp_path}", f"model.base_model={model}"
