@@ -38,7 +38,8 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, Train
 
 from groundrec.core.alive import peak_bytes
 from groundrec.core.config import Data, Prepare
-from groundrec.core.config_learn import Model, Train
+from groundrec.core.config_learn import Train
+from groundrec.core.config_model import Model
 from groundrec.core.track import log
 from groundrec.core.types import Queries, Ragged
 from groundrec.data.dataset import load

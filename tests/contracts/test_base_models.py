@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from groundrec.contracts.base_models import RULES, TITLES, Opened, check_base_model
-from groundrec.core.config_learn import Model
+from groundrec.core.config_model import Model
 from groundrec.core.registry import names, resolve
 from groundrec.models.hubs import HUBS
 from groundrec.models.language import LanguageModel, scratch

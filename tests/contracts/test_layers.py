@@ -17,7 +17,8 @@ SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
         errors language order files alive stop types track aliases trees config config_learn
-        config_signals config_rank config_track recipe_files recipe glossary affects inputs
+        config_model config_signals config_rank config_track recipe_files setting_errors recipe
+        glossary affects inputs
         registry processes environment runs
     """,
     "data": """
@@ -28,7 +29,7 @@ ROOMS = {
         protocols.by_time protocols.d3 protocols.bigrec prepare
         exchange.write_d3 exchange.write_others summary shared_rows
         exchange.title_lists exchange.rejoin exchange.importing exchange.read_d3
-        exchange.row_words exchange.read_bigrec exchange.test_files
+        exchange.row_words exchange.infer_words exchange.read_bigrec exchange.test_files
     """,
     "text": "answers prompts script_words tokens row_prompts trie",
     "signals": "counts sequential objectives fit networks score_files external",
@@ -54,8 +55,8 @@ ROOMS = {
         commands.settings_table commands.debug commands.card commands.datasets
         commands.data_commands commands.score_files commands.models commands.flag_values
         commands.published_defaults commands.published_data commands.published_flags
-        stages.item_names stages.made_from stages.inference stages.grounding_files
-        commands.grounded_files stages.names stages.artefacts
+        stages.item_names stages.made_from stages.inference_words stages.inference
+        stages.grounding_files commands.grounded_files stages.names stages.artefacts
         stages.validation_ndcg
         stages.resume_from commands.tokenize stages.choose_alpha stages.fusion stages.gather
         stages.result_export stages.measure stages.page stages.training stages.history_room

@@ -195,3 +195,14 @@ def test_errors_say_what_value_accepted_and_next() -> None:
 def test_the_closest_word_is_offered_only_where_it_is_close() -> None:
     assert did_you_mean("sasrek", ["popularity", "sasrec"]) == " (did you mean 'sasrec'?)"
     assert did_you_mean("xyz", ["popularity", "sasrec"]) == ""
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "...", "a/b", "../a", "a\\b"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be that of a run directory"):
+        Recipe.of({"name": name})
+
+
+@pytest.mark.parametrize("name", ["a.b", ".a", "书 1", "a-b_c"])
+def test_other_names_are_those_of_folders(name: str) -> None:
+    assert Recipe.of({"name": name}).name == name

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from groundrec.core.config_learn import Model, Scratch
+from groundrec.core.config_model import Model, Scratch
 from groundrec.core.errors import ConfigError, DataError, MissingDependency
 from groundrec.models.hubs import fetch, parse, pinned
 from groundrec.models.language import open_base, scratch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.core.config_learn import Model, Scratch
+from groundrec.core.config_model import Model, Scratch
 from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.runs import Run
 from groundrec.models.hubs import fetch, parse, pinned

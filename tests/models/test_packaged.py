@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from groundrec.core.config_learn import Model
+from groundrec.core.config_model import Model
 from groundrec.core.errors import DataError, MissingDependency
 from groundrec.models import packaged
 from groundrec.models.packaged import smollm2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groundrec.app.stages.checks import check_names
-from groundrec.core.config_learn import Model
+from groundrec.core.config_model import Model
 from groundrec.core.errors import ConfigError
 from groundrec.core.recipe import Recipe
 from groundrec.models.language import scratch, with_tokens

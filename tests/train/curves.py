@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from groundrec.core import config_learn
+from groundrec.core import config_learn, config_model
 from groundrec.core.track import Metrics
 from groundrec.models.language import open_base
 from groundrec.text.prompts import load_template
@@ -27,7 +27,7 @@ from tests.shops import planted_shop
 
 __all__ = ["STILL", "curve"]
 
-STILL = config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.0)
+STILL = config_model.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.0)
 BASE = {
     "epochs": 2,
     "learning_rate": 5e-3,
@@ -58,7 +58,7 @@ def curve(
     module.arguments = every_step  # type: ignore[assignment]
     try:
         section = config_learn.Train.model_validate({**BASE, **settings})
-        model = config_learn.Model(scratch=STILL.model_copy(update={"dropout": dropout}))
+        model = config_model.Model(scratch=STILL.model_copy(update={"dropout": dropout}))
         lm = open_base(model, shop.catalogue.titles, seed=3)
         encoder = Encoder(
             load_template(template), lm.tokenizer, shop.catalogue.titles, section.cutoff_len

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.models.phi.modeling_phi import PhiMLP
 
-from groundrec.core import config_learn
+from groundrec.core import config_model
 from groundrec.core.errors import ConfigError
 from groundrec.models import attention
 from groundrec.models.language import open_base
@@ -137,7 +137,7 @@ def test_a_batch_padded_on_either_side_has_the_loss_and_gradients_of_its_rows(si
     """Rows here are padded on the right and need no mask; with a mask and their places they may
     stand on either.
     """
-    lm = open_base(config_learn.Model(scratch=STILL), TITLES, seed=3)
+    lm = open_base(config_model.Model(scratch=STILL), TITLES, seed=3)
     lm.model.double()
     learned = [row.where((row > 90) & (torch.arange(len(row)) > 0), IGNORED) for row in DRAWN]
     rows = [

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundrec.core import config_learn
+from groundrec.core import config_learn, config_model
 from groundrec.core.errors import TrainingError
 from groundrec.core.stop import Stopped, stop_on_sigterm
 from groundrec.core.track import Metrics
@@ -135,7 +135,7 @@ def trained(
     folder: Path,
     section: config_learn.Train,
     template: str = "list",
-    size: config_learn.Model = TINY,
+    size: config_model.Model = TINY,
     users: int = 6,
 ) -> tuple[LanguageModel, list[Domain]]:
     """Return a model trained on two shops, and the domains."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from transformers import TrainerCallback, TrainingArguments, masking_utils
 
-from groundrec.core import config_learn
+from groundrec.core import config_learn, config_model
 from groundrec.core.errors import ConfigError, TrainingError
 from groundrec.core.track import Metrics, log
 from groundrec.core.types import PreparedDataset, Queries, Ragged
@@ -35,11 +35,11 @@ from groundrec.train.rows import Domain, training_rows
 from groundrec.train.start import StartPoint, last_complete_checkpoint
 from tests.shops import planted_shop
 
-TINY = config_learn.Model(
-    scratch=config_learn.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1)
+TINY = config_model.Model(
+    scratch=config_model.Scratch(vocabulary=300, hidden=32, layers=1, heads=2, dropout=0.1)
 )
-WIDER = config_learn.Model(
-    scratch=config_learn.Scratch(vocabulary=300, hidden=64, layers=2, heads=2, dropout=0.0)
+WIDER = config_model.Model(
+    scratch=config_model.Scratch(vocabulary=300, hidden=64, layers=2, heads=2, dropout=0.0)
 )
 QUICK = config_learn.Train(
     epochs=4,
@@ -61,7 +61,7 @@ def training(
     folder: Path,
     section: config_learn.Train = QUICK,
     template: str = "list",
-    model: config_learn.Model = TINY,
+    model: config_model.Model = TINY,
     start: StartPoint | None = None,
     validation_ndcg: Callable[[Any], float] | None = None,
 ) -> LanguageModel:

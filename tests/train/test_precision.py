@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from groundrec.core import config_learn
+from groundrec.core import config_learn, config_model
 from groundrec.core.errors import ConfigError
 from groundrec.models.language import LanguageModel, load, open_base
 from groundrec.train import precision
@@ -88,7 +88,7 @@ def test_a_model_kept_in_bfloat16_is_trained_and_saved_in_float32(tmp_path: Path
     lm = open_base(TINY, shop.catalogue.titles, seed=3)
     LanguageModel(lm.model.to(torch.bfloat16), lm.tokenizer).save(tmp_path / "base")
     assert load(tmp_path / "base").model.dtype == torch.bfloat16
-    model = config_learn.Model(base_model=str(tmp_path / "base"))
+    model = config_model.Model(base_model=str(tmp_path / "base"))
     training(shop, tmp_path / "run", QUICK.model_copy(update={"epochs": 1}), model=model).save(
         tmp_path / "tuned"
     )

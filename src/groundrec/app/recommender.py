@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -154,8 +155,8 @@ class Recommender:
 
         if isinstance(self._ranker, SearchRanker):
             self._refuse_empty(self._ranker, query, allow, deny)
-        lists: dict[str, Any] = {"allow": allow, "deny": deny}
-        return self._ranker.slates(query, k, **lists)
+        ask = partial(self._ranker.slates, query, k)
+        return ask(allow=allow, deny=deny)
 
     def _refuse_forbidden(self, ranker: SearchRanker, query: Queries, item: int) -> None:
         """Raise `SearchError` where `item` may not be recommended after the history of `query`."""

@@ -13,7 +13,7 @@ import transformers
 from numpy.typing import NDArray
 
 from groundrec.contracts.rules import check_rules
-from groundrec.core.config_learn import Model
+from groundrec.core.config_model import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import Queries, Ragged, Slates
 from groundrec.models.language import LanguageModel, load

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from groundrec.contracts.base_models import TITLES, grounding_inputs
 from groundrec.contracts.rules import check_rules
-from groundrec.core.config_learn import Model
+from groundrec.core.config_model import Model
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Slates
 from groundrec.models.language import LanguageModel, scratch

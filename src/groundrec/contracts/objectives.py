@@ -12,7 +12,7 @@ import torch
 
 from groundrec.contracts.rules import check_rules
 from groundrec.contracts.shop import planted_shop
-from groundrec.core import config_learn
+from groundrec.core import config_learn, config_model
 from groundrec.core.errors import ConfigError
 from groundrec.models.language import LanguageModel, scratch
 from groundrec.text.prompts import load_template
@@ -23,7 +23,7 @@ from groundrec.train.rows import Domain, Row
 __all__ = ["RULES", "Learner", "check_objective"]
 
 SHOP = planted_shop(users=4, length=4)
-SIZE = config_learn.Scratch(vocabulary=300, hidden=16, layers=1, heads=2, dropout=0.0)
+SIZE = config_model.Scratch(vocabulary=300, hidden=16, layers=1, heads=2, dropout=0.0)
 Summed: TypeAlias = tuple[float, int, list[torch.Tensor]]
 """The loss of a batch, the number of its learned tokens, and the gradients of all weights."""
 Packing: TypeAlias = Literal["rows", "tree"]
@@ -48,7 +48,7 @@ class Learner:
     def of(cls, build: Callable[[config_learn.Objective], Objective]) -> Learner:
         """Return a learner with the objective of the recipe's defaults."""
         torch.manual_seed(3)
-        lm = scratch(config_learn.Model(scratch=SIZE), SHOP.catalogue.titles)
+        lm = scratch(config_model.Model(scratch=SIZE), SHOP.catalogue.titles)
         lm.model.double().eval()
         return cls(build(config_learn.Objective()), lm)
 

@@ -7,18 +7,18 @@ modules.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from groundrec.core import aliases
 from groundrec.core.config import Data, Prepare, Section, setting
-from groundrec.core.config_learn import Answers, Model, Objective, Train
+from groundrec.core.config_learn import Answers, Objective, Train
+from groundrec.core.config_model import Model
 from groundrec.core.config_rank import Evaluate, Fuse, Ground, Recommend
 from groundrec.core.config_signals import (
     CoOccurrence,
@@ -37,6 +37,7 @@ from groundrec.core.recipe_files import (
     read_toml,
     refuse_both,
 )
+from groundrec.core.setting_errors import readable
 from groundrec.core.trees import leaves, toml
 
 __all__ = ["Recipe", "as_toml", "load_recipe", "settings", "whole_text"]
@@ -107,6 +108,17 @@ class Recipe(Section):
         """Check that the sections do not contradict each other."""
         for rule in RULES:
             rule(self)
+
+
+def _name_is_that_of_a_folder(recipe: Recipe) -> None:
+    """Refuse names that lead out of `runs`, or to `runs` itself."""
+    if not recipe.name.strip(".") or any(sign in recipe.name for sign in "/\\\0"):
+        raise ConfigError(
+            "this name cannot be that of a run directory",
+            value=json.dumps(recipe.name),
+            accepted="a name without slashes that is not made of dots alone",
+            next_step="--set name=my-run",
+        )
 
 
 def _scratch_is_trained_in_full(recipe: Recipe) -> None:
@@ -223,6 +235,7 @@ def _fused_signals_are_fitted(recipe: Recipe) -> None:
 
 
 RULES = (
+    _name_is_that_of_a_folder,
     _scratch_is_trained_in_full,
     _trees_share_their_instruction,
     _average_excludes_patience,
@@ -294,7 +307,7 @@ def _validated(given: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(given)
     except ValidationError as error:
-        raise _readable(error) from None
+        raise readable(error, Recipe, [key for key, *_ in settings(Recipe())]) from None
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
@@ -316,37 +329,3 @@ def _parse_override(text: str) -> tuple[str, Any]:
 def _origin_of(key: str, origin: dict[str, str]) -> str:
     origins = [o for k, o in origin.items() if k == key or k.startswith(f"{key}.")]
     return "--set" if "--set" in origins else (origins or ["default"])[0]
-
-
-def _readable(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    path = [str(p) for p in first["loc"]]
-    if first["type"] != "extra_forbidden":
-        return ConfigError(
-            f"bad value for {'.'.join(path)}",
-            value=json.dumps(first["input"], default=str),
-            accepted=first["msg"],
-            next_step="groundrec settings",
-        )
-    siblings = _siblings(path[:-1])
-    elsewhere = [key for key, *_ in settings(Recipe()) if key.split(".")[-1] == path[-1]]
-    near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
-    meant = elsewhere or [".".join([*path[:-1], name]) for name in near]
-    return ConfigError(
-        "unknown setting" + (f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""),
-        value=".".join(path),
-        accepted=", ".join(siblings),
-        next_step="groundrec settings",
-    )
-
-
-def _siblings(path: Sequence[str]) -> list[str]:
-    section: type[BaseModel] = Recipe
-    for name in path:
-        annotation = section.model_fields[name].annotation
-        section = next(
-            a
-            for a in (annotation, *get_args(annotation))
-            if isinstance(a, type) and issubclass(a, BaseModel)
-        )
-    return list(section.model_fields)

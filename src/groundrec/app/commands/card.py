@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ class Card(TypedDict):
     splits: NotRequired[dict[str, SplitCounts]]
     leakage: NotRequired[dict[str, float]]
     notes: NotRequired[list[str]]
-    words: NotRequired[dict[str, Any]]
+    words: NotRequired[dict[str, object]]
     title_lengths: TitleLengths
     items_no_target_in_train: int
 
@@ -129,7 +129,7 @@ def print_card(
 def card_of(dataset: PreparedDataset, lengths: NDArray[np.int64], unit: str) -> Card:
     """Return the recorded card of a data set, with its title lengths and unseen items added."""
     splits = {name: dataset.split(name) for name in SPLITS}
-    recorded: dict[str, Any] = dict(dataset.card)
+    recorded = dict(dataset.card)
     if "items" not in recorded:
         recorded = {**summarize(dataset.catalogue, splits), **recorded}
     leakage = recorded.get("leakage", {})

@@ -6,9 +6,11 @@ Knows nothing about how either is measured.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -24,6 +26,9 @@ from groundrec.core.recipe import Recipe
 from groundrec.core.track import log_to
 
 __all__ = ["evaluate"]
+
+Scorer: TypeAlias = Callable[..., None]
+"""Called with a folder, a catalogue, cut-offs, `samples` and `as_json`."""
 
 BOTH_FORMS = "groundrec evaluate RUN, or groundrec evaluate --input_dir FOLDER"
 OF_A_RUN = ("quiet",)
@@ -122,13 +127,7 @@ def evaluate(
         model = [f"--base_model={base_model}"] if base_model else []
         _by_words(context, [*map(str, filter(None, (run, *context.args))), *model])
         return
-    if (run is None) == (input_dir is None):
-        raise ConfigError(
-            "nothing to evaluate" if run is None else "a run does not mix with result files",
-            value=None if run is None else f"{run} --input_dir {input_dir}",
-            accepted=BOTH_FORMS,
-            next_step="groundrec evaluate --help",
-        )
+    _refuse_unless_one(run, input_dir)
     if run is not None:
         _refuse(context, OF_FILES, "this option is for result files")
         _evaluate_run(run, RunOptions(quiet=quiet, as_json=as_json))
@@ -137,15 +136,29 @@ def evaluate(
     _refuse(context, OF_A_RUN, "this option is for a run")
     log_to(None, quiet=as_json)
     _check_grounding(base_model, reweight, gamma)
-    if base_model is not None:
-        from groundrec.app.commands.grounded_files import GroundingOptions, print_grounded
+    score = _scorer(base_model, reweight, gamma)
+    score(input_dir, catalogue, k or [], samples=bootstrap, as_json=as_json)
 
-        options = GroundingOptions(base_model, reweight, gamma)
-        print_grounded(input_dir, catalogue, k or [], options, samples=bootstrap, as_json=as_json)
-        return
-    from groundrec.app.commands.score_files import print_scores
 
-    print_scores(input_dir, catalogue, k or [], samples=bootstrap, as_json=as_json)
+def _refuse_unless_one(run: Path | None, input_dir: Path | None) -> None:
+    if (run is None) == (input_dir is None):
+        raise ConfigError(
+            "nothing to evaluate" if run is None else "a run does not mix with result files",
+            value=None if run is None else f"{run} --input_dir {input_dir}",
+            accepted=BOTH_FORMS,
+            next_step="groundrec evaluate --help",
+        )
+
+
+def _scorer(base_model: str | None, reweight: str | None, gamma: float | None) -> Scorer:
+    """Return what scores result files: by title, or grounded by a base model first."""
+    if base_model is None:
+        from groundrec.app.commands.score_files import print_scores
+
+        return print_scores
+    from groundrec.app.commands.grounded_files import GroundingOptions, print_grounded
+
+    return partial(print_grounded, options=GroundingOptions(base_model, reweight, gamma))
 
 
 def _by_words(context: typer.Context, words: list[str]) -> None:

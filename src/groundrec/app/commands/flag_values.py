@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from groundrec.core.errors import ConfigError
 
-__all__ = ["NONE", "flag_values", "only_one", "typed", "words_of_list"]
+__all__ = ["NONE", "Values", "flag_values", "only_one", "typed", "words_of_list"]
 
+Values: TypeAlias = dict[str, Any]
+"""Values by flag, or by setting, each of its own type."""
 NONE = ("", "None", "none")
 """What stands for no value."""
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from groundrec.app.commands.flag_values import NONE, flag_values, only_one, typed
-from groundrec.app.stages.inference import Inference
+from groundrec.app.commands.flag_values import NONE, Values, flag_values, only_one, typed
+from groundrec.app.stages.inference_words import Inference
 from groundrec.core.errors import ConfigError, did_you_mean
 from groundrec.core.track import log
 from groundrec.data.exchange.test_files import Form
@@ -73,7 +72,7 @@ def parse_inference(arguments: Sequence[str]) -> Inference:
     script = _script(given)
     defaults = {**OWN, **(BIGREC if script == "bigrec" else D3)}
     _refuse_unknown(given, script, defaults)
-    value: dict[str, Any] = {
+    value: Values = {
         word: typed(word, given[word], default) if word in given else default
         for word, default in defaults.items()
     }
@@ -148,7 +147,7 @@ def _refuse_unknown(given: Mapping[str, str], script: Form, known: Mapping[str, 
         )
 
 
-def _check(value: Mapping[str, Any], given: Mapping[str, str], script: Form) -> None:
+def _check(value: Values, given: Mapping[str, str], script: Form) -> None:
     """Raise `ConfigError` for values that cannot be meant."""
     for word, least in (("batch_size", 1), ("num_beams", 0), ("max_new_tokens", 1)):
         if value[word] < least:
@@ -173,7 +172,7 @@ def _check(value: Mapping[str, Any], given: Mapping[str, str], script: Form) -> 
         )
 
 
-def _check_d3(value: Mapping[str, Any], given: Mapping[str, str]) -> None:
+def _check_d3(value: Values, given: Mapping[str, str]) -> None:
     if "max_new_tokens" in given:
         raise ConfigError(
             "titles are never cut", value="--max_new_tokens", accepted="BIGRec's free texts"

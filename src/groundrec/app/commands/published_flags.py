@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from groundrec.app.commands.flag_values import NONE, flag_values, only_one, typed
+from groundrec.app.commands.flag_values import NONE, Values, flag_values, only_one, typed
 from groundrec.app.commands.published_data import DataFiles, find_data
 from groundrec.app.commands.published_defaults import SCRIPTS, SETTINGS, Script, ScriptName
 from groundrec.core.errors import ConfigError
@@ -42,9 +42,9 @@ class ParsedFlags:
     script: Script
     given: Mapping[str, str]
     """The words on the command line, as texts."""
-    values: Mapping[str, Any]
+    values: Values
     """Every word of the script: as given, or its default."""
-    others: Mapping[str, Any]
+    others: Values
     """Settings that words of neither script name."""
     out: Path
 
@@ -57,7 +57,7 @@ class ParsedFlags:
         return "True" if text.lower() == "true" else text
 
     @property
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> Values:
         """The settings that the words and the script's defaults decide, without the data."""
         found = dict(self.script.fixed)
         for word, value in self.values.items():
@@ -98,7 +98,7 @@ class ParsedFlags:
     def settings(self) -> dict[str, str]:
         """The whole recipe, as TOML texts by setting."""
         main, *others = self.data
-        found: dict[str, Any] = {
+        found: Values = {
             "name": self.out.name,
             "data.dataset": str(main.imported),
             # The published code trains nothing but the language model.
@@ -139,7 +139,7 @@ def parse_flags(arguments: Sequence[str]) -> ParsedFlags:
     """Return what `--word value …` asks for; raise `ConfigError` for an unknown word."""
     given = _without_no(flag_values(arguments, "train"))
     script = _script(given)
-    values: dict[str, Any] = {}
+    values: Values = {}
     for word, default in script.words.items():
         values[word] = typed(word, given[word], default) if word in given else default
     if values.get("lora_target_modules") == ["all-linear"]:
@@ -232,7 +232,7 @@ def _setting(word: str, script: Script) -> str:
     return chosen[0]
 
 
-def _plain(text: str) -> Any:
+def _plain(text: str) -> object:
     """Return the value of a setting that no script's default gives a type."""
     if text.startswith("["):
         return typed("", text, [])
@@ -248,17 +248,17 @@ def _plain(text: str) -> Any:
         return None if text in NONE else text
 
 
-def _of_sample(sample: int, script: Script) -> dict[str, Any]:
+def _of_sample(sample: int, script: Script) -> Values:
     """Return what a number of rows decides; a negative one stands for all of them."""
     if sample < 0:
         return {"train.max_examples": None}
-    found: dict[str, Any] = {"train.max_examples": sample}
+    found: Values = {"train.max_examples": sample}
     if script.name == "d3":  # which samples its validation file alike
         found["train.validation_queries"] = sample
     return found
 
 
-def _of_wandb(values: Mapping[str, Any], run: str) -> dict[str, Any]:
+def _of_wandb(values: Values, run: str) -> Values:
     """Return what the words for wandb decide: nothing, unless they name a project."""
     project = values["wandb_project"]
     if not project:
@@ -279,7 +279,7 @@ def _half_precision() -> str:
     return "fp16" if torch.cuda.is_available() else "fp32"
 
 
-def _check(values: Mapping[str, Any], script: Script) -> None:
+def _check(values: Values, script: Script) -> None:
     """Raise `ConfigError` for values that cannot be meant."""
     if values.get("K"):
         raise ConfigError(

@@ -9,9 +9,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from groundrec.app.boards import require
+from groundrec.app.commands.flag_values import Values
 from groundrec.app.commands.published_data import DATASETS
 from groundrec.app.commands.published_defaults import SCRIPTS, SETTINGS
 from groundrec.app.commands.published_flags import OWN, ParsedFlags
@@ -135,7 +135,7 @@ def _words(parsed: ParsedFlags) -> Iterator[tuple[str, str]]:
             yield word, f"{mark} --{word} {_shown(value)}"
 
 
-def _setting_of(word: str, text: str, parsed: ParsedFlags, values: dict[str, Any]) -> str:
+def _setting_of(word: str, text: str, parsed: ParsedFlags, values: Values) -> str:
     if word in parsed.script.unused:
         return f"not used by the script; here {parsed.script.unused[word]}"
     if word == "resume_from_checkpoint" and not parsed.is_elsewhere:
@@ -147,12 +147,12 @@ def _setting_of(word: str, text: str, parsed: ParsedFlags, values: dict[str, Any
     return _assigned(SETTINGS[word], values)
 
 
-def _assigned(setting: str, values: dict[str, Any]) -> str:
+def _assigned(setting: str, values: Values) -> str:
     value = values[setting]
     return f"{setting} = {'–' if value is None else json.dumps(value, default=str)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, list):
         return ",".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

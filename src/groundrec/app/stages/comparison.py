@@ -128,13 +128,7 @@ def compare_runs(
     measured = [_read(name, path) for name, path in runs.items()]
     _refuse_other_data(measured)
     metrics = _chosen_metrics(measured[0], metrics)
-    methods_of = {run.name: _chosen_methods(run, measured, methods) for run in measured}
-    if against is not None:
-        against = measured[0].named(against)
-        _check(measured[0], [against], metrics)
-        methods_of = {name: _first(against, found) for name, found in methods_of.items()}
-    for run in measured:
-        _check(run, methods_of[run.name], metrics)
+    methods_of = _methods_of_runs(measured, methods, metrics, against)
     ids, rows = _common(measured)
     columns = {
         (run.name, method): run.columns(method, metrics, rows[run.name])
@@ -159,6 +153,20 @@ def compare_runs(
         users=len(np.unique(users)),
         left_out=len(all_ids) - len(ids),
     )
+
+
+def _methods_of_runs(
+    runs: Sequence[_Measured], methods: Sequence[str], metrics: Sequence[str], against: str | None
+) -> dict[str, list[str]]:
+    """Return the methods that are shown of each run, `against` first; refuse unknown ones."""
+    found = {run.name: _chosen_methods(run, runs, methods) for run in runs}
+    if against is not None:
+        against = runs[0].named(against)
+        _check(runs[0], [against], metrics)
+        found = {name: _first(against, own) for name, own in found.items()}
+    for run in runs:
+        _check(run, found[run.name], metrics)
+    return found
 
 
 def _chosen_metrics(first: _Measured, metrics: Sequence[str]) -> list[str]:

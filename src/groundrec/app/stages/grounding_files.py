@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from groundrec.app.stages.inference import ROOT, compute_dtype, weights_folder
+from groundrec.app.stages.inference import ROOT, compute_dtype
+from groundrec.app.stages.inference_words import weights_folder
 from groundrec.app.stages.made_from import files_of
 from groundrec.core.errors import ConfigError, DataError
 from groundrec.core.files import atomic_write, digest

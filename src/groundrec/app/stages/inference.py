@@ -9,90 +9,48 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from groundrec.app.stages.inference_words import Inference, PromptWords, weights_folder
 from groundrec.app.stages.made_from import files_of
 from groundrec.core.alive import lock_folder
 from groundrec.core.config_rank import Recommend
 from groundrec.core.errors import ConfigError, DataError
-from groundrec.core.files import atomic_write, digest, read_json
-from groundrec.core.inputs import AFTER, step_folder
+from groundrec.core.files import atomic_write, digest
+from groundrec.core.inputs import AFTER, Inputs
 from groundrec.core.processes import Processes
-from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run
 from groundrec.core.track import log
 from groundrec.core.types import NO_ITEM, Queries, Ragged, Scores
 from groundrec.data.exchange.test_files import Form, TestFile, read_test_file
-from groundrec.data.exchange.title_lists import read_titles, titles_beside
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from groundrec.models.language import LanguageModel
     from groundrec.rank.groundings import Answerer
     from groundrec.text.row_prompts import RowPrompts
 
-__all__ = ["ROOT", "Inference", "compute_dtype", "run_inference", "weights_folder"]
+__all__ = ["ROOT", "compute_dtype", "run_inference"]
 
 ROOT = Path("runs") / "inference"
 STEP = "inference"
 SHARD = 64
 """Rows per shard: the most that a kill loses."""
-WORDS_OF = {"bigrec": Path("inference.py"), "d3": Path("code") / "dataset.py"}
-"""Where each script's words are, seen from the folder in which its commands are typed."""
-
-
-@dataclass(frozen=True)
-class Inference:
-    """What is asked: the values of the scripts' words, those left out by the scripts' defaults."""
-
-    script: Form
-    base_model: str
-    adapters: Path | None
-    test_file: Path
-    result: Path
-    batch_size: int
-    num_beams: int
-    constrained: bool = False
-    """Whether to search the catalogue exactly instead of by the script's own beams."""
-    max_new_tokens: int = 128
-    load_8bit: bool = False
-    catalogue: Path | None = None
-    category: str = ""
-    signal: Path | None = None
-    temperature: float = 1.0
-    guidance_scale: float = 1.0
-    length_penalty: float = 1.0
-    template: str = ""
-    words_from: Path | None = None
-
-    @property
-    def searches(self) -> bool:
-        """Whether titles of the catalogue are decoded, and nothing else."""
-        return self.constrained or self.script == "d3"
-
-    @property
-    def titles(self) -> list[str]:
-        """The catalogue's titles; empty where none is known and none needed."""
-        listed = self.catalogue or titles_beside(self.test_file)
-        if listed is None and self.searches:
-            raise ConfigError(
-                "no list of titles to search",
-                value=f"nothing beside {self.test_file}",
-                accepted="id2name.txt or movies.dat beside the test file, or a file of titles",
-                next_step="--info_file FILE" if self.script == "d3" else "--catalogue FILE",
-            )
-        return read_titles(listed) if listed else []
 
 
 def run_inference(asked: Inference) -> None:
     """Write the results that are asked for; what an earlier call has done is not done again."""
     from groundrec.models.checkpoints import model_folder
 
-    base, adapters = weights_folder(model_folder(asked.base_model)), asked.adapters
-    adapters = weights_folder(adapters) if adapters else None
+    base = weights_folder(model_folder(asked.base_model))
+    adapters = weights_folder(asked.adapters) if asked.adapters else None
     titles = asked.titles
     test = read_test_file(asked.test_file, titles)
     if test.form != asked.script:
@@ -101,7 +59,7 @@ def run_inference(asked: Inference) -> None:
             value=asked.test_file,
             accepted="BIGRec's words with test.json, D3's words with test/….csv",
         )
-    words = _Words.of(asked)
+    words = PromptWords.of(asked)
     log.info(f"words of the prompts: {words.source}")
     job = _Job(asked, base, adapters, titles, test, words)
     with _opened(job) as run:
@@ -109,65 +67,6 @@ def run_inference(asked: Inference) -> None:
             run.step(STEP, job.inputs, lambda folder: job.write(run, folder), together=True)
         if run.processes.is_main:
             _write_results(asked.result, job.results(run.folder(STEP)))
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Where the words of the prompts come from."""
-
-    source: str
-    template: str = ""
-    script: Path | None = None
-    run: Path | None = None
-
-    @classmethod
-    def of(cls, asked: Inference) -> _Words:
-        """Return the words that are asked for, else those the model was trained with, else those
-        of the script in this folder; raise `ConfigError` where there are none.
-        """
-        if asked.template:
-            return cls(f"the template {asked.template}", template=asked.template)
-        if asked.words_from:
-            return cls(f"those of {asked.words_from}", script=asked.words_from)
-        for path in (asked.adapters, Path(asked.base_model)):
-            if path and (run := _run_of(path)):
-                return cls(f"those that {run} was trained with", run=run)
-        script = WORDS_OF[asked.script]
-        if script.is_file():
-            return cls(f"those of ./{script}", script=script)
-        raise ConfigError(
-            "the words around a history are not known",
-            value=f"{asked.base_model} was not trained by groundrec, and there is no ./{script}",
-            accepted="the words that the model was trained with",
-            next_step=f"--words_from PATH/{script}, or --template FILE.toml",
-        )
-
-    def contents(self) -> object:
-        """Return what the words depend on."""
-        if self.script:
-            beside = self.script.with_name("evaluate.py")
-            return [file.read_text("utf-8") for file in (self.script, beside) if file.is_file()]
-        if self.run:
-            return read_json(self.run / "config.json")
-        file = Path(self.template)
-        return file.read_text("utf-8") if file.is_file() else self.template
-
-    def prompts(self, asked: Inference, tokenizer: Any, titles: tuple[str, ...]) -> RowPrompts:
-        """Return what makes prompts of rows, whose titles are `titles`."""
-        from groundrec.text import row_prompts
-        from groundrec.text.prompts import DEFAULT, load_template, template_of
-        from groundrec.text.script_words import BIGRecWords, D3Words
-
-        if self.script and asked.script == "bigrec":
-            return row_prompts.BIGRecPrompts(BIGRecWords.of(self.script), tokenizer)
-        if self.script:
-            return row_prompts.D3Prompts(D3Words.of(self.script, asked.category), tokenizer)
-        if self.run:
-            recipe = Recipe.model_validate(read_json(self.run / "config.json"))
-            cutoff = recipe.train.cutoff_len
-            return row_prompts.TemplatePrompts(template_of(recipe), tokenizer, titles, cutoff)
-        template = load_template(self.template, asked.category or DEFAULT)
-        return row_prompts.TemplatePrompts(template, tokenizer, titles)
 
 
 @dataclass(frozen=True)
@@ -179,10 +78,10 @@ class _Job:
     adapters: Path | None
     titles: list[str]
     test: TestFile
-    words: _Words
+    words: PromptWords
 
     @property
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> Inputs:
         """Everything that decides the results; the folder of the work is named by its digest."""
         from groundrec.models.checkpoints import model_files
 
@@ -213,7 +112,7 @@ class _Job:
         """The titles of the catalogue, each once."""
         return list(dict.fromkeys(self.titles))
 
-    def write(self, run: Run, folder: Path) -> dict[str, Any]:
+    def write(self, run: Run, folder: Path) -> dict[str, object]:
         """Write the shards that are not there yet."""
         from groundrec.models.checkpoints import open_tokenizer
         from groundrec.rank.recommend import recommend
@@ -225,7 +124,7 @@ class _Job:
         recommend(ranker, Queries.of(Ragged.of(tokens), 0), folder, run.processes)
         return {"rows": len(tokens), **vars(work_of(folder))}
 
-    def results(self, folder: Path) -> list[dict[str, Any]]:
+    def results(self, folder: Path) -> list[dict[str, object]]:
         """Return the rows with what was recommended for each."""
         if not self.test.rows:
             return []
@@ -249,7 +148,7 @@ class _Job:
             found.append({**row, "predict": predict, "predict_score": scores[kept].tolist()})
         return found
 
-    def _prompts(self, tokenizer: Any) -> RowPrompts:
+    def _prompts(self, tokenizer: PreTrainedTokenizerBase) -> RowPrompts:
         histories = (title for row in self.test.rows for title in row.history)
         return self.words.prompts(self.asked, tokenizer, tuple(dict.fromkeys(histories)))
 
@@ -271,7 +170,7 @@ class _Job:
             shard_size=max(SHARD, asked.batch_size),
         )
 
-        def load() -> Any:
+        def load() -> LanguageModel:
             return open_checkpoint(self.base, self.adapters, dtype, in_8bit=asked.load_8bit)
 
         if not asked.searches:
@@ -286,7 +185,7 @@ class _Job:
             instruction=_common_prefix(tokens),
         )
 
-    def _signal(self) -> Any:
+    def _signal(self) -> Callable[[np.ndarray], Scores]:
         """Return what gives the scores of the distinct titles for query numbers. [q] → [q, U]."""
         assert self.asked.signal
         table = _read_scores(self.asked.signal, self.test, len(self.titles))
@@ -325,12 +224,13 @@ def _read_scores(file: Path, test: TestFile, items: int) -> np.ndarray:
 
 def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
     """Return the tokens with which every prompt begins, less than a whole prompt."""
-    first, last = min(rows), max(rows)
+    first = min(rows)
+    last = max(rows)
     shared = [token for i, token in enumerate(first) if first[: i + 1] == last[: i + 1]]
     return shared[: min(map(len, rows)) - 1]
 
 
-def compute_dtype(script: Form) -> Any:
+def compute_dtype(script: Form) -> torch.dtype:
     """Return the precision that the script computes in; on a CPU, which is slow in it, float32."""
     import torch
 
@@ -341,20 +241,6 @@ def compute_dtype(script: Form) -> Any:
     dtype = torch.float32 if device.type == "cpu" else dtype
     log.info(f"{str(dtype).removeprefix('torch.')} on {device.type}")
     return dtype
-
-
-def weights_folder(path: Path) -> Path:
-    """Return the folder with the weights: of a run directory, that of its trained model."""
-    stage = step_folder(path, "train")
-    return stage if (stage / "inputs.json").is_file() else path
-
-
-def _run_of(path: Path) -> Path | None:
-    """Return the run directory that a folder is, or is in."""
-    for folder in (path, *path.resolve().parents[:3]):
-        if (step_folder(folder, "train") / "inputs.json").is_file():
-            return folder
-    return None
 
 
 @contextlib.contextmanager
@@ -369,7 +255,7 @@ def _opened(job: _Job) -> Iterator[Run]:
         yield Run(job.folder, here)
 
 
-def _write_results(file: Path, rows: list[dict[str, Any]]) -> None:
+def _write_results(file: Path, rows: list[dict[str, object]]) -> None:
     """Write results as the scripts do, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part, part.open("w", encoding="utf-8") as out:

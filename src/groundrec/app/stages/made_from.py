@@ -6,9 +6,8 @@ A step whose inputs are those of its last time is not done again. Each function 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from groundrec.app.stages.domains import fingerprints, other_domains
 from groundrec.core.affects import deciding
@@ -16,6 +15,7 @@ from groundrec.core.inputs import AFTER, Inputs
 from groundrec.core.recipe import Recipe
 from groundrec.core.registry import resolve
 from groundrec.core.runs import Run
+from groundrec.core.types import Card
 from groundrec.models import hubs
 from groundrec.text.prompts import template_named, template_of
 
@@ -66,7 +66,7 @@ class Upstream(Protocol):
         """Return the fingerprint of the contents of the prepared data set."""
         ...
 
-    def card(self) -> Mapping[str, Any] | None:
+    def card(self) -> Card | None:
         """Return the card of the prepared data set, None where there is none yet."""
         ...
 
@@ -89,7 +89,7 @@ class Finished:
         """Return the fingerprint of the prepared data set's contents."""
         return self._run.manifest("prepare")["result"]["dataset"]
 
-    def card(self) -> Mapping[str, Any]:
+    def card(self) -> Card:
         """Return the prepared data set's card."""
         return self._run.manifest("prepare")["result"].get("card", {})
 

@@ -6,7 +6,7 @@ Reads and writes no file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,7 @@ def _joined(values: PerQuery) -> dict[tuple[str, str], NDArray[np.float64]]:
 
 def _warnings(gathered: Gathered) -> tuple[str, ...]:
     """Return what a reader must know before believing the numbers."""
-    card: Any = gathered.dataset.card
+    card = gathered.dataset.card
     notes = [str(note) for note in card.get("notes", ())]
     if any(fusion.per_metric for fusion in fusions(gathered.recipe)):
         notes.append(
@@ -159,7 +159,7 @@ def _data_rows(dataset: PreparedDataset, ranked: Queries) -> tuple[tuple[str, ob
     is_whole = len(ranked) == len(dataset.test)
     sample = "all of them" if is_whole else "a random sample, the same for every seed"
     rows.append(("test queries ranked", f"{len(ranked):,}: {sample}"))
-    card: Any = dataset.card
+    card = dataset.card
     rows += [
         (str(name).replace("_", " "), in_figures(leak))
         for name, leak in card.get("leakage", {}).items()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from groundrec.app.stages.made_from import Finished
 from groundrec.app.stages.stages import STAGES
@@ -11,6 +10,7 @@ from groundrec.core.files import digest
 from groundrec.core.inputs import Outcome, plain
 from groundrec.core.recipe import Recipe
 from groundrec.core.runs import Run
+from groundrec.core.types import Card
 from groundrec.models import hubs
 
 __all__ = ["plan"]
@@ -30,7 +30,7 @@ class _Planned:
     def dataset(self) -> str:
         return self._finished.dataset() if self.prepared else "known once `prepare` is done"
 
-    def card(self) -> Mapping[str, Any] | None:
+    def card(self) -> Card | None:
         return self._finished.card() if self.prepared else None
 
     def base_model(self, name: str, weights: str) -> list[object]:

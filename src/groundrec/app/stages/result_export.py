@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from groundrec.app.stages.artefacts import Artefacts, open_run
 from groundrec.app.stages.gather import slates_by_method
@@ -49,7 +48,7 @@ def _write(x: Artefacts, out: Path, method: str, slates: Slates) -> Path:
     return file
 
 
-def _rows(queries: Queries, slates: Slates, titles: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows(queries: Queries, slates: Slates, titles: Sequence[str]) -> Iterator[dict[str, object]]:
     for query, items, scores in zip(queries, slates.items, slates.scores, strict=True):
         predict = [f'"{titles[item]}"' if item != NO_ITEM else "" for item in items]
         found = scores[items != NO_ITEM].tolist()

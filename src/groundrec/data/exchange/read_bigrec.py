@@ -19,8 +19,9 @@ from groundrec.core.errors import DataError
 from groundrec.core.track import log
 from groundrec.core.types import Catalogue
 from groundrec.data.exchange.importing import NO_TIMES_NOTE, save_import, unusable_row
+from groundrec.data.exchange.infer_words import infer_words
 from groundrec.data.exchange.rejoin import ImportedRows
-from groundrec.data.exchange.row_words import InputForm, Row, RowWords, infer_words
+from groundrec.data.exchange.row_words import InputForm, Row, RowWords
 from groundrec.data.protocols.windows import SPLITS
 from groundrec.data.raw.files import Backend, open_duckdb
 
