@@ -16,7 +16,7 @@ import groundrec
 SOURCE = Path(groundrec.__file__).parent
 ROOMS = {
     "core": """
-        errors language order files alive stop types track aliases trees config config_learn
+        errors language order files alive stop types tables track aliases trees config config_learn
         config_model config_signals config_rank config_track recipe_files setting_errors recipe
         glossary affects inputs
         registry processes environment runs

@@ -262,7 +262,7 @@ def test_the_terminal_shows_the_same_table() -> None:
     assert "NDCG@5" not in "".join(lines)
 
 
-@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("width", [80, 100, 140, 200])
 def test_numbers_stay_whole_beside_very_long_names(width: int) -> None:
     long = "LM + a signal called " + "something-rather-long-" * 8
     methods = (

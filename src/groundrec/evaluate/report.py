@@ -26,6 +26,7 @@ from rich.text import Text
 
 from groundrec.core.files import atomic_write
 from groundrec.core.language import language, localize, say
+from groundrec.core.tables import fit
 from groundrec.evaluate import charts
 from groundrec.evaluate.charts import Curve, FusionCurve, Series
 from groundrec.evaluate.report_data import Method, Pick, Report, UserExample
@@ -60,9 +61,6 @@ _BEYOND = {
     "unfilled": ("unfilled", "share of positions left empty at the end of a slate", "{:.2%}"),
 }
 """Measure → its heading, its explanation and its number format."""
-
-_METHOD_WIDTH = 16
-"""Columns that the names of methods keep, however wide the numbers are."""
 
 _REFERENCE_WIDTH = 32
 """Columns beyond which the heading with the reference's name is wrapped."""
@@ -121,9 +119,7 @@ def table_text(report: Report, width: int = 100) -> str:
     table = console_table(report)
     with io.StringIO() as out:
         console = Console(file=out, width=width)
-        longest = max(len(method.name) for method in report.methods)
-        unwrapped = console.measure(table, options=console.options.update(max_width=1000)).maximum
-        console.width = max(width, unwrapped - max(0, longest - _METHOD_WIDTH))
+        fit(table, console)
         console.print(table)
         return out.getvalue()
 

@@ -187,7 +187,7 @@ def test_one_failed_run_does_not_hide_the_others(tiny: Tiny, tmp_path: Path) -> 
     done = command(*asked)
     assert done.code == 0, done.err
     assert "| language model |" in done.out
-    assert "not compared: b has measured nothing yet (finished)" in done.err
+    assert "not compared: b (finished) has no results" in done.err
     assert json.loads(command(*asked, "--format", "json").out)["unmeasured"] == {"b": "finished"}
     alone = command("compare", "b", "--root", tmp_path)
     assert alone.code == 2

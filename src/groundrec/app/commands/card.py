@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from groundrec.app.commands.terminal import print_next, print_table
 from groundrec.core.errors import ConfigError
@@ -111,10 +112,10 @@ def print_card(
     if as_json:
         print(json.dumps(card, ensure_ascii=False))
         return
-    table = Table("", "", show_header=False)
+    table = Table("", Column(overflow="fold"), show_header=False)
     for section in _sections(card):
         for what, value in section:
-            table.add_row(what, value)
+            table.add_row(Text(what), Text(value))
         table.add_section()
     print_table(table)
     for note in card.get("notes", ()):

@@ -101,7 +101,7 @@ def compare_command(
         print(_TYPESET[format_](list(_sheets(table, common, main))))
     for state in unmeasured:
         print(
-            f"not compared: {state.name} has measured nothing yet ({state.state}); see"
+            f"not compared: {state.name} ({state.state}) has no results; see"
             f" groundrec runs show {state.path}",
             file=sys.stderr,
         )

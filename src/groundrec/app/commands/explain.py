@@ -20,6 +20,7 @@ from rich.text import Text
 
 from groundrec.app.commands.options import Json
 from groundrec.app.commands.settings_table import format_value
+from groundrec.app.commands.terminal import print_table
 from groundrec.core.config_learn import Train
 from groundrec.core.errors import ConfigError
 from groundrec.core.glossary import (
@@ -163,7 +164,7 @@ def _print(
         table = Table(*columns)
         for entry in found:
             table.add_row(entry.setting, Text(format_value(entry.default)), Text(entry.meaning))
-        console.print(table)
+        print_table(table)
         return
     for entry in found:
         _print_entry(console, entry, examples.get(entry.setting, []), lang, has_data=has_data)

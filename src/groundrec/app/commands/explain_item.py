@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from groundrec.app.commands.options import History, Json, TrainedRun
+from groundrec.app.commands.terminal import print_table
 from groundrec.core.track import log_to
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def explain_item(
     score = path.steps[-1].total
     ranking = f"the exact ranking by {recommender.method}"
     console.print(Text(f"{explained.title}: score {score:.3f}, {rank} of {ranking}"))
-    console.print(_steps_table(explained))
+    print_table(_steps_table(explained))
     for width, step in path.dropped_at.items():
         fate = (
             "finds it"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from groundrec.app.commands.options import Json, check_choice
@@ -89,8 +90,8 @@ def list_models(as_json: Json = False) -> None:
     for facts in models:
         state = "complete" if facts["whole"] else "incomplete: groundrec models get"
         size = f"{facts['bytes'] / 1e6:,.1f} MB"
-        table.add_row(facts["name"], facts["revision"][:12], size, state)
-    print_table(table, whole=True)
+        table.add_row(escape(facts["name"]), facts["revision"][:12], size, state)
+    print_table(table)
 
 
 @app.command()

@@ -184,9 +184,9 @@ def compare_by_query(
         print(json.dumps({**asdict(found), **others}))
         return
     if seeds := over_seeds(found):
-        print_table(seeds_table(seeds), whole=True)
+        print_table(seeds_table(seeds))
         print("Means ± standard deviations over runs that differ in their seed alone.\n")
-    print_table(comparison_table(found, unmeasured), whole=True)
+    print_table(comparison_table(found, unmeasured))
     left = f"; {found.left_out} not ranked by all runs are left out" if found.left_out else ""
     print(
         f"{found.queries} queries of {found.users} users{left}."

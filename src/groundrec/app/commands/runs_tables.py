@@ -53,7 +53,7 @@ def runs_table(states: Sequence[State]) -> Table:
 
 def details_table(s: State) -> Table:
     """Return everything that is known about one run."""
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(Column(), Column(overflow="fold"), padding=(0, 2))
     for name, value in _details(s):
         table.add_row(name, escape(value))
     return table

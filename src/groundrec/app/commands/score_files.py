@@ -15,6 +15,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from groundrec.app.commands.terminal import print_table
 from groundrec.core.errors import SearchError
@@ -71,7 +72,7 @@ def print_files(scores: Mapping[str, FileScores], *, as_json: bool) -> None:
         print(json.dumps({file: _as_json(s) for file, s in scores.items()}, ensure_ascii=False))
         return
     for file, scored in scores.items():
-        print_table(_table(file, scored), whole=True)
+        print_table(_table(file, scored))
     _warn_of_lengths(scores)
 
 
@@ -142,7 +143,7 @@ def _table(file: str, scored: FileScores) -> Table:
     )
     note = " (95% interval)" if has_intervals else ""
     headings = (f"{name}{note}" for name in scored["metrics"])
-    table = Table("metric", *headings, title=file, caption=", ".join(facts))
+    table = Table("metric", *headings, title=Text(file), caption=", ".join(facts))
     readings = list(scored["metrics"].values())
     for metric in readings[0]:
         values = (reading[metric] for reading in readings)

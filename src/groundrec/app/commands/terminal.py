@@ -1,4 +1,4 @@
-"""Tables on the terminal, never cut, and the line that names the next command.
+"""Tables on the terminal, never cut.
 
 Knows nothing about what is in them.
 """
@@ -9,14 +9,12 @@ import shlex
 import sys
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from groundrec.core.language import say
+from groundrec.core.tables import fit
 
 __all__ = ["print_next", "print_table"]
-
-WIDEST = 10_000
 
 
 def print_next(*words: object) -> None:
@@ -24,12 +22,8 @@ def print_next(*words: object) -> None:
     print(say("next: {0}", shlex.join(["groundrec", *map(str, words)])), file=sys.stderr)
 
 
-def print_table(table: Table, *, whole: bool = False) -> None:
-    """Print a table; a `whole` one keeps one line per row, which a narrow terminal wraps itself."""
+def print_table(table: Table) -> None:
+    """Print a table; columns with `overflow="fold"` wrap on a narrow terminal, no figure is cut."""
     console = Console(highlight=False)
-    if whole:
-        # Given too little width, rich would cut figures and intervals.
-        room = console.options.update(max_width=WIDEST)
-        needed = Measurement.get(console, room, table).maximum
-        console = Console(highlight=False, width=max(console.width, needed))
+    fit(table, console)
     console.print(table)
