@@ -94,7 +94,12 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     assert {name for name in names if ".dist-info/" not in name} == found
     for kind in ("recipes/demo.toml", "recipes/accelerate/ddp.yaml", "text/templates/list.toml"):
         assert f"groundrec/{kind}" in names
-    for kind in ("core/words/train.toml", "evaluate/report.html.j2", "evaluate/report.css"):
+    for kind in (
+        "core/words/train.toml",
+        "core/chinese/what.toml",
+        "evaluate/report.html.j2",
+        "evaluate/report.css",
+    ):
         assert f"groundrec/{kind}" in names
 
 
@@ -124,7 +129,7 @@ def test_an_installed_groundrec_runs_a_copied_recipe_to_the_end(
     assert {"language model", "popularity", "sasrec"} <= methods.keys()
     report = (run / "report.html").read_text(encoding="utf-8")
     assert (SOURCE / "evaluate" / "report.css").read_text(encoding="utf-8").strip() in report
-    assert (run / "recipe.toml").read_bytes() == (tmp_path / "demo.toml").read_bytes()
+    assert (run / "recipe-given.toml").read_bytes() == (tmp_path / "demo.toml").read_bytes()
 
 
 @pytest.mark.parametrize(
